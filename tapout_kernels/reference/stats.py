@@ -1,0 +1,118 @@
+"""The processed distribution of a row and its statistics, in float64.
+
+With m = max z, w = exp((z - m)/T), s = sum w, D = sum w (z - m)/T:
+entropy = ln s - D/s (two non-negative terms), top-1 probability = 1/s.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+OK, NAN, EMPTY, BAD_DRAFT = range(4)  # status of a row or a verdict
+LSE, ENTROPY, TOP1_PROB, TOP2_PROB, TOKEN_LOGPROB, CUTOFF, TEMPERATURE = range(7)  # stats columns
+NUM_STATS = 8
+ZERO_TEMPERATURE = 1e-5  # below: the distribution is the argmax
+
+
+class Processed(NamedTuple):
+    """R rows after temperature, top-k and top-p; invalid rows hold harmless values."""
+
+    logits: Tensor  # [R, V] f64, 0 in invalid rows
+    weights: Tensor  # [R, V] f64 exp((z - max)/T), 0 where cut; one-hot at temperature 0
+    temperature: Tensor  # [R] f64, 0 where it counts as 0
+    cutoff: Tensor  # [R] f64, an actual logit: z >= cutoff is kept
+    status: Tensor  # [R] i32: OK, NAN or EMPTY
+
+    @property
+    def probs(self) -> Tensor:  # [R, V]
+        return self.weights / self.weights.sum(-1, keepdim=True)
+
+
+def process(
+    logits: Tensor,  # [R, V]
+    temperature: Tensor | None,  # [R] f32
+    top_k: Tensor | None,  # [R] i32
+    top_p: Tensor | None,  # [R] f32
+    greedy: bool = False,
+) -> Processed:
+    """Temperature, then top-k, then top-p (Hugging Face order, ties at a cutoff kept)."""
+    z = logits.double()
+    t = z.new_ones(z.shape[0]) if temperature is None else temperature.double()
+    if greedy:
+        t, top_k, top_p = torch.zeros_like(t), None, None
+    status = row_status(z, t)
+    z = torch.where((status == OK)[:, None], z, 0.0)
+    t = torch.where((t < ZERO_TEMPERATURE) | (status != OK), 0.0, t)
+    weights = _weights(z, torch.where(t > 0, t, 1.0))
+    cutoff = _cutoff(z, weights, top_k, top_p)
+    weights = torch.where(z >= cutoff[:, None], weights, 0.0)
+    first_max = torch.nn.functional.one_hot(z.argmax(-1), z.shape[-1]).double()
+    cutoff = torch.where(t > 0, cutoff, z.amax(-1))
+    weights = torch.where((t > 0)[:, None], weights, first_max)
+    return Processed(z, weights, t, cutoff, status)
+
+
+def row_status(z: Tensor, temperature: Tensor) -> Tensor:
+    """NAN for a NaN or +inf logit or a NaN or negative temperature, EMPTY when all are -inf."""
+    bad = (z.isnan() | z.isposinf()).any(-1) | ~(temperature >= 0)
+    empty = z.isneginf().all(-1)
+    return torch.where(bad, NAN, torch.where(empty, EMPTY, OK)).int()
+
+
+def row_stats_of(rows: Processed, token: Tensor | None) -> Tensor:
+    """The [R, 8] float32 statistics: softmax shape before the filters, token after them."""
+    z, t = rows.logits, rows.temperature
+    t_stat = torch.where(t > 0, t, 1.0)
+    unfiltered = _weights(z, t_stat)
+    s = unfiltered.sum(-1)
+    offset = (z - z.amax(-1, keepdim=True)) / t_stat[:, None]
+    d = torch.where(unfiltered > 0, offset * unfiltered, 0.0).sum(-1)
+    top = z.topk(min(2, z.shape[-1]), dim=-1).values
+    second = _weights(top, t_stat)[:, 1] / s if top.shape[-1] > 1 else torch.zeros_like(s)
+    log_s = rows.weights.sum(-1).log()
+    lse = z.amax(-1) / t_stat + log_s
+    columns = [
+        lse, s.log() - d / s, 1 / s, second,
+        _token_logprob(rows, token, log_s), rows.cutoff,
+    ]  # fmt: skip
+    stats = torch.stack(columns, -1)
+    stats = torch.where((rows.status == OK)[:, None], stats, torch.nan)
+    return torch.cat([stats, t[:, None], torch.zeros_like(t)[:, None]], -1).float()
+
+
+def _weights(z: Tensor, t: Tensor) -> Tensor:
+    maximum = z.amax(-1, keepdim=True)
+    return torch.where(z.isneginf(), 0.0, ((z - maximum) / t[:, None]).exp())
+
+
+def _cutoff(z: Tensor, weights: Tensor, top_k: Tensor | None, top_p: Tensor | None) -> Tensor:
+    """[R] the smallest kept logit."""
+    descending, order = z.sort(dim=-1, descending=True)
+    finite = (descending > -torch.inf).sum(-1, keepdim=True)
+    last = finite - 1  # [R, 1] index of the smallest kept logit in descending order
+    if top_k is not None:
+        k = top_k.long()[:, None]
+        kth = descending.gather(-1, k.clamp(1, z.shape[-1]) - 1)
+        kept = torch.minimum((descending >= kth).sum(-1, keepdim=True), finite)  # ties are kept
+        last = torch.where((k > 0) & (k < z.shape[-1]), kept - 1, last)
+    if top_p is not None:
+        mass = weights.gather(-1, order).cumsum(-1)
+        limit = top_p.double()[:, None]
+        reached = mass < limit * mass.gather(-1, last)
+        first = torch.minimum(reached.sum(-1, keepdim=True), last)
+        last = torch.where(limit < 1, first, last)
+    return descending.gather(-1, last.clamp(min=0))[:, 0]
+
+
+def _token_logprob(rows: Processed, token: Tensor | None, log_s: Tensor) -> Tensor:
+    if token is None:
+        return torch.zeros_like(log_s)
+    inside = (token >= 0) & (token < rows.weights.shape[-1])
+    index = torch.where(inside, token, 0)[:, None]
+    kept = inside & (rows.weights.gather(-1, index)[:, 0] > 0)
+    t = torch.where(rows.temperature > 0, rows.temperature, 1.0)
+    offset = (rows.logits.gather(-1, index)[:, 0] - rows.logits.amax(-1)) / t
+    return torch.where(kept, offset - log_s, -torch.inf)

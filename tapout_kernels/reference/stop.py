@@ -1,0 +1,136 @@
+"""Stop rules: when to stop drafting, from draft-side statistics alone.
+
+Each rule is one row of ``STOP_RULES``; its index there is its ``kind`` in every backend.  A rule
+sees the statistics of the slot just drafted (and the one before), its parameters and the memory
+its arm keeps between rounds.  The token whose statistics triggered the stop is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .stats import ENTROPY, TOP1_PROB, TOP2_PROB
+
+NONE, RULE, MAX_LENGTH, PRE_DRAFT, NOT_LIVE, BAD_LOGITS = range(6)  # stop_reason
+NUM_PARAMS = 4
+NUM_MEMORY = 4
+
+
+class Slot(NamedTuple):
+    """What a rule may look at, R rows at once, all float64."""
+
+    slot: Tensor  # [R] index of the token just drafted
+    stats: Tensor  # [R, 8] of that token's distribution
+    previous: Tensor  # [R, 8] of the slot before (meaningless at slot 0)
+    param: Tensor  # [R, 4]
+    memory: Tensor  # [R, 4]
+
+    @property
+    def threshold(self) -> Tensor:
+        return self.param[:, 0]
+
+
+def _sqrt_entropy(stats: Tensor) -> Tensor:
+    return stats[:, ENTROPY].clamp(min=0).sqrt()
+
+
+def _fixed_length(s: Slot) -> Tensor:
+    return s.slot + 1 >= s.threshold
+
+
+def _max_confidence(s: Slot) -> Tensor:
+    return s.stats[:, TOP1_PROB] < s.threshold
+
+
+def _svip(s: Slot) -> Tensor:
+    return _sqrt_entropy(s.stats) > s.threshold
+
+
+def _svip_difference(s: Slot) -> Tensor:
+    rise = _sqrt_entropy(s.stats) - _sqrt_entropy(s.previous)
+    return (s.slot > 0) & (rise > s.threshold)
+
+
+def _logit_margin(s: Slot) -> Tensor:
+    return s.stats[:, TOP1_PROB] - s.stats[:, TOP2_PROB] < s.threshold
+
+
+def _adaedl(s: Slot) -> Tensor:
+    gamma, bound = s.param[:, 0], s.memory[:, 0]
+    return 1 - (gamma * s.stats[:, ENTROPY].clamp(min=0)).sqrt() < bound
+
+
+class StopRule(NamedTuple):
+    name: str
+    defaults: dict[str, float]  # parameter name -> default, in the order of the param columns
+    stop: Callable[[Slot], Tensor]
+    initial_memory: Callable[[list[float]], list[float]] = lambda params: []
+    source: str = ""
+
+
+STOP_RULES: tuple[StopRule, ...] = (
+    StopRule("fixed_length", {"n": 4}, _fixed_length, source="baseline"),
+    StopRule("max_confidence", {"threshold": 0.8}, _max_confidence, source="TapOut 2511.02017"),
+    StopRule("svip", {"threshold": 0.6}, _svip, source="SVIP 2411.18462"),
+    StopRule("svip_difference", {"threshold": 0.2}, _svip_difference, source="TapOut 2511.02017"),
+    StopRule("logit_margin", {"threshold": 0.2}, _logit_margin, source="TapOut 2511.02017"),
+    StopRule(
+        "adaedl",
+        {"gamma": 0.2, "initial_threshold": 0.5},
+        _adaedl,
+        lambda params: [params[1], 0.0],  # threshold lambda, running acceptance rate
+        source="AdaEDL 2410.18351",
+    ),
+)
+KINDS = {rule.name: kind for kind, rule in enumerate(STOP_RULES)}
+FIXED_LENGTH, ADAEDL = KINDS["fixed_length"], KINDS["adaedl"]
+
+
+def should_stop(kind: Tensor, slot: Slot) -> Tensor:
+    """[R] bool; a kind outside the table (-1: no rule) never stops."""
+    stop = torch.zeros_like(kind, dtype=torch.bool)
+    for index, rule in enumerate(STOP_RULES):
+        stop = torch.where(kind == index, rule.stop(slot), stop)
+    return stop
+
+
+def stop_before_drafting(kind: Tensor, param: Tensor) -> Tensor:
+    """[R] bool: the pre-draft test, so that a round may draft nothing."""
+    return (kind == FIXED_LENGTH) & (param[:, 0] <= 0)
+
+
+def rows_of_arm(
+    rule_kind: Tensor | None,  # [A] i32
+    rule_param: Tensor | None,  # [A, 4] f32
+    memory: Tensor | None,  # [B, A, 4] f32
+    arm: Tensor | None,  # [B] i32
+    batch: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """kind [B], param [B, 4] and memory [B, 4] of each row's arm; kind -1 where there is none."""
+    if rule_kind is None:
+        zeros = torch.zeros(batch, NUM_PARAMS, dtype=torch.float64, device=device)
+        return torch.full((batch,), -1, device=device), zeros, zeros
+    known = (arm >= 0) & (arm < rule_kind.shape[0])
+    index = torch.where(known, arm, 0).long()
+    rows = torch.arange(batch, device=device)
+    kind = torch.where(known, rule_kind[index].long(), -1)
+    return kind, rule_param[index].double(), memory[rows, index].double()
+
+
+def adaedl_memory(memory: Tensor, num_accepted: Tensor, length: Tensor, slots: int) -> Tensor:
+    """[R, 4] memory after a round that drafted something (Draft & Verify's threshold update).
+
+    AR <- .5 AR + .5 n_acc/n_draft; the threshold moves by .01 towards an acceptance rate of .9
+    (it is not lowered after a round that used every slot), smoothed by .9.
+    """
+    threshold = memory[:, 0]
+    rate = 0.5 * memory[:, 1] + 0.5 * num_accepted / length.clamp(min=1)
+    lowered = torch.where(length == slots, threshold, threshold - 0.01)
+    moved = torch.where(rate < 0.9, threshold + 0.01, lowered)
+    updated = torch.stack([0.9 * threshold + 0.1 * moved, rate], -1)
+    return torch.cat([updated, memory[:, 2:]], -1)
