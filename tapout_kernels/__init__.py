@@ -1,0 +1,28 @@
+"""Kernels for dynamic speculative decoding: draft, stop, verify and learn without the host.
+
+Import one function and use it in any engine::
+
+    import tapout_kernels as tk
+
+    token = tk.draft_step(draft_logits, proposal, sampling, rng, rules=rules, state=state)
+    verdict = tk.verify(target_logits, proposal, sampling, rng)
+
+Every operator runs on the best backend for its tensors; ``backend_report()`` says which and why.
+"""
+
+from .backends import BackendUnavailable, NotYetSupported, available_backends, backend_report
+from .bandit_state import BanditState
+from .ops import bandit_select, bandit_update, draft_step, row_stats, sample, verify
+from .proposal import Proposal
+from .reference.rng import mix64
+from .stop_rules import StopRules, StopState
+from .types import RngState, SamplingParams, Verdict
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendUnavailable", "BanditState", "NotYetSupported", "Proposal", "RngState",
+    "SamplingParams", "StopRules", "StopState", "Verdict", "available_backends",
+    "backend_report", "bandit_select", "bandit_update", "draft_step", "mix64", "row_stats",
+    "sample", "verify",
+]  # fmt: skip

@@ -1,0 +1,197 @@
+"""The one argument check in front of every backend: names op, argument, expected and got.
+
+``TENSORS[op]`` lists each tensor's dimensions and dtypes in the order in which they bind the
+symbols, so the message blames the tensor that disagrees with the state, not the state.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LOGITS = (torch.float32, torch.bfloat16, torch.float16)
+F64, F32, I64, I32, BOOL = (
+    (dtype,) for dtype in (torch.float64, torch.float32, torch.int64, torch.int32, torch.bool)
+)
+
+
+class Spec:
+    """Dimensions ("B K+1 V"), allowed dtypes, and whether rows may be strided."""
+
+    def __init__(self, dims: str, dtypes: tuple[torch.dtype, ...], rows: bool = False):
+        self.dims, self.dtypes, self.rows = dims.split(), dtypes, rows
+
+
+_SAMPLING = {
+    "temperature": Spec("B", F32),
+    "top_k": Spec("B", I32),
+    "top_p": Spec("B", F32),
+}
+_RULES = {
+    "rule_kind": Spec("A", I32),
+    "rule_param": Spec("A 4", F32),
+    "arm": Spec("B", I32),
+    "memory": Spec("B A 4", F32),
+}
+_PROPOSAL = {
+    "tokens": Spec("B K", I64),
+    "length": Spec("B", I32),
+    "active": Spec("B", BOOL),
+    "num_active": Spec("1", I32),
+    "stats": Spec("B K 8", F32),
+    "stop_reason": Spec("B", I32),
+}
+
+TENSORS: dict[str, dict[str, Spec]] = {
+    "row_stats": {
+        "logits": Spec("B V", LOGITS, rows=True),
+        **_SAMPLING,
+        "token": Spec("B", I64),
+        "stats": Spec("B 8", F32),
+    },
+    "sample": {
+        "seed": Spec("B", I64),
+        "rng_round": Spec("B", I64),
+        "position": Spec("B", I64),
+        "tokens": Spec("B", I64),
+        "live": Spec("B", BOOL),
+        **_SAMPLING,
+        "logits": Spec("B V", LOGITS, rows=True),
+    },
+    "proposal_reset": {
+        **_PROPOSAL,
+        "out_max_length": Spec("B", I32),
+        "out_live": Spec("B", BOOL),
+        "round": Spec("B", I64),
+        "rng_round": Spec("B", I64),
+        "max_length": Spec("B", I32),
+        "live": Spec("B", BOOL),
+        **_RULES,
+    },
+    "proposal_load": {
+        **_PROPOSAL,
+        "max_length": Spec("B", I32),
+        **_SAMPLING,
+        **_RULES,
+        "source": Spec("B N", I64),
+        "source_length": Spec("B", I32),
+        "logits": Spec("B N V", LOGITS, rows=True),
+    },
+    "draft_step": {
+        **_PROPOSAL,
+        "round": Spec("B", I64),
+        "max_length": Spec("B", I32),
+        "seed": Spec("B", I64),
+        "next_token": Spec("B", I64),
+        **_SAMPLING,
+        **_RULES,
+        "kept_logits": Spec("B K V", LOGITS),
+        "logits": Spec("B V", LOGITS, rows=True),
+    },
+    "verify": {
+        "draft_tokens": Spec("B K", I64),
+        "length": Spec("B", I32),
+        "live": Spec("B", BOOL),
+        "round": Spec("B", I64),
+        "stats": Spec("B K 8", F32),
+        "seed": Spec("B", I64),
+        "position": Spec("B", I64),
+        **_SAMPLING,
+        "draft_logits": Spec("B K V", LOGITS, rows=True),
+        "target_logits": Spec("B K+1 V", LOGITS, rows=True),
+        "tokens": Spec("B K+1", I64),
+        "num_accepted": Spec("B", I32),
+        "num_emitted": Spec("B", I32),
+        "last_token": Spec("B", I64),
+        "status": Spec("B", I32),
+        "accept_prob": Spec("B K", F32),
+    },
+    "bandit_select": {
+        "count": Spec("G A", F64),
+        "reward_sum": Spec("G A", F64),
+        "params": Spec("8", F64),
+        "calls": Spec("1", I64),
+        "arm": Spec("B", I32),
+        "group": Spec("B", I32),
+        "live": Spec("B", BOOL),
+    },
+    "bandit_update": {
+        "count": Spec("G A", F64),
+        "reward_sum": Spec("G A", F64),
+        "reward_sq": Spec("G A", F64),
+        "tokens": Spec("G A", F64),
+        "cost": Spec("G A", F64),
+        "params": Spec("8", F64),
+        "cost_ratio": Spec("1", F32),
+        "draft_tokens": Spec("B K", I64),
+        "arm": Spec("B", I32),
+        "length": Spec("B", I32),
+        "live": Spec("B", BOOL),
+        "num_accepted": Spec("B", I32),
+        "status": Spec("B", I32),
+        "group": Spec("B", I32),
+        "rule_kind": Spec("A", I32),
+        "rule_param": Spec("A 4", F32),
+        "memory": Spec("B A 4", F32),
+    },
+}
+
+
+def check(op: str, arguments: dict[str, object]) -> None:
+    """Raise TypeError or ValueError unless every tensor of ``op`` is what its spec says.
+
+    All tensors must share one device; optional tensors that are None are skipped.  Nothing is
+    cast, moved or copied.
+    """
+    symbols: dict[str, int] = {}
+    device = None
+    for name, spec in TENSORS[op].items():
+        value = arguments[name]
+        if value is None:
+            continue
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
+        _check_dtype(op, name, spec, value)
+        _check_shape(op, name, spec, value, symbols)
+        _check_layout(op, name, spec, value)
+        device = value.device if device is None else device
+        if value.device != device:
+            raise ValueError(f"{op}: {name} must be on {device}, got {value.device}")
+
+
+def _check_dtype(op: str, name: str, spec: Spec, value: Tensor) -> None:
+    if value.dtype not in spec.dtypes:
+        expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in spec.dtypes)
+        got = str(value.dtype).removeprefix("torch.")
+        raise TypeError(f"{op}: {name} must be {expected}, got {got}")
+
+
+def _check_shape(op: str, name: str, spec: Spec, value: Tensor, symbols: dict[str, int]) -> None:
+    shape = value.shape
+    if len(shape) == len(spec.dims):
+        for dim, size in zip(spec.dims, shape, strict=True):
+            if not dim.isdigit() and "+" not in dim:
+                symbols.setdefault(dim, size)
+        if all(_size(dim, symbols) == size for dim, size in zip(spec.dims, shape, strict=True)):
+            if value.numel() == 0 and "V" in spec.dims:
+                raise ValueError(f"{op}: {name} must not be empty, got {list(shape)}")
+            return
+    expected = ", ".join(str(_size(dim, symbols)) for dim in spec.dims)
+    raise ValueError(f"{op}: {name} must be [{expected}], got {list(shape)}")
+
+
+def _size(dim: str, symbols: dict[str, int]) -> int | str:
+    if dim.isdigit():
+        return int(dim)
+    base, _, extra = dim.partition("+")
+    return symbols[base] + int(extra or 0) if base in symbols else dim
+
+
+def _check_layout(op: str, name: str, spec: Spec, value: Tensor) -> None:
+    if spec.rows:
+        if value.shape[-1] > 1 and value.stride(-1) != 1:
+            raise ValueError(
+                f"{op}: {name} must have a contiguous last dimension, got stride {value.stride(-1)}"
+            )
+    elif not value.is_contiguous():
+        raise ValueError(f"{op}: {name} must be contiguous, got strides {list(value.stride())}")

@@ -1,0 +1,73 @@
+"""Registration: schemas, fakes, and the reference as the kernel behind every device.
+
+Each operator has a dispatching default plus one overload per backend
+(``torch.ops.tapout_kernels.verify.reference``).  The native library adds kernels for its device
+key when it loads; whatever it does not cover falls back to the reference, visibly
+(:func:`tapout_kernels.backend_report`).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from . import reference
+from ._schema import SCHEMAS
+
+NAMESPACE = "tapout_kernels"
+_PACKAGE = Path(__file__).parent
+NATIVE_PATH = _PACKAGE / "_C.so"
+
+_definitions = torch.library.Library(NAMESPACE, "DEF")
+
+
+def _fake(*args, **kwargs) -> None:
+    """Operators only mutate their arguments: there is no output to describe."""
+
+
+def _define() -> None:
+    for name, schema in SCHEMAS.items():
+        for overload in ("", ".reference", ".cpu"):
+            _definitions.define(
+                f"{name}{overload}{schema}", tags=(torch.Tag.pt2_compliant_tag,)
+            )
+            torch.library.register_fake(f"{NAMESPACE}::{name}{overload}", _fake, lib=_definitions)
+        for overload in ("", ".reference"):
+            kernel = reference.OPS[name]
+            _definitions.impl(f"{name}{overload}", kernel, "CompositeExplicitAutograd")
+
+
+def _build_info() -> dict[str, dict[str, object]]:
+    """What the installer wrote down about each native library it built or left out."""
+    try:
+        return json.loads((_PACKAGE / "_build_info.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _load_native() -> str | None:
+    """Load the CPU library; the reason why not, or None."""
+    if not NATIVE_PATH.exists():
+        reason = _build_info().get("cpu", {}).get("reason")
+        return str(reason or "its library was not built (run `pip install .`)")
+    try:
+        torch.ops.load_library(NATIVE_PATH)
+    except OSError as error:
+        return f"{NATIVE_PATH.name} did not load: {error}"
+    return None
+
+
+def build_notes() -> list[str]:
+    """What was left out of the build besides the cpu backend, one line each."""
+    notes = []
+    for part in ("cuda", "host"):
+        info = _build_info().get(part, {})
+        if not info.get("built", False):
+            notes.append(f"{part} library not built: {info.get('reason') or 'no build record'}")
+    return notes
+
+
+_define()
+CPU_UNAVAILABLE: str | None = _load_native()

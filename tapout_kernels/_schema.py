@@ -1,0 +1,53 @@
+"""Every operator's signature, once: its schema and what each tensor argument must look like.
+
+Operators mutate tensors they are given and return nothing; the public functions in
+``tapout_kernels.ops`` allocate.  ``SCHEMAS`` feeds ``torch.library`` (:mod:`._library`);
+``TENSORS`` feeds the one argument check every backend sits behind (:mod:`._check`).
+"""
+
+from __future__ import annotations
+
+SAMPLING = "Tensor? temperature, Tensor? top_k, Tensor? top_p"
+RULES = "Tensor? rule_kind, Tensor? rule_param, Tensor? arm, Tensor? memory"
+
+SCHEMAS: dict[str, str] = {
+    "row_stats": f"(Tensor logits, {SAMPLING}, Tensor? token, Tensor(a!) stats) -> ()",
+    "sample": (
+        f"(Tensor logits, {SAMPLING}, Tensor seed, Tensor? live, int rule, "
+        "Tensor(a!) rng_round, Tensor(b!) position, Tensor(c!) tokens) -> ()"
+    ),
+    "proposal_reset": (
+        f"(Tensor? max_length, Tensor? live, {RULES}, Tensor(a!) rng_round, "
+        "Tensor(b!) tokens, Tensor(c!) length, Tensor(d!) out_max_length, Tensor(e!) active, "
+        "Tensor(f!) out_live, Tensor(g!) round, Tensor(h!) num_active, Tensor(i!) stats, "
+        "Tensor(j!) stop_reason) -> ()"
+    ),
+    "proposal_load": (
+        f"(Tensor source, Tensor? source_length, Tensor? logits, {SAMPLING}, {RULES}, "
+        "Tensor max_length, Tensor(a!) tokens, Tensor(b!) length, Tensor(c!) active, "
+        "Tensor(d!) num_active, Tensor(e!) stats, Tensor(f!) stop_reason) -> ()"
+    ),
+    "draft_step": (
+        f"(Tensor logits, {SAMPLING}, Tensor seed, Tensor round, Tensor max_length, {RULES}, "
+        "int rule, Tensor(a!) tokens, Tensor(b!) length, Tensor(c!) active, "
+        "Tensor(d!) num_active, Tensor(e!)? kept_logits, Tensor(f!) stats, "
+        "Tensor(g!) stop_reason, Tensor(h!) next_token) -> ()"
+    ),
+    "verify": (
+        f"(Tensor target_logits, {SAMPLING}, Tensor seed, Tensor draft_tokens, Tensor length, "
+        "Tensor live, Tensor round, Tensor? draft_logits, Tensor stats, int rule, "
+        "Tensor(a!) position, Tensor(b!) tokens, Tensor(c!) num_accepted, "
+        "Tensor(d!) num_emitted, Tensor(e!) last_token, Tensor(f!) status, "
+        "Tensor(g!) accept_prob) -> ()"
+    ),
+    "bandit_select": (
+        "(Tensor count, Tensor reward_sum, Tensor params, Tensor? group, Tensor? live, "
+        "int policy, Tensor(a!) calls, Tensor(b!) arm) -> ()"
+    ),
+    "bandit_update": (
+        "(Tensor arm, Tensor draft_tokens, Tensor length, Tensor live, Tensor num_accepted, "
+        "Tensor status, Tensor? group, Tensor params, Tensor cost_ratio, int reward, "
+        "Tensor? rule_kind, Tensor? rule_param, Tensor(a!) count, Tensor(b!) reward_sum, "
+        "Tensor(c!) reward_sq, Tensor(d!) tokens, Tensor(e!) cost, Tensor(f!)? memory) -> ()"
+    ),
+}

@@ -1,0 +1,125 @@
+"""Which backend runs an operator, and why another one cannot."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+
+import torch
+
+from . import _check, _library
+from ._schema import SCHEMAS
+
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+_NOT_IN_THIS_VERSION = "not part of this version"
+_DEFAULT = os.environ.get("TAPOUT_BACKEND") or None
+
+
+class BackendUnavailable(RuntimeError):
+    """The requested backend cannot run this operator here; the message says why."""
+
+
+class NotYetSupported(RuntimeError):
+    """An argument of the public interface that this version does not implement yet."""
+
+
+def unavailable_reason(backend: str, device: torch.device | str = "cpu") -> str | None:
+    """Why ``backend`` cannot run on ``device``, or None if it can."""
+    if backend == "reference":
+        return None
+    if backend == "cpu":
+        if torch.device(device).type != "cpu":
+            return f"it runs on cpu tensors, these are on {device}"
+        return _library.CPU_UNAVAILABLE
+    if backend in BACKENDS:
+        return _NOT_IN_THIS_VERSION
+    return f"no such backend, choose from {', '.join(BACKENDS)}"
+
+
+def available_backends(op: str, device: torch.device | str = "cpu") -> tuple[str, ...]:
+    """Backends that can run ``op`` on ``device``, slowest first.
+
+    Parameters
+    ----------
+    op : str
+        Name of an operator, such as ``"verify"``.
+    device : torch.device or str
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    ValueError
+        If there is no such operator.
+
+    Examples
+    --------
+    >>> "reference" in available_backends("verify", "cpu")
+    True
+    """
+    if op not in SCHEMAS:
+        raise ValueError(f"available_backends: op must be one of {sorted(SCHEMAS)}, got {op!r}")
+    return tuple(name for name in BACKENDS if unavailable_reason(name, device) is None)
+
+
+def call(op: str, backend: str | None, device: torch.device, **arguments: object) -> None:
+    """Check the arguments, then run ``op`` on ``backend`` (None: ``TAPOUT_BACKEND``, else best)."""
+    _check.check(op, arguments)
+    packet = getattr(torch.ops.tapout_kernels, op)
+    backend = backend or _DEFAULT
+    if backend is None:
+        packet.default(**arguments)
+        return
+    reason = unavailable_reason(backend, device)
+    if reason is not None:
+        can = ", ".join(available_backends(op, device))
+        raise BackendUnavailable(f"{op}: backend {backend!r} is off: {reason}; available: {can}")
+    getattr(packet, backend)(**arguments)
+
+
+def refuse(op: str, **arguments: object) -> None:
+    """Raise for arguments of the public interface that this version does not implement."""
+    for name, value in arguments.items():
+        if value is not None and value is not False:
+            raise NotYetSupported(f"{op}: {name} is not supported in version 0.1, got {value!r:.60}")
+
+
+def cpu_isa() -> str | None:
+    """Instruction set the cpu backend runs on (``TAPOUT_CPU_ISA`` forces one), or None."""
+    if _library.CPU_UNAVAILABLE is not None:
+        return None
+    function = ctypes.CDLL(str(_library.NATIVE_PATH)).tapout_cpu_isa
+    function.restype = ctypes.c_char_p
+    return function().decode()
+
+
+def backend_report() -> str:
+    """One line per backend: on or off, and why.
+
+    Returns
+    -------
+    str
+        Human-readable, several lines; the first names the versions involved.
+
+    Examples
+    --------
+    >>> "reference" in backend_report()
+    True
+    """
+    lines = [
+        f"tapout_kernels on torch {torch.__version__}, Python {platform.python_version()}, "
+        f"{torch.get_num_threads()} threads"
+    ]
+    for name in BACKENDS:
+        reason = unavailable_reason(name)
+        state = "on" if reason is None else f"off: {reason}"
+        if name == "cpu" and reason is None:
+            state += f" ({cpu_isa()})"
+        lines.append(f"  {name:<10} {state}")
+    lines += [f"  {line}" for line in _library.build_notes()]
+    if _DEFAULT:
+        lines.append(f"  TAPOUT_BACKEND={_DEFAULT} is the default for every call")
+    return "\n".join(lines)

@@ -1,0 +1,10 @@
+"""The public operators, one module each."""
+
+from .bandit_select import bandit_select
+from .bandit_update import bandit_update
+from .draft_step import draft_step
+from .row_stats import row_stats
+from .sample import sample
+from .verify import verify
+
+__all__ = ["bandit_select", "bandit_update", "draft_step", "row_stats", "sample", "verify"]

@@ -1,0 +1,66 @@
+"""``row_stats``: log-sum-exp, entropy and top probabilities of rows of logits in one pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..backends import call, refuse
+from ..types import NUM_STATS, SamplingParams
+
+
+def row_stats(
+    logits: Tensor,  # [B, V]
+    sampling: SamplingParams | None = None,
+    *,
+    token_mask: Tensor | None = None,
+    tokens: Tensor | None = None,  # [B]
+    out: Tensor | None = None,  # [B, 8]
+    backend: str | None = None,
+) -> Tensor:
+    r"""Statistics of each row, the ones stop rules look at.
+
+    With m = max z, s = :math:`\sum e^{(z-m)/T}`, D = :math:`\sum \frac{z-m}{T} e^{(z-m)/T}`:
+    entropy = ln s - D/s (nats).
+
+    Parameters
+    ----------
+    logits : Tensor
+        [B, V] float32, bfloat16 or float16, any row stride, last dimension contiguous.
+    sampling : SamplingParams, optional
+        Temperature shapes every statistic; top-k and top-p only lse, token_logprob and cutoff.
+    tokens : Tensor, optional
+        [B] int64 ids whose processed log-probability goes to column 4 (else 0).
+    out : Tensor, optional
+        [B, 8] float32, written in place.
+    backend : {"reference", "cpu"}, optional
+    token_mask : optional
+        Not supported in this version.
+
+    Returns
+    -------
+    Tensor
+        [B, 8] float32: lse, entropy, top1_prob, top2_prob, token_logprob, cutoff, temperature
+        (0 where it counts as 0), 0. NaN in the first six where a row has a NaN or +inf logit, no
+        finite logit, or a negative or NaN temperature.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a tensor of the wrong dtype, shape, device or layout; nothing is written.
+
+    Examples
+    --------
+    >>> stats = row_stats(torch.zeros(1, 4))
+    >>> round(stats[0, 1].item(), 4)  # entropy of four equal choices: ln 4
+    1.3863
+    """
+    sampling = sampling or SamplingParams()
+    refuse("row_stats", token_mask=token_mask, min_p=sampling.min_p)
+    if out is None:
+        out = torch.empty(logits.shape[0], NUM_STATS, dtype=torch.float32, device=logits.device)
+    call(
+        "row_stats", backend, logits.device, logits=logits, temperature=sampling.temperature,
+        top_k=sampling.top_k, top_p=sampling.top_p, token=tokens, stats=out,
+    )  # fmt: skip
+    return out

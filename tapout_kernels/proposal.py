@@ -1,0 +1,258 @@
+"""A draft in the making: tokens, lengths and the statistics verification needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .backends import call, refuse
+from .stop_rules import StopRules, StopState, rule_arguments
+from .types import NUM_STATS, RngState, SamplingParams
+
+
+@dataclass
+class Proposal:
+    """K draft slots for each of B requests; every length lives on the device.
+
+    Parameters
+    ----------
+    tokens : Tensor
+        [B, K] int64 target ids, -1 where nothing was drafted.
+    length, max_length : Tensor
+        [B] int32: tokens drafted so far, and the limit of this round.
+    active : Tensor
+        [B] bool, still drafting.
+    live : Tensor
+        [B] bool; False is a padding row: no state of it changes.
+    round : Tensor
+        [B] int64, the round it was drafted in, part of every random address.
+    num_active : Tensor
+        [1] int32, how many rows are active: the flag of a device-side loop.
+    logits : Tensor or None
+        [B, K, V] raw draft logits in their own dtype, or None for one-hot drafts.
+    stats : Tensor
+        [B, K, 8] float32: lse, entropy, top1_prob, top2_prob, token_logprob, cutoff, temperature,
+        0. Entropy and top probabilities are of the softmax *before* top-k and top-p, at the row's
+        temperature (1 where it counts as 0); lse and token_logprob are of the processed
+        distribution; ``cutoff`` is a logit of the row, at or above it is kept.
+    stop_reason : Tensor
+        [B] int32: NONE 0, RULE 1, MAX_LENGTH 2, PRE_DRAFT 3, NOT_LIVE 4, BAD_LOGITS 5.
+    logits_row : Tensor or None
+        Not supported in this version.
+    """
+
+    tokens: Tensor
+    length: Tensor
+    max_length: Tensor
+    active: Tensor
+    live: Tensor
+    round: Tensor
+    num_active: Tensor
+    logits: Tensor | None
+    stats: Tensor
+    stop_reason: Tensor
+    logits_row: Tensor | None = None
+
+    @property
+    def batch(self) -> int:
+        return self.tokens.shape[0]
+
+    @property
+    def slots(self) -> int:
+        return self.tokens.shape[1]
+
+    @classmethod
+    def empty(
+        cls,
+        batch: int,
+        slots: int,
+        vocab: int | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Proposal:
+        """Buffers for ``slots`` drafts a request; nothing is live until :meth:`reset`.
+
+        Parameters
+        ----------
+        batch, slots : int
+        vocab : int, optional
+            Draft vocabulary; given, the proposal keeps the draft's logits, which ``verify`` with
+            rule ``token`` needs unless every draft is one-hot.
+        dtype : torch.dtype, optional
+            Of the kept logits (default float32); must equal the draft model's.
+        device : torch.device or str, optional
+
+        Raises
+        ------
+        ValueError
+            If ``batch`` or ``slots`` is not positive.
+
+        Examples
+        --------
+        >>> Proposal.empty(2, 4, vocab=100).logits.shape
+        torch.Size([2, 4, 100])
+        """
+        if batch < 1 or slots < 1:
+            raise ValueError(f"Proposal.empty: batch and slots must be >= 1, got {batch}, {slots}")
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        kept = None if vocab is None else zeros(batch, slots, vocab, dtype=dtype or torch.float32)
+        return cls(
+            tokens=zeros(batch, slots, dtype=torch.int64).fill_(-1),
+            length=zeros(batch),
+            max_length=zeros(batch),
+            active=zeros(batch, dtype=torch.bool),
+            live=zeros(batch, dtype=torch.bool),
+            round=zeros(batch, dtype=torch.int64),
+            num_active=zeros(1),
+            logits=kept,
+            stats=zeros(batch, slots, NUM_STATS, dtype=torch.float32),
+            stop_reason=zeros(batch),
+        )
+
+    def reset(
+        self,
+        rng: RngState,
+        rules: StopRules | None = None,
+        state: StopState | None = None,
+        max_length: Tensor | None = None,
+        live: Tensor | None = None,
+        prediction: Tensor | None = None,
+        *,
+        backend: str | None = None,
+    ) -> None:
+        """Begin a round, in one launch: clear, take a round number, apply the pre-draft test.
+
+        Parameters
+        ----------
+        rng : RngState
+            ``rng.round`` of live rows advances by one.
+        rules, state : StopRules, StopState, optional
+            The arm of a row may refuse to draft at all (``fixed_length`` with n = 0).
+        max_length : Tensor, optional
+            [B] int32, clipped to [0, K]. None: K.
+        live : Tensor, optional
+            [B] bool. None: every row.
+        prediction : Tensor, optional
+            Not supported in this version.
+        backend : str, optional
+            See :func:`tapout_kernels.available_backends`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a tensor of the wrong dtype, shape, device or layout; nothing is written.
+        """
+        refuse("proposal_reset", prediction=prediction)
+        call(
+            "proposal_reset", backend, self.tokens.device,
+            max_length=max_length, live=live,
+            **rule_arguments("proposal_reset", rules, state),
+            rng_round=rng.round, tokens=self.tokens, length=self.length,
+            out_max_length=self.max_length, active=self.active, out_live=self.live,
+            round=self.round, num_active=self.num_active, stats=self.stats,
+            stop_reason=self.stop_reason,
+        )  # fmt: skip
+
+    @classmethod
+    def from_tokens(
+        cls,
+        tokens: Tensor,
+        rng: RngState,
+        length: Tensor | None = None,
+        logits: Tensor | None = None,
+        sampling: SamplingParams | None = None,
+        vocab: object | None = None,
+        token_mask: Tensor | None = None,
+        live: Tensor | None = None,
+        max_length: Tensor | None = None,
+        *,
+        rules: StopRules | None = None,
+        state: StopState | None = None,
+        out: Proposal | None = None,
+        backend: str | None = None,
+    ) -> Proposal:
+        """Take over drafts made elsewhere (prompt lookup, another engine) and begin a round.
+
+        Parameters
+        ----------
+        tokens : Tensor
+            [B, N] int64 target ids, ``N <= K``.
+        rng : RngState
+            Takes a round, as :meth:`reset` does.
+        length : Tensor, optional
+            [B] int32. None: up to the first -1.
+        logits : Tensor, optional
+            [B, N, V] raw logits the tokens were *sampled from under* ``sampling``. Without them
+            the draft is one-hot: the drafter would have proposed exactly these tokens.
+        sampling : SamplingParams, optional
+            Needed with ``logits``, and then the very parameters the drafter sampled with.
+        live, max_length : Tensor, optional
+            As in :meth:`reset`.
+        rules, state : StopRules, StopState, optional
+            Cut each draft where its arm would have stopped, the stopping token kept.
+        out : Proposal, optional
+            Buffers to reuse (its ``logits`` become the ones given); else K = N.
+        vocab, token_mask : optional
+            Not supported in this version.
+
+        Returns
+        -------
+        Proposal
+            ``out``, or a new one.
+
+        Examples
+        --------
+        >>> draft = torch.tensor([[5, 7, -1]])
+        >>> Proposal.from_tokens(draft, RngState.of(0)).length.tolist()
+        [2]
+        """
+        refuse("from_tokens", vocab=vocab, token_mask=token_mask)
+        if tokens.dim() != 2:
+            raise ValueError(f"from_tokens: tokens must be [B, N], got {list(tokens.shape)}")
+        proposal = out or cls.empty(*tokens.shape, device=tokens.device)
+        if tokens.shape[1] > proposal.slots:
+            raise ValueError(
+                f"from_tokens: tokens must have at most {proposal.slots} columns, "
+                f"got {tokens.shape[1]}"
+            )
+        sampling = sampling or SamplingParams()
+        refuse("from_tokens", min_p=sampling.min_p)
+        proposal.reset(rng, rules, state, max_length, live, backend=backend)
+        proposal.logits = logits
+        call(
+            "proposal_load", backend, tokens.device,
+            source=tokens, source_length=length, logits=logits,
+            temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p,
+            **rule_arguments("proposal_load", rules, state),
+            max_length=proposal.max_length, tokens=proposal.tokens, length=proposal.length,
+            active=proposal.active, num_active=proposal.num_active, stats=proposal.stats,
+            stop_reason=proposal.stop_reason,
+        )  # fmt: skip
+        return proposal
+
+    def input_ids(self, last_token: Tensor) -> Tensor:
+        """[B, K+1] int64 for the target's verify forward, free of -1.
+
+        Parameters
+        ----------
+        last_token : Tensor
+            [B] int64, the token before the draft; unused slots repeat it.
+
+        Examples
+        --------
+        >>> draft = Proposal.from_tokens(torch.tensor([[5, -1]]), RngState.of(0))
+        >>> draft.input_ids(torch.tensor([3])).tolist()
+        [[3, 5, 3]]
+        """
+        if last_token.shape != (self.batch,) or last_token.dtype != torch.int64:
+            raise ValueError(
+                f"input_ids: last_token must be int64 [{self.batch}], "
+                f"got {last_token.dtype} {list(last_token.shape)}"
+            )
+        last = last_token[:, None]
+        return torch.cat([last, torch.where(self.tokens < 0, last, self.tokens)], dim=1)
