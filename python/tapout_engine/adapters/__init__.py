@@ -1,0 +1,1 @@
+"""Models and drafters behind the protocols of :mod:`tapout_engine.engine`."""

@@ -1,0 +1,56 @@
+"""Tables of arms as people type them: ``fixed_length:n=4,svip:threshold=0.6,adaedl``."""
+
+from __future__ import annotations
+
+from .errors import EngineError
+
+Arm = tuple[str, dict[str, float]]
+
+TAPOUT_ARMS: tuple[Arm, ...] = (
+    ("fixed_length", {}),
+    ("max_confidence", {}),
+    ("svip", {}),
+    ("svip_difference", {}),
+    ("logit_margin", {}),
+    ("adaedl", {}),
+)
+"""One arm of every stop rule that reads the draft's distribution, at its default."""
+
+LENGTH_ARMS: tuple[Arm, ...] = tuple(("fixed_length", {"n": n}) for n in (0, 2, 4, 8))
+"""For drafters without a distribution there is only a length to choose; 0 is not to draft."""
+
+
+def parse_arms(text: str) -> tuple[Arm, ...]:
+    """Arms of a list such as ``svip:threshold=0.6,adaedl:gamma=0.2,initial_threshold=0.5``.
+
+    A piece without a colon that holds ``=`` belongs to the arm before it.
+
+    Examples
+    --------
+    >>> parse_arms("fixed_length:n=4,svip")
+    (('fixed_length', {'n': 4.0}), ('svip', {}))
+    """
+    arms: list[Arm] = []
+    for piece in filter(None, (piece.strip() for piece in text.split(","))):
+        name, colon, setting = piece.partition(":")
+        if not colon and "=" in piece:
+            name, setting = "", piece
+        if name:
+            arms.append((name.strip(), {}))
+        elif not arms:
+            raise EngineError(f"arms: a list must begin with the name of a rule, got {piece!r}")
+        if setting:
+            arms[-1][1].update([_setting(setting)])
+    if not arms:
+        raise EngineError("arms: expected a list such as fixed_length:n=4,svip, got nothing")
+    return tuple(arms)
+
+
+def _setting(text: str) -> tuple[str, float]:
+    key, equals, value = text.partition("=")
+    try:
+        if not (key.strip() and equals):
+            raise ValueError
+        return key.strip(), float(value)
+    except ValueError:
+        raise EngineError(f"arms: expected name=number, got {text!r}") from None

@@ -1,0 +1,292 @@
+"""Speculative decoding of a batch: draft, stop, verify, learn; and plain decoding beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+
+import tapout_kernels as tk
+import torch
+from torch import Tensor
+
+from .controller import Controller
+from .engine import BlockDrafter, Drafter, Target, Tokenizer
+from .errors import EngineError
+from .requests import Request, Result, Times
+from .rows import INVALID, RoundReport, Row, check_requests
+
+StreamCallback = Callable[[int, list[int], str], None]
+"""Called after each round of each row: its index, its new tokens, its new text."""
+
+
+class _Decoder:
+    """What both decoders share: admitting requests, running rounds, collecting results."""
+
+    def __init__(self, target: Target, tokenizer: Tokenizer | None, rule: str, backend: str | None):
+        self.target = target
+        self.tokenizer = tokenizer
+        self.rule = rule
+        self.backend = backend
+
+    def generate(
+        self, requests: Sequence[Request], stream: StreamCallback | None = None
+    ) -> list[Result]:
+        """Continue every request; rows of a batch finish on their own.
+
+        Parameters
+        ----------
+        requests : sequence of Request
+        stream : callable, optional
+            ``stream(row, tokens, text)`` after every round of every unfinished row.
+
+        Returns
+        -------
+        list of Result
+            In the order of ``requests``.
+
+        Raises
+        ------
+        EngineError
+            For a request that cannot be decoded; nothing has run then.
+        """
+        check_requests(requests, self.target.vocab_size, self.tokenizer)
+        self.times = Times()
+        begin = perf_counter()
+        with torch.no_grad():
+            rows = self._admit(requests)
+            while any(row.live for row in rows):
+                reports = self._advance(rows)
+                for index, (row, report) in enumerate(zip(rows, reports, strict=True)):
+                    if row.live:
+                        tokens, text = row.take(report)
+                        if stream is not None:
+                            stream(index, tokens, text)
+        self.times.total = perf_counter() - begin
+        for row in rows:
+            row.result.times = self.times
+        return [row.result for row in rows]
+
+    def _admit(self, requests: Sequence[Request]) -> list[Row]:
+        keys = self._keys([request.seed for request in requests])
+        prompts = [list(request.prompt) for request in requests]
+        device = self.target.device
+        self.rng = tk.RngState.of(keys, [len(prompt) for prompt in prompts], device=device)
+        self.sampling = _sampling(requests, device)
+        self.last = torch.tensor([prompt[-1] for prompt in prompts], device=device)
+        with self._clock("prefill"):
+            self._prefill(prompts)
+        return [
+            Row(request, key, self.tokenizer) for request, key in zip(requests, keys, strict=True)
+        ]
+
+    @contextmanager
+    def _clock(self, part: str) -> Iterator[None]:
+        # Host time: on a GPU it is the time to enqueue, unless the round reads its result.
+        begin = perf_counter()
+        yield
+        setattr(self.times, part, getattr(self.times, part) + perf_counter() - begin)
+
+
+class SpeculativeDecoder(_Decoder):
+    """Drafts with one model, verifies with another, and lets a bandit pick the stop rule.
+
+    Parameters
+    ----------
+    target : Target
+    drafter : AutoregressiveDrafter or BlockDrafter
+        Must share the target's vocabulary.
+    controller : Controller
+        Its arms, its bandit and its number of draft slots K.
+    tokenizer : Tokenizer, optional
+        For text, streaming and stop strings.
+    rule : {"token", "greedy"}
+        How drafts are accepted; ``greedy`` decodes at temperature 0 whatever requests say.
+    early_exit : bool
+        Stop asking the drafter once no row drafts any more, which the host must read after each
+        draft step. Off: always K steps and one host read a round. Tokens are the same.
+    backend : str, optional
+        Of every kernel, see :func:`tapout_kernels.available_backends`.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        drafter: Drafter,
+        controller: Controller,
+        tokenizer: Tokenizer | None = None,
+        rule: str = "token",
+        early_exit: bool = True,
+        backend: str | None = None,
+    ):
+        super().__init__(target, tokenizer, rule, backend)
+        if drafter.vocab_size != target.vocab_size:
+            raise EngineError(
+                f"the drafter must share the target's vocabulary of {target.vocab_size} tokens, "
+                f"got one of {drafter.vocab_size}"
+            )
+        self.drafter = drafter
+        self.controller = controller
+        self.early_exit = early_exit
+        self._draft = self._draft_block if isinstance(drafter, BlockDrafter) else self._draft_steps
+
+    def reset(self) -> None:
+        """Forget what the bandit learned; it persists over calls of ``generate`` otherwise."""
+        self.controller.reset()
+
+    def round(self, last: Tensor, live: Tensor, budget: Tensor) -> Tensor:
+        """Draft, verify, learn: up to K+1 new tokens for each live row.
+
+        ``last`` [B] i64 is each row's last token, ``budget`` [B] i32 the longest draft allowed;
+        returns the new last tokens. The rest is in ``self.proposal`` and ``self.verdict``.
+        """
+        with self._clock("kernels"):
+            self.controller.select(live, self.backend)
+        self._draft(last, live, budget)
+        logits = self._forward(self.proposal.input_ids(last))  # [B, K+1, V]
+        with self._clock("kernels"):
+            tk.verify(
+                logits, self.proposal, self.sampling, self.rng,
+                rule=self.rule, out=self.verdict, backend=self.backend,
+            )  # fmt: skip
+            self.controller.update(self.proposal, self.verdict, self.backend)
+        return self.verdict.last_token
+
+    def _draft_steps(self, last: Tensor, live: Tensor, budget: Tensor) -> None:
+        rules, state = self.controller.rules, self.controller.state
+        with self._clock("kernels"):
+            self.proposal.reset(self.rng, rules, state, budget, live, backend=self.backend)
+        token = last
+        for _ in range(self.controller.slots):
+            if self.early_exit and not self.proposal.num_active.item():
+                break
+            with self._clock("draft"):
+                logits = self.drafter.step(token)  # [B, V]
+            with self._clock("kernels"):
+                token = tk.draft_step(
+                    logits, self.proposal, self.sampling, self.rng,
+                    rules=rules, state=state, rule=self.rule, backend=self.backend,
+                )  # fmt: skip
+
+    def _draft_block(self, last: Tensor, live: Tensor, budget: Tensor) -> None:
+        with self._clock("draft"):
+            tokens = self.drafter.propose(self.controller.slots)  # [B, K]
+        with self._clock("kernels"):
+            tk.Proposal.from_tokens(
+                tokens, self.rng, live=live, max_length=budget,
+                rules=self.controller.rules, state=self.controller.state,
+                out=self.proposal, backend=self.backend,
+            )  # fmt: skip
+
+    def _forward(self, input_ids: Tensor) -> Tensor:
+        """The target on [B, K+1] tokens; columns no row drafted are not computed."""
+        with self._clock("verify"):
+            if not self.early_exit:
+                return self.target.forward(input_ids)
+            used = 1 + int(self.proposal.length.max())
+            logits = self.target.forward(input_ids[:, :used])
+            if used == input_ids.shape[1]:
+                return logits
+            self._logits[:, :used] = logits
+            return self._logits
+
+    def _keys(self, seeds: Sequence[int]) -> list[int]:
+        return self.controller.admit(seeds)
+
+    def _prefill(self, prompts: list[list[int]]) -> None:
+        self.target.prefill(prompts)
+        self.drafter.prefill(prompts)
+        batch, slots, device = len(prompts), self.controller.slots, self.target.device
+        vocab = self.target.vocab_size
+        keeps_logits = self.rule == "token" and not isinstance(self.drafter, BlockDrafter)
+        self.proposal = tk.Proposal.empty(
+            batch, slots, vocab if keeps_logits else None,
+            self.drafter.dtype if keeps_logits else None, device,
+        )  # fmt: skip
+        self.verdict = tk.Verdict.empty(batch, slots, device=device)
+        self._logits = torch.zeros(
+            batch, slots + 1, vocab, dtype=self.target.dtype, device=device
+        )  # a column past every draft is never read, but must exist
+
+    def _advance(self, rows: list[Row]) -> list[RoundReport]:
+        device = self.target.device
+        live = torch.tensor([row.live for row in rows], device=device)
+        # The target adds one token of its own, so a draft stays one short of what is left.
+        budget = [max(row.remaining - 1, 0) for row in rows]
+        budget = torch.tensor(budget, dtype=torch.int32, device=device)
+        self.last = self.round(self.last, live, budget)
+        reports = self._read()
+        emitted = [report.emitted for report in reports]
+        with self._clock("verify"):
+            self.target.commit(emitted)
+        with self._clock("draft"):
+            self.drafter.commit(emitted)
+        return reports
+
+    def _read(self) -> list[RoundReport]:
+        """One transfer to the host: all it will know of this round."""
+        proposal, verdict = self.proposal, self.verdict
+        numbers = (
+            verdict.num_emitted, verdict.num_accepted, proposal.length,
+            verdict.status, proposal.stop_reason, self.controller.state.arm,
+        )  # fmt: skip
+        columns = torch.stack([number.long() for number in numbers], dim=1)
+        table = torch.cat([columns, verdict.tokens], dim=1).tolist()
+        n = len(numbers)
+        return [RoundReport(row[n : n + row[0]], *row[1:n]) for row in table]
+
+
+class PlainDecoder(_Decoder):
+    """One token a forward, with the same target, kernels and requests: the baseline.
+
+    Parameters
+    ----------
+    target : Target
+    tokenizer : Tokenizer, optional
+    rule : {"token", "greedy"}
+    backend : str, optional
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        tokenizer: Tokenizer | None = None,
+        rule: str = "token",
+        backend: str | None = None,
+    ):
+        super().__init__(target, tokenizer, rule, backend)
+        self.requests = 0
+
+    def _keys(self, seeds: Sequence[int]) -> list[int]:
+        first, self.requests = self.requests, self.requests + len(seeds)
+        return [tk.mix64(seed, first + i) for i, seed in enumerate(seeds)]
+
+    def _prefill(self, prompts: list[list[int]]) -> None:
+        self.target.prefill(prompts)
+
+    def _advance(self, rows: list[Row]) -> list[RoundReport]:
+        live = torch.tensor([row.live for row in rows], device=self.target.device)
+        with self._clock("verify"):
+            logits = self.target.forward(self.last[:, None])[:, 0]  # [B, V]
+        with self._clock("kernels"):
+            self.last = tk.sample(
+                logits, self.sampling, self.rng, rule=self.rule, live=live, backend=self.backend
+            )
+        emitted = [[token] if token >= 0 else [] for token in self.last.tolist()]
+        self.last = self.last.clamp(min=0)
+        with self._clock("verify"):
+            self.target.commit(emitted)
+        return [RoundReport(tokens, 0, 0, 0 if tokens else INVALID, 0, 0) for tokens in emitted]
+
+
+def _sampling(requests: Sequence[Request], device: torch.device) -> tk.SamplingParams:
+    """A parameter that is off in every request is left out: it costs nothing then."""
+
+    def column(name: str, off: float) -> list[float] | float:
+        values = [getattr(request, name) for request in requests]
+        return off if all(value == off for value in values) else values
+
+    return tk.SamplingParams.of(
+        len(requests), column("temperature", 1.0), column("top_k", 0), column("top_p", 1.0),
+        device=device,
+    )  # fmt: skip

@@ -1,0 +1,66 @@
+"""What the decode loop asks of models: three small protocols, all batch-first.
+
+B rows advance together, each at its own length. A row's cache always *follows* its sequence: it
+holds every confirmed token except the last one, which the next forward feeds. Whatever a
+rejected draft left behind is dropped by ``commit``, the only form of rollback there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class Follower(Protocol):
+    """Anything that follows B token sequences: a target, a drafter, a cache."""
+
+    vocab_size: int
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Forget everything and read B prompts, each at least one token long."""
+
+    def commit(self, emitted: Sequence[Sequence[int]]) -> None:
+        """Append each row's newly confirmed tokens; drop what it was fed beyond them."""
+
+
+@runtime_checkable
+class Target(Follower, Protocol):
+    """The model whose law the output has."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Logits [B, n, V] after each of n tokens [B, n], the first being each row's last one."""
+
+
+@runtime_checkable
+class AutoregressiveDrafter(Follower, Protocol):
+    """A drafter asked for one token after the other; its logits are sampled by ``draft_step``."""
+
+    dtype: torch.dtype
+
+    def step(self, token: Tensor) -> Tensor:
+        """Logits [B, V] after ``token`` [B]: each row's last token, then its drafts in turn."""
+
+
+@runtime_checkable
+class BlockDrafter(Follower, Protocol):
+    """A drafter that proposes whole continuations at once, as token ids without a distribution."""
+
+    def propose(self, slots: int) -> Tensor:
+        """Up to ``slots`` tokens for each row: [B, slots] int64, -1 where it has none."""
+
+
+Drafter = AutoregressiveDrafter | BlockDrafter
+
+
+class Tokenizer(Protocol):
+    """How text is made of tokens; needed only for text, stop strings and streaming."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of ``tokens``, special tokens left out."""
