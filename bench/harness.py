@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import tapout_kernels as tk
+from tapout_kernels.backends import cpu_isa
 
 
 def times_us(function: Callable[[int], object], budget_s: float = 1.5, most: int = 400) -> list:
@@ -48,7 +49,7 @@ def environment() -> dict[str, object]:
     return {
         "torch": torch.__version__,
         "tapout_kernels": tk.__version__,
-        "backend": tk.backend_report().splitlines()[2].split(maxsplit=1)[1],
+        "backend": f"cpu ({cpu_isa()})",
         "threads": torch.get_num_threads(),
         "cpu": _cpu_name(),
         "commit": commit,

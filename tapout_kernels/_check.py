@@ -16,10 +16,25 @@ F64, F32, I64, I32, BOOL = (
 
 
 class Spec:
-    """Dimensions ("B K+1 V"), allowed dtypes, and whether rows may be strided."""
+    """Dimensions ("B K+1 V"), allowed dtypes (or the dtype of another argument, where that is
+    given), and whether rows may be strided."""
 
-    def __init__(self, dims: str, dtypes: tuple[torch.dtype, ...], rows: bool = False):
-        self.dims, self.dtypes, self.rows = dims.split(), dtypes, rows
+    def __init__(
+        self, dims: str, dtypes: tuple[torch.dtype, ...], rows: bool = False, like: str = ""
+    ):
+        self.dims = tuple(_dimension(dim) for dim in dims.split())
+        self.dtypes = dtypes
+        self.rows = rows
+        self.like = like
+        self.may_be_empty = "N" in dims
+
+
+def _dimension(text: str) -> tuple[str, int]:
+    """A dimension as symbol + extra; a number has the empty symbol."""
+    if text.isdigit():
+        return "", int(text)
+    symbol, _, extra = text.partition("+")
+    return symbol, int(extra or 0)
 
 
 _SAMPLING = {
@@ -86,7 +101,7 @@ TENSORS: dict[str, dict[str, Spec]] = {
         **_SAMPLING,
         **_RULES,
         "kept_logits": Spec("B K V", LOGITS),
-        "logits": Spec("B V", LOGITS, rows=True),
+        "logits": Spec("B V", LOGITS, rows=True, like="kept_logits"),
     },
     "verify": {
         "draft_tokens": Spec("B K", I64),
@@ -137,61 +152,69 @@ TENSORS: dict[str, dict[str, Spec]] = {
 }
 
 
-def check(op: str, arguments: dict[str, object]) -> None:
+def check(op: str, arguments: dict[str, object]) -> torch.device:
     """Raise TypeError or ValueError unless every tensor of ``op`` is what its spec says.
 
-    All tensors must share one device; optional tensors that are None are skipped.  Nothing is
-    cast, moved or copied.
+    All tensors must share one device, which is returned; optional tensors that are None are
+    skipped.  Nothing is cast, moved or copied.
     """
-    symbols: dict[str, int] = {}
+    symbols: dict[str, int] = {"": 0}
     device = None
     for name, spec in TENSORS[op].items():
         value = arguments[name]
         if value is None:
             continue
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
-        _check_dtype(op, name, spec, value)
-        _check_shape(op, name, spec, value, symbols)
-        _check_layout(op, name, spec, value)
-        device = value.device if device is None else device
+        require_tensor(op, name, value)
+        like = arguments.get(spec.like)
+        dtypes = spec.dtypes if like is None else (like.dtype,)
+        if value.dtype not in dtypes:
+            raise TypeError(_wrong_dtype(op, name, dtypes, value))
+        if not _fits(spec, value.shape, symbols):
+            raise ValueError(_wrong_shape(op, name, spec, value, symbols))
+        if not (_rows_contiguous(value) if spec.rows else value.is_contiguous()):
+            raise ValueError(_wrong_layout(op, name, spec, value))
+        device = device or value.device
         if value.device != device:
             raise ValueError(f"{op}: {name} must be on {device}, got {value.device}")
+    return device
 
 
-def _check_dtype(op: str, name: str, spec: Spec, value: Tensor) -> None:
-    if value.dtype not in spec.dtypes:
-        expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in spec.dtypes)
-        got = str(value.dtype).removeprefix("torch.")
-        raise TypeError(f"{op}: {name} must be {expected}, got {got}")
+def require_tensor(op: str, name: str, value: object) -> None:
+    """For functions that look at an argument's shape before the operator is called."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
 
 
-def _check_shape(op: str, name: str, spec: Spec, value: Tensor, symbols: dict[str, int]) -> None:
-    shape = value.shape
-    if len(shape) == len(spec.dims):
-        for dim, size in zip(spec.dims, shape, strict=True):
-            if not dim.isdigit() and "+" not in dim:
-                symbols.setdefault(dim, size)
-        if all(_size(dim, symbols) == size for dim, size in zip(spec.dims, shape, strict=True)):
-            if value.numel() == 0 and "V" in spec.dims:
-                raise ValueError(f"{op}: {name} must not be empty, got {list(shape)}")
-            return
-    expected = ", ".join(str(_size(dim, symbols)) for dim in spec.dims)
-    raise ValueError(f"{op}: {name} must be [{expected}], got {list(shape)}")
+def _fits(spec: Spec, shape: torch.Size, symbols: dict[str, int]) -> bool:
+    if len(shape) != len(spec.dims):
+        return False
+    for (symbol, extra), size in zip(spec.dims, shape, strict=True):
+        if symbols.setdefault(symbol, size - extra) + extra != size:
+            return False
+        if size == 0 and not spec.may_be_empty:
+            return False
+    return True
 
 
-def _size(dim: str, symbols: dict[str, int]) -> int | str:
-    if dim.isdigit():
-        return int(dim)
-    base, _, extra = dim.partition("+")
-    return symbols[base] + int(extra or 0) if base in symbols else dim
+def _rows_contiguous(value: Tensor) -> bool:
+    return value.shape[-1] == 1 or value.stride(-1) == 1
 
 
-def _check_layout(op: str, name: str, spec: Spec, value: Tensor) -> None:
-    if spec.rows:
-        if value.shape[-1] > 1 and value.stride(-1) != 1:
-            raise ValueError(
-                f"{op}: {name} must have a contiguous last dimension, got stride {value.stride(-1)}"
-            )
-    elif not value.is_contiguous():
-        raise ValueError(f"{op}: {name} must be contiguous, got strides {list(value.stride())}")
+def _wrong_dtype(op: str, name: str, dtypes: tuple[torch.dtype, ...], value: Tensor) -> str:
+    expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+    return f"{op}: {name} must be {expected}, got {str(value.dtype).removeprefix('torch.')}"
+
+
+def _wrong_shape(op: str, name: str, spec: Spec, value: Tensor, symbols: dict[str, int]) -> str:
+    def shown(symbol: str, extra: int) -> str:
+        if symbols.get(symbol, 0) + extra > 0:
+            return str(symbols.get(symbol, 0) + extra)
+        return f"{symbol} > 0"
+
+    expected = ", ".join(shown(*dim) for dim in spec.dims)
+    return f"{op}: {name} must be [{expected}], got {list(value.shape)}"
+
+
+def _wrong_layout(op: str, name: str, spec: Spec, value: Tensor) -> str:
+    what = "have a contiguous last dimension" if spec.rows else "be contiguous"
+    return f"{op}: {name} must {what}, got strides {list(value.stride())}"

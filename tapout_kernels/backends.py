@@ -65,9 +65,9 @@ def available_backends(op: str, device: torch.device | str = "cpu") -> tuple[str
     return tuple(name for name in BACKENDS if unavailable_reason(name, device) is None)
 
 
-def call(op: str, backend: str | None, device: torch.device, **arguments: object) -> None:
+def call(op: str, backend: str | None, **arguments: object) -> None:
     """Check the arguments, then run ``op`` on ``backend`` (None: ``TAPOUT_BACKEND``, else best)."""
-    _check.check(op, arguments)
+    device = _check.check(op, arguments)
     packet = getattr(torch.ops.tapout_kernels, op)
     backend = backend or _DEFAULT
     if backend is None:
@@ -84,7 +84,8 @@ def refuse(op: str, **arguments: object) -> None:
     """Raise for arguments of the public interface that this version does not implement."""
     for name, value in arguments.items():
         if value is not None and value is not False:
-            raise NotYetSupported(f"{op}: {name} is not supported in version 0.1, got {value!r:.60}")
+            got = type(value).__name__
+            raise NotYetSupported(f"{op}: {name} is not supported in version 0.1, got a {got}")
 
 
 def cpu_isa() -> str | None:

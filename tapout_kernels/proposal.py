@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._check import require_tensor
 from .backends import call, refuse
 from .stop_rules import StopRules, StopState, rule_arguments
 from .types import NUM_STATS, RngState, SamplingParams
@@ -149,7 +150,7 @@ class Proposal:
         """
         refuse("proposal_reset", prediction=prediction)
         call(
-            "proposal_reset", backend, self.tokens.device,
+            "proposal_reset", backend,
             max_length=max_length, live=live,
             **rule_arguments("proposal_reset", rules, state),
             rng_round=rng.round, tokens=self.tokens, length=self.length,
@@ -212,6 +213,7 @@ class Proposal:
         [2]
         """
         refuse("from_tokens", vocab=vocab, token_mask=token_mask)
+        require_tensor("from_tokens", "tokens", tokens)
         if tokens.dim() != 2:
             raise ValueError(f"from_tokens: tokens must be [B, N], got {list(tokens.shape)}")
         proposal = out or cls.empty(*tokens.shape, device=tokens.device)
@@ -225,7 +227,7 @@ class Proposal:
         proposal.reset(rng, rules, state, max_length, live, backend=backend)
         proposal.logits = logits
         call(
-            "proposal_load", backend, tokens.device,
+            "proposal_load", backend,
             source=tokens, source_length=length, logits=logits,
             temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p,
             **rule_arguments("proposal_load", rules, state),

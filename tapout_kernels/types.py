@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .backends import refuse
 from .reference.stats import NUM_STATS
 
 __all__ = ["NUM_STATS", "RngState", "SamplingParams", "Verdict"]
@@ -60,9 +61,11 @@ class SamplingParams:
     ) -> SamplingParams:
         """Build from scalars (a scalar that means "off" is stored as None) or [B] sequences."""
 
-        def column(value, off, dtype):
+        def column(value, off: float, dtype: torch.dtype) -> Tensor | None:
             if isinstance(value, (int, float)):
-                return None if value == off else torch.full((batch,), value, dtype=dtype, device=device)
+                if value == off:
+                    return None
+                return torch.full((batch,), value, dtype=dtype, device=device)
             values = torch.as_tensor(value, dtype=dtype, device=device)
             if values.shape != (batch,):
                 raise ValueError(f"SamplingParams.of: expected [{batch}], got {list(values.shape)}")
@@ -155,8 +158,6 @@ class Verdict:
         device: torch.device | str | None = None,
     ) -> Verdict:
         """Buffers for ``verify(..., out=)``; their contents are undefined until then."""
-        from .backends import refuse
-
         refuse("Verdict.empty", overlap=overlap, logprobs=logprobs)
 
         def ints(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:

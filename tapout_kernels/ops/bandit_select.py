@@ -62,7 +62,7 @@ def bandit_select(
     if batch is not None and batch != out.shape[0]:
         raise ValueError(f"bandit_select: batch must be {out.shape[0]}, got {batch}")
     call(
-        "bandit_select", backend, bandit.count.device, count=bandit.count,
+        "bandit_select", backend, count=bandit.count,
         reward_sum=bandit.reward_sum, params=bandit.params, group=group, live=live,
         policy=POLICIES[bandit.policy], calls=bandit.calls, arm=out,
     )  # fmt: skip

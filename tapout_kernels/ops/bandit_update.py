@@ -60,7 +60,7 @@ def bandit_update(
     """
     table = rule_arguments("bandit_update", rules, state)
     call(
-        "bandit_update", backend, arm.device, arm=arm, draft_tokens=proposal.tokens,
+        "bandit_update", backend, arm=arm, draft_tokens=proposal.tokens,
         length=proposal.length, live=proposal.live, num_accepted=verdict.num_accepted,
         status=verdict.status, group=group, params=bandit.params, cost_ratio=bandit.cost_ratio,
         reward=REWARDS[bandit.reward], rule_kind=table["rule_kind"],

@@ -91,15 +91,10 @@ def draft_step(
             "draft_step: proposal must keep logits for rule 'token' "
             "(Proposal.empty(batch, slots, vocab, dtype)), got one without"
         )
-    if proposal.logits is not None and proposal.logits.dtype != logits.dtype:
-        raise TypeError(
-            f"draft_step: logits must be {proposal.logits.dtype} as proposal.logits, "
-            f"got {logits.dtype}"
-        )
     if out is None:
-        out = torch.empty(logits.shape[0], dtype=torch.int64, device=logits.device)
+        out = torch.empty_like(proposal.round)
     call(
-        "draft_step", backend, logits.device, logits=logits, temperature=sampling.temperature,
+        "draft_step", backend, logits=logits, temperature=sampling.temperature,
         top_k=sampling.top_k, top_p=sampling.top_p, seed=rng.seed, round=proposal.round,
         max_length=proposal.max_length, **rule_arguments("draft_step", rules, state),
         rule=rule_number, tokens=proposal.tokens, length=proposal.length, active=proposal.active,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._check import require_tensor
 from ..backends import call, refuse
 from ..types import NUM_STATS, SamplingParams
 
@@ -57,10 +58,11 @@ def row_stats(
     """
     sampling = sampling or SamplingParams()
     refuse("row_stats", token_mask=token_mask, min_p=sampling.min_p)
+    require_tensor("row_stats", "logits", logits)
     if out is None:
         out = torch.empty(logits.shape[0], NUM_STATS, dtype=torch.float32, device=logits.device)
     call(
-        "row_stats", backend, logits.device, logits=logits, temperature=sampling.temperature,
+        "row_stats", backend, logits=logits, temperature=sampling.temperature,
         top_k=sampling.top_k, top_p=sampling.top_p, token=tokens, stats=out,
     )  # fmt: skip
     return out

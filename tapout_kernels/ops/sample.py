@@ -61,9 +61,9 @@ def sample(
     rule_number = rule_id("sample", rule)
     refuse("sample", token_mask=token_mask, rows=rows, min_p=sampling.min_p)
     if out is None:
-        out = torch.empty(logits.shape[0], dtype=torch.int64, device=logits.device)
+        out = torch.empty_like(rng.position)
     call(
-        "sample", backend, logits.device, logits=logits, temperature=sampling.temperature,
+        "sample", backend, logits=logits, temperature=sampling.temperature,
         top_k=sampling.top_k, top_p=sampling.top_p, seed=rng.seed, live=live, rule=rule_number,
         rng_round=rng.round, position=rng.position, tokens=out,
     )  # fmt: skip

@@ -88,9 +88,9 @@ def verify(
         logits_row=proposal.logits_row,
     )  # fmt: skip
     if out is None:
-        out = Verdict.empty(proposal.batch, proposal.slots, device=target_logits.device)
+        out = Verdict.empty(proposal.batch, proposal.slots, device=proposal.tokens.device)
     call(
-        "verify", backend, target_logits.device, target_logits=target_logits,
+        "verify", backend, target_logits=target_logits,
         temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p,
         seed=rng.seed, draft_tokens=proposal.tokens, length=proposal.length, live=proposal.live,
         round=proposal.round, draft_logits=proposal.logits, stats=proposal.stats,
