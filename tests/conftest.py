@@ -1,0 +1,46 @@
+"""Backends under test. They are fixed: a backend that is missing is a failure, not a skip.
+
+``TAPOUT_TEST_BACKENDS=reference`` says that this run has no compiled library on purpose.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+BACKENDS = tuple(os.environ.get("TAPOUT_TEST_BACKENDS", "reference,cpu").split(","))
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every backend of this run; fails where one cannot run."""
+    return require(request.param)
+
+
+@pytest.fixture(params=[name for name in BACKENDS if name != "reference"])
+def compiled(request: pytest.FixtureRequest) -> str:
+    """Every backend but the reference, which they are compared with."""
+    return require(request.param)
+
+
+def require(backend: str) -> str:
+    from tapout_kernels.backends import unavailable_reason
+
+    reason = unavailable_reason(backend)
+    if reason is not None:
+        pytest.fail(f"backend {backend!r} must run here but is off: {reason}")
+    return backend
+
+
+@pytest.fixture(autouse=True)
+def _restore_threads():
+    """A test that changes the thread count must not change the next one."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
