@@ -1,0 +1,126 @@
+#include "checks.h"
+
+#include <stdexcept>
+
+namespace tapout::bind {
+namespace {
+
+std::string dtype_name(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Half: return "float16";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Bool: return "bool";
+    default: return torch::headeronly::toString(dtype);
+  }
+}
+
+template <class Sizes>
+std::string list(const Sizes& sizes) {
+  std::string out;
+  for (const int64_t size : sizes) out += (out.empty() ? "" : ", ") + std::to_string(size);
+  return "[" + out + "]";
+}
+
+template <class Left, class Right>
+bool equal(const Left& left, const Right& right) {
+  if (left.size() != right.size()) return false;
+  auto it = right.begin();
+  for (const int64_t size : left) {
+    if (size != *it++) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+void Arguments::fail(const char* name, const std::string& expected, const std::string& got) const {
+  throw std::runtime_error(std::string(op_) + ": " + name + " must be " + expected + ", got " +
+                           got);
+}
+
+void Arguments::check_device(const char* name, const Tensor& tensor) const {
+  if (!tensor.is_cpu()) fail(name, "on the cpu", "another device");
+}
+
+void Arguments::check_shape(const char* name, const Tensor& tensor, Shape shape) const {
+  if (!equal(shape, tensor.sizes())) fail(name, list(shape), list(tensor.sizes()));
+}
+
+int64_t Arguments::size(const char* name, const Tensor& tensor, int64_t dims, int64_t dim) const {
+  if (tensor.dim() != dims) {
+    fail(name, "of " + std::to_string(dims) + " dimensions", list(tensor.sizes()));
+  }
+  return tensor.size(dim);
+}
+
+void Arguments::check(const char* name, const Tensor& tensor, ScalarType dtype,
+                      Shape shape) const {
+  check_device(name, tensor);
+  if (tensor.scalar_type() != dtype) {
+    fail(name, dtype_name(dtype), dtype_name(tensor.scalar_type()));
+  }
+  check_shape(name, tensor, shape);
+  if (!tensor.is_contiguous()) fail(name, "contiguous", "strides " + list(tensor.strides()));
+}
+
+Logits Arguments::logits(const char* name, const Tensor& tensor, Shape shape) const {
+  check_device(name, tensor);
+  Logits out = {};
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: out.dtype = DType::kF32; break;
+    case ScalarType::BFloat16: out.dtype = DType::kBf16; break;
+    case ScalarType::Half: out.dtype = DType::kF16; break;
+    default:
+      fail(name, "float32 or bfloat16 or float16", dtype_name(tensor.scalar_type()));
+  }
+  check_shape(name, tensor, shape);
+  const int64_t last = tensor.dim() - 1;
+  out.vocab = tensor.size(last);
+  if (out.vocab < 1) fail(name, "not empty", list(tensor.sizes()));
+  if (out.vocab > 1 && tensor.stride(last) != 1) {
+    fail(name, "contiguous in its last dimension",
+         "stride " + std::to_string(tensor.stride(last)));
+  }
+  out.data = tensor.const_data_ptr();
+  out.batch_stride = tensor.stride(0);
+  out.row_stride = last == 2 ? tensor.stride(1) : 0;
+  return out;
+}
+
+Sampling Arguments::sampling(const OptionalTensor& temperature, const OptionalTensor& top_k,
+                             const OptionalTensor& top_p, int64_t batch) const {
+  return {input<float>("temperature", temperature, {batch}),
+          input<int32_t>("top_k", top_k, {batch}), input<float>("top_p", top_p, {batch})};
+}
+
+Rules Arguments::rules(const OptionalTensor& kind, const OptionalTensor& param,
+                       const OptionalTensor& arm, const OptionalTensor& memory,
+                       int64_t batch) const {
+  if (!kind) return {};
+  if (!param) fail("rule_param", "given with rule_kind", "None");
+  if (!arm) fail("arm", "given with rule_kind", "None");
+  const int64_t arms = size("rule_kind", *kind, 1, 0);
+  return {input<int32_t>("rule_kind", kind, {arms}),
+          input<float>("rule_param", param, {arms, kRuleParams}),
+          input<int32_t>("arm", arm, {batch}),
+          input<float>("memory", memory, {batch, arms, kRuleParams}), arms};
+}
+
+Rule Arguments::rule(int64_t value) const {
+  const Rule rule = static_cast<Rule>(value);
+  if (value != static_cast<int32_t>(rule) || (rule != Rule::kToken && rule != Rule::kGreedy)) {
+    fail("rule", "0 (token) or 3 (greedy)", std::to_string(value));
+  }
+  return rule;
+}
+
+int64_t Arguments::choice(const char* name, int64_t value, const char* expected) const {
+  if (value != 0 && value != 1) fail(name, expected, std::to_string(value));
+  return value;
+}
+
+}  // namespace tapout::bind

@@ -1,0 +1,99 @@
+// Argument checks of the operators. A caller of torch.ops may pass any tensor: what is checked here
+// is all that memory safety needs. Every check comes before the first write.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <string>
+
+#include "../core/params.h"
+
+namespace tapout::bind {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using Shape = std::initializer_list<int64_t>;
+
+template <class T>
+struct ScalarTypeOf;
+template <>
+struct ScalarTypeOf<float> {
+  static constexpr ScalarType value = ScalarType::Float;
+};
+template <>
+struct ScalarTypeOf<double> {
+  static constexpr ScalarType value = ScalarType::Double;
+};
+template <>
+struct ScalarTypeOf<int32_t> {
+  static constexpr ScalarType value = ScalarType::Int;
+};
+template <>
+struct ScalarTypeOf<int64_t> {
+  static constexpr ScalarType value = ScalarType::Long;
+};
+template <>
+struct ScalarTypeOf<bool> {
+  static constexpr ScalarType value = ScalarType::Bool;
+};
+
+// One operator's arguments, by name. Each function throws std::runtime_error with
+// "op: argument must be X, got Y".
+class Arguments {
+ public:
+  explicit Arguments(const char* op) : op_(op) {}
+
+  [[noreturn]] void fail(const char* name, const std::string& expected,
+                         const std::string& got) const;
+
+  // The size of dimension `dim` of a tensor of `dims` dimensions.
+  int64_t size(const char* name, const Tensor& tensor, int64_t dims, int64_t dim) const;
+
+  // The data of a contiguous tensor.
+  template <class T>
+  T* data(const char* name, const Tensor& tensor, Shape shape) const {
+    check(name, tensor, ScalarTypeOf<T>::value, shape);
+    return static_cast<T*>(tensor.mutable_data_ptr());
+  }
+
+  template <class T>
+  const T* input(const char* name, const Tensor& tensor, Shape shape) const {
+    check(name, tensor, ScalarTypeOf<T>::value, shape);
+    return static_cast<const T*>(tensor.const_data_ptr());
+  }
+
+  template <class T>
+  const T* input(const char* name, const OptionalTensor& tensor, Shape shape) const {
+    return tensor ? input<T>(name, *tensor, shape) : nullptr;
+  }
+
+  // [B, V] or [B, rows, V]: any strides, but a contiguous vocabulary.
+  Logits logits(const char* name, const Tensor& tensor, Shape shape) const;
+
+  Sampling sampling(const OptionalTensor& temperature, const OptionalTensor& top_k,
+                    const OptionalTensor& top_p, int64_t batch) const;
+
+  Rules rules(const OptionalTensor& kind, const OptionalTensor& param, const OptionalTensor& arm,
+              const OptionalTensor& memory, int64_t batch) const;
+
+  // token or greedy: what this version verifies by.
+  Rule rule(int64_t value) const;
+
+  // `value` if it is 0 or 1.
+  int64_t choice(const char* name, int64_t value, const char* expected) const;
+
+ private:
+  void check(const char* name, const Tensor& tensor, ScalarType dtype, Shape shape) const;
+  void check_device(const char* name, const Tensor& tensor) const;
+  void check_shape(const char* name, const Tensor& tensor, Shape shape) const;
+
+  const char* op_;
+};
+
+}  // namespace tapout::bind

@@ -1,0 +1,58 @@
+#include "../cpu/dispatch.h"
+#include "proposal_view.h"
+#include "team.h"
+
+namespace tapout::bind {
+
+static void fill_kept_logits(const Arguments& arguments, const Tensor& kept,
+                             DraftStepParams& params) {
+  const int64_t batch = params.proposal.batch, slots = params.proposal.slots;
+  const Logits view =
+      arguments.logits("kept_logits", kept, {batch, slots, params.logits.vocab});
+  if (view.dtype != params.logits.dtype) {
+    arguments.fail("kept_logits", "of the dtype of logits", "another dtype");
+  }
+  if (!kept.is_contiguous()) arguments.fail("kept_logits", "contiguous", "strided");
+  params.kept_logits = kept.mutable_data_ptr();
+  params.kept_batch_stride = view.batch_stride;
+  params.kept_row_stride = view.row_stride;
+}
+
+void draft_step(const Tensor& logits,  // [B, V]
+                const OptionalTensor& temperature, const OptionalTensor& top_k,
+                const OptionalTensor& top_p,
+                const Tensor& seed,        // [B]
+                const Tensor& round,       // [B]
+                const Tensor& max_length,  // [B]
+                const OptionalTensor& rule_kind, const OptionalTensor& rule_param,
+                const OptionalTensor& arm, const OptionalTensor& memory, int64_t rule,
+                const Tensor& tokens, const Tensor& length, const Tensor& active,
+                const Tensor& num_active,
+                const OptionalTensor& kept_logits,  // [B, K, V]
+                const Tensor& stats, const Tensor& stop_reason,
+                const Tensor& next_token) {  // [B]
+  const Arguments arguments("draft_step");
+  DraftStepParams params = {};
+  params.proposal =
+      proposal_view(arguments, tokens, length, active, num_active, stats, stop_reason);
+  const int64_t batch = params.proposal.batch;
+  const int64_t vocab = arguments.size("logits", logits, 2, 1);
+  params.logits = arguments.logits("logits", logits, {batch, vocab});
+  params.sampling = arguments.sampling(temperature, top_k, top_p, batch);
+  params.seed = arguments.input<int64_t>("seed", seed, {batch});
+  params.round = arguments.input<int64_t>("round", round, {batch});
+  params.max_length = arguments.input<int32_t>("max_length", max_length, {batch});
+  params.rules = arguments.rules(rule_kind, rule_param, arm, memory, batch);
+  params.rule = arguments.rule(rule);
+  params.next_token = arguments.data<int64_t>("next_token", next_token, {batch});
+  if (kept_logits) fill_kept_logits(arguments, *kept_logits, params);
+  const CpuOps& ops = cpu_ops();
+  ops.draft_step(params, TorchTeam(ops, vocab).team());
+}
+
+}  // namespace tapout::bind
+
+STABLE_TORCH_LIBRARY_IMPL(tapout_kernels, CPU, m) {
+  m.impl("draft_step", TORCH_BOX(&tapout::bind::draft_step));
+  m.impl("draft_step.cpu", TORCH_BOX(&tapout::bind::draft_step));
+}

@@ -1,0 +1,37 @@
+#include "../cpu/dispatch.h"
+#include "proposal_view.h"
+
+namespace tapout::bind {
+
+void proposal_reset(const OptionalTensor& max_length,  // [B]
+                    const OptionalTensor& live,        // [B]
+                    const OptionalTensor& rule_kind, const OptionalTensor& rule_param,
+                    const OptionalTensor& arm, const OptionalTensor& memory,
+                    const Tensor& rng_round,  // [B]
+                    const Tensor& tokens, const Tensor& length,
+                    const Tensor& out_max_length,  // [B]
+                    const Tensor& active,
+                    const Tensor& out_live,  // [B]
+                    const Tensor& round,     // [B]
+                    const Tensor& num_active, const Tensor& stats, const Tensor& stop_reason) {
+  const Arguments arguments("proposal_reset");
+  ProposalResetParams params = {};
+  params.proposal =
+      proposal_view(arguments, tokens, length, active, num_active, stats, stop_reason);
+  const int64_t batch = params.proposal.batch;
+  params.max_length = arguments.input<int32_t>("max_length", max_length, {batch});
+  params.live = arguments.input<bool>("live", live, {batch});
+  params.rules = arguments.rules(rule_kind, rule_param, arm, memory, batch);
+  params.rng_round = arguments.data<int64_t>("rng_round", rng_round, {batch});
+  params.out_max_length = arguments.data<int32_t>("out_max_length", out_max_length, {batch});
+  params.out_live = arguments.data<bool>("out_live", out_live, {batch});
+  params.round = arguments.data<int64_t>("round", round, {batch});
+  cpu_ops().proposal_reset(params);
+}
+
+}  // namespace tapout::bind
+
+STABLE_TORCH_LIBRARY_IMPL(tapout_kernels, CPU, m) {
+  m.impl("proposal_reset", TORCH_BOX(&tapout::bind::proposal_reset));
+  m.impl("proposal_reset.cpu", TORCH_BOX(&tapout::bind::proposal_reset));
+}

@@ -1,0 +1,29 @@
+#include "../cpu/dispatch.h"
+#include "checks.h"
+#include "team.h"
+
+namespace tapout::bind {
+
+void row_stats(const Tensor& logits,  // [B, V]
+               const OptionalTensor& temperature, const OptionalTensor& top_k,
+               const OptionalTensor& top_p,
+               const OptionalTensor& token,  // [B]
+               const Tensor& stats) {        // [B, 8]
+  const Arguments arguments("row_stats");
+  const int64_t batch = arguments.size("logits", logits, 2, 0);
+  RowStatsParams params = {};
+  params.batch = batch;
+  params.logits = arguments.logits("logits", logits, {batch, logits.size(1)});
+  params.sampling = arguments.sampling(temperature, top_k, top_p, batch);
+  params.token = arguments.input<int64_t>("token", token, {batch});
+  params.stats = arguments.data<float>("stats", stats, {batch, kStatsColumns});
+  const CpuOps& ops = cpu_ops();
+  ops.row_stats(params, TorchTeam(ops, params.logits.vocab).team());
+}
+
+}  // namespace tapout::bind
+
+STABLE_TORCH_LIBRARY_IMPL(tapout_kernels, CPU, m) {
+  m.impl("row_stats", TORCH_BOX(&tapout::bind::row_stats));
+  m.impl("row_stats.cpu", TORCH_BOX(&tapout::bind::row_stats));
+}

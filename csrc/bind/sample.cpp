@@ -1,0 +1,37 @@
+#include "../cpu/dispatch.h"
+#include "checks.h"
+#include "team.h"
+
+namespace tapout::bind {
+
+void sample(const Tensor& logits,  // [B, V]
+            const OptionalTensor& temperature, const OptionalTensor& top_k,
+            const OptionalTensor& top_p,
+            const Tensor& seed,          // [B]
+            const OptionalTensor& live,  // [B]
+            int64_t rule,
+            const Tensor& rng_round,   // [B]
+            const Tensor& position,    // [B]
+            const Tensor& tokens) {    // [B]
+  const Arguments arguments("sample");
+  const int64_t batch = arguments.size("logits", logits, 2, 0);
+  SampleParams params = {};
+  params.batch = batch;
+  params.logits = arguments.logits("logits", logits, {batch, logits.size(1)});
+  params.sampling = arguments.sampling(temperature, top_k, top_p, batch);
+  params.seed = arguments.input<int64_t>("seed", seed, {batch});
+  params.live = arguments.input<bool>("live", live, {batch});
+  params.rule = arguments.rule(rule);
+  params.rng_round = arguments.data<int64_t>("rng_round", rng_round, {batch});
+  params.position = arguments.data<int64_t>("position", position, {batch});
+  params.tokens = arguments.data<int64_t>("tokens", tokens, {batch});
+  const CpuOps& ops = cpu_ops();
+  ops.sample(params, TorchTeam(ops, params.logits.vocab).team());
+}
+
+}  // namespace tapout::bind
+
+STABLE_TORCH_LIBRARY_IMPL(tapout_kernels, CPU, m) {
+  m.impl("sample", TORCH_BOX(&tapout::bind::sample));
+  m.impl("sample.cpu", TORCH_BOX(&tapout::bind::sample));
+}

@@ -1,0 +1,89 @@
+// From a row and a uniform to a token.
+//   processed distribution: temperature, then top-k, then top-p of what top-k kept; z >= cutoff is
+//   kept, ties too. top-p cutoff = the largest t with mass{z >= t} >= top_p * mass kept by top-k.
+//   inverse CDF: the first id whose inclusive prefix exceeds u * total, ids in ascending order.
+#pragma once
+
+#include <math.h>
+#include <string.h>
+
+#include "macros.h"
+#include "params.h"
+
+namespace tapout {
+inline namespace TAPOUT_ISA {
+
+constexpr double kZeroTemperature = 1e-5;  // below this a temperature counts as 0
+
+// The sampling parameters of one row, read.
+struct RowSampling {
+  bool valid;     // false: NaN or negative temperature
+  bool argmax;    // temperature counts as 0
+  double temperature;  // T', 1 where the temperature counts as 0
+  int64_t top_k;       // 0: off
+  double top_p;        // 1: off
+
+  TAPOUT_HD bool filtered() const { return top_k > 0 || top_p < 1.0; }
+};
+
+TAPOUT_HD RowSampling row_sampling(const Sampling& sampling, int64_t row, Rule rule, int64_t vocab) {
+  if (rule == Rule::kGreedy) return {true, true, 1.0, 0, 1.0};
+  const double temperature = sampling.temperature ? sampling.temperature[row] : 1.0;
+  if (!(temperature >= 0.0)) return {false, false, 1.0, 0, 1.0};
+  if (temperature < kZeroTemperature) return {true, true, 1.0, 0, 1.0};
+  const int64_t top_k = sampling.top_k ? sampling.top_k[row] : 0;
+  const float top_p = sampling.top_p ? sampling.top_p[row] : 1.0f;
+  return {true, false, temperature, top_k > 0 && top_k < vocab ? top_k : 0,
+          top_p < 1.0f ? static_cast<double>(top_p) : 1.0};
+}
+
+// Keys order floats as unsigned integers: key(a) < key(b) iff a < b (and -0 before +0).
+TAPOUT_HD uint32_t order_key(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+TAPOUT_HD float key_value(uint32_t key) {
+  const uint32_t bits = key & 0x80000000u ? key & 0x7FFFFFFFu : ~key;
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value + 0.0f;  // -0 becomes +0
+}
+
+// Bisection for the largest key that passes; `low` is known to pass, keys above `high` to fail.
+struct KeySearch {
+  uint32_t low;
+  uint32_t high;
+};
+
+TAPOUT_HD uint32_t search_probe(KeySearch search) {
+  return search.low + (search.high - search.low) / 2 + (search.high - search.low) % 2;
+}
+
+TAPOUT_HD KeySearch search_next(KeySearch search, uint32_t probe, bool passes) {
+  return passes ? KeySearch{probe, search.high} : KeySearch{search.low, probe - 1};
+}
+
+// Inverse CDF by steps over weights in ascending order of index.
+struct CdfScan {
+  double target;
+  double before;  // sum of the weights before `index`
+  double total;   // sum of the weights so far
+  int64_t index;  // the last index of positive weight so far, -1 if none
+  bool found;
+};
+
+TAPOUT_HD CdfScan cdf_begin(double target) { return {target, 0.0, 0.0, -1, false}; }
+
+// Call until `found`. Where rounding finds none, `index` is the last index of positive weight.
+TAPOUT_HD void cdf_step(CdfScan& scan, double weight, int64_t index) {
+  if (!(weight > 0.0)) return;
+  scan.before = scan.total;
+  scan.total += weight;
+  scan.index = index;
+  scan.found = scan.total > scan.target;
+}
+
+}  // namespace TAPOUT_ISA
+}  // namespace tapout

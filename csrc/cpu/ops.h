@@ -1,0 +1,37 @@
+// Every CPU kernel, once per instruction set: the function table and the kernels' declarations.
+#pragma once
+
+#include "../core/params.h"
+#include "team.h"
+
+namespace tapout {
+
+struct CpuOps {
+  const char* isa;
+  int64_t (*scratch_bytes)(int64_t vocab);  // per worker
+  void (*row_stats)(const RowStatsParams&, const Team&);
+  void (*sample)(const SampleParams&, const Team&);
+  void (*proposal_reset)(const ProposalResetParams&);
+  void (*proposal_load)(const ProposalLoadParams&, const Team&);
+  void (*draft_step)(const DraftStepParams&, const Team&);
+  void (*verify)(const VerifyParams&, const Team&);
+  void (*bandit_select)(const BanditSelectParams&);
+  void (*bandit_update)(const BanditUpdateParams&);
+};
+
+inline namespace TAPOUT_ISA {
+
+int64_t scratch_bytes(int64_t vocab);
+void row_stats(const RowStatsParams& params, const Team& team);
+void sample(const SampleParams& params, const Team& team);
+void proposal_reset(const ProposalResetParams& params);
+void proposal_load(const ProposalLoadParams& params, const Team& team);
+void draft_step(const DraftStepParams& params, const Team& team);
+void verify(const VerifyParams& params, const Team& team);
+void bandit_select(const BanditSelectParams& params);
+void bandit_update(const BanditUpdateParams& params);
+
+const CpuOps& ops_table();
+
+}  // namespace TAPOUT_ISA
+}  // namespace tapout

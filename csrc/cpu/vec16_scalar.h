@@ -1,0 +1,125 @@
+// Vec16 in portable C++: the definition the vector versions reproduce bit by bit.
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "../core/macros.h"
+
+namespace tapout {
+inline namespace TAPOUT_ISA {
+
+struct Vec16 {
+  float lane[16];
+};
+struct Bf16 {
+  uint16_t bits;
+};
+struct F16 {
+  uint16_t bits;
+};
+
+template <class Lane>
+inline Vec16 make16(Lane lane) {
+  Vec16 out;
+  for (int i = 0; i < 16; ++i) out.lane[i] = lane(i);
+  return out;
+}
+
+inline float to_f32(float value) { return value; }
+
+inline float to_f32(Bf16 value) {
+  const uint32_t bits = uint32_t{value.bits} << 16;
+  float out;
+  memcpy(&out, &bits, sizeof out);
+  return out;
+}
+
+inline float to_f32(F16 value) {
+  const uint32_t sign = uint32_t{value.bits & 0x8000u} << 16;
+  const uint32_t exponent = (value.bits >> 10) & 31u, mantissa = value.bits & 1023u;
+  uint32_t bits = sign | (exponent + 112u) << 23 | mantissa << 13;
+  if (exponent == 31) bits = sign | 0x7F800000u | mantissa << 13;
+  float out;
+  memcpy(&out, &bits, sizeof out);
+  if (exponent != 0) return out;
+  const float subnormal = static_cast<float>(mantissa) * 0x1p-24f;
+  return sign ? -subnormal : subnormal;
+}
+
+template <class Scalar>
+inline Vec16 load16(const Scalar* from) {
+  return make16([&](int i) { return to_f32(from[i]); });
+}
+
+inline void store16(float* to, Vec16 a) { memcpy(to, a.lane, sizeof a.lane); }
+inline Vec16 set16(float value) {
+  return make16([&](int) { return value; });
+}
+inline Vec16 add16(Vec16 a, Vec16 b) {
+  return make16([&](int i) { return a.lane[i] + b.lane[i]; });
+}
+inline Vec16 sub16(Vec16 a, Vec16 b) {
+  return make16([&](int i) { return a.lane[i] - b.lane[i]; });
+}
+inline Vec16 mul16(Vec16 a, Vec16 b) {
+  return make16([&](int i) { return a.lane[i] * b.lane[i]; });
+}
+inline Vec16 fma16(Vec16 a, Vec16 b, Vec16 c) {
+  return make16([&](int i) { return fmaf(a.lane[i], b.lane[i], c.lane[i]); });
+}
+
+// The second operand where either is NaN, as x86 does.
+inline Vec16 max16(Vec16 a, Vec16 b) {
+  return make16([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+inline Vec16 min16(Vec16 a, Vec16 b) {
+  return make16([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+
+// a >= b ? yes : no; `no` where either is NaN.
+inline Vec16 select_ge16(Vec16 a, Vec16 b, Vec16 yes, Vec16 no) {
+  return make16([&](int i) { return a.lane[i] >= b.lane[i] ? yes.lane[i] : no.lane[i]; });
+}
+
+inline int count_ge16(Vec16 a, Vec16 b) {
+  int count = 0;
+  for (int i = 0; i < 16; ++i) count += a.lane[i] >= b.lane[i];
+  return count;
+}
+
+// a * 2^n; `shifted` holds the same integer in its low bits. A NaN in a stays NaN.
+inline Vec16 scale16(Vec16 a, Vec16 shifted, Vec16) {
+  return make16([&](int i) {
+    uint32_t bits;
+    memcpy(&bits, &shifted.lane[i], sizeof bits);
+    bits = (bits << 23) + 0x3F800000u;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return a.lane[i] * power;
+  });
+}
+
+// Lanes i and i + 8, then i + 4, i + 2, i + 1: the one reduction tree.
+inline float reduce_add16(Vec16 a) {
+  for (int half = 8; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) a.lane[i] = a.lane[i] + a.lane[i + half];
+  }
+  return a.lane[0];
+}
+
+inline float reduce_max16(Vec16 a) {
+  float best = a.lane[0];
+  for (int i = 1; i < 16; ++i) best = a.lane[i] > best ? a.lane[i] : best;
+  return best;
+}
+
+inline float reduce_min16(Vec16 a) {
+  float least = a.lane[0];
+  for (int i = 1; i < 16; ++i) least = a.lane[i] < least ? a.lane[i] : least;
+  return least;
+}
+
+}  // namespace TAPOUT_ISA
+}  // namespace tapout
