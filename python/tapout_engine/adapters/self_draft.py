@@ -15,14 +15,15 @@ from torch import nn
 from ..errors import EngineError
 
 
-def middle_layers(num_layers: int, fraction: float = 0.4) -> tuple[int, ...]:
-    """Layers to skip when nothing better is known: every other one around the middle.
+def middle_layers(total: int, fraction: float = 0.2) -> tuple[int, ...]:
+    """Layers to skip when nothing better is known: a block in the middle.
 
-    The first and last layers matter most, and neighbours make up for one skipped layer.
+    The first and last layers matter most. Measured on SmolLM2-135M: without layers 12 to 17 of 30
+    its next token is the same 59 % of the time, without every other layer 0 %.
     """
-    wanted = round(fraction * num_layers)
-    first = max(1, (num_layers - 2 * wanted) // 2)
-    return tuple(range(first, num_layers - 1, 2))[:wanted]
+    count = min(max(1, round(fraction * total)), total - 1)
+    first = (total - count) // 2
+    return tuple(range(first, first + count))
 
 
 def skip_layers(model: nn.Module, skip: Collection[int]) -> nn.Module:

@@ -1,0 +1,26 @@
+"""A thin engine on top of ``tapout_kernels``: real models, drafters, and a bandit between them.
+
+::
+
+    from tapout_engine import Controller, PlainDecoder, Request, SpeculativeDecoder
+
+    decoder = SpeculativeDecoder(target, drafter, Controller(), tokenizer)
+    result, = decoder.generate([Request(tokenizer.encode("Hello"))])
+
+``target`` and ``drafter`` are whatever follows the protocols of :mod:`tapout_engine.engine`;
+:mod:`tapout_engine.adapters` has Hugging Face models, prompt lookup, self-drafting and a toy.
+"""
+
+from .arms import LENGTH_ARMS, TAPOUT_ARMS, parse_arms
+from .controller import ArmReport, Controller
+from .decode import PlainDecoder, SpeculativeDecoder
+from .engine import AutoregressiveDrafter, BlockDrafter, Target, Tokenizer
+from .errors import EngineError
+from .requests import Request, Result, Times
+from .summary import Summary, summarise
+
+__all__ = [
+    "ArmReport", "AutoregressiveDrafter", "BlockDrafter", "Controller", "EngineError",
+    "LENGTH_ARMS", "PlainDecoder", "Request", "Result", "SpeculativeDecoder", "Summary",
+    "TAPOUT_ARMS", "Target", "Times", "Tokenizer", "parse_arms", "summarise",
+]  # fmt: skip

@@ -1,0 +1,7 @@
+"""``python -m tapout_engine``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

