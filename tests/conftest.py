@@ -39,8 +39,8 @@ def require(backend: str) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _restore_threads():
-    """A test that changes the thread count must not change the next one."""
-    threads = torch.get_num_threads()
+def _one_thread():
+    """Small tensors gain nothing from threads; a test that wants two asks for them."""
+    torch.set_num_threads(1)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
