@@ -1,4 +1,4 @@
-"""What a good engineer would write in plain PyTorch: the code the operators are measured against."""
+"""What a good engineer would write in plain PyTorch: what the operators are measured against."""
 
 from __future__ import annotations
 

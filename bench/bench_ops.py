@@ -1,6 +1,6 @@
 """Operators on the CPU beside plain PyTorch: validate, time, write one JSON row each.
 
-    python bench/bench_ops.py --out bench/results/cpu.jsonl
+python bench/bench_ops.py --out bench/results/cpu.jsonl
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ def bench_row_stats(batch: int, vocab: int, dtype: torch.dtype) -> dict[str, obj
     def run(i: int) -> torch.Tensor:
         return tk.row_stats(case.draft[i % SETS][:, 0], out=out)
 
-    torch.testing.assert_close(run(0).clone(), tk.row_stats(case.draft[0][:, 0], backend="reference"))
+    torch.testing.assert_close(
+        run(0).clone(), tk.row_stats(case.draft[0][:, 0], backend="reference")
+    )
     eager = times_us(lambda i: baselines.eager_row_stats(case.draft[i % SETS][:, 0]))
     nbytes = batch * vocab * dtype.itemsize
     return _row("row_stats", {"B": batch, "V": vocab}, dtype, times_us(run), eager, nbytes)

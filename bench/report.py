@@ -1,6 +1,6 @@
 """Tables out of benchmark rows; no number in the documentation is typed by hand.
 
-    python bench/report.py bench/results/cpu.jsonl
+python bench/report.py bench/results/cpu.jsonl
 """
 
 from __future__ import annotations

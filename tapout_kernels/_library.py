@@ -30,9 +30,7 @@ def _fake(*args, **kwargs) -> None:
 def _define() -> None:
     for name, schema in SCHEMAS.items():
         for overload in ("", ".reference", ".cpu"):
-            _definitions.define(
-                f"{name}{overload}{schema}", tags=(torch.Tag.pt2_compliant_tag,)
-            )
+            _definitions.define(f"{name}{overload}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
             torch.library.register_fake(f"{NAMESPACE}::{name}{overload}", _fake, lib=_definitions)
         for overload in ("", ".reference"):
             kernel = reference.OPS[name]

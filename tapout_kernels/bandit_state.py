@@ -124,9 +124,7 @@ def _one_of(what: str, name: str, table: dict[str, int]) -> None:
         raise ValueError(f"BanditState: {what} must be one of {', '.join(table)}, got {name!r}")
 
 
-def _params(
-    policy: str, given: dict[str, float], device: torch.device | str | None
-) -> Tensor:
+def _params(policy: str, given: dict[str, float], device: torch.device | str | None) -> Tensor:
     defaults = {"alpha": 0.5, **_POLICY_DEFAULTS[policy]}
     unknown = set(given) - set(defaults)
     if unknown:
