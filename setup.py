@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
 import shlex
@@ -21,58 +21,48 @@ ROOT = Path(__file__).resolve().parent
 
 def torch_include() -> str:
     """torch's headers, by path: in an isolated build torch cannot be imported, yet it is there."""
-    prefixes = [sys.prefix, os.environ.get("VIRTUAL_ENV"), sys.base_prefix]
-    roots = [
-        sysconfig.get_path(key, vars={"base": prefix, "platbase": prefix})
-        for prefix in filter(None, prefixes)
-        for key in ("purelib", "platlib")
-    ]
+    prefixes = filter(None, [sys.prefix, os.environ.get("VIRTUAL_ENV"), sys.base_prefix])
+    bases = [{"base": prefix, "platbase": prefix} for prefix in prefixes]
+    roots = [sysconfig.get_path(key, vars=b) for b in bases for key in ("purelib", "platlib")]
     for root in [*roots, site.getusersitepackages()]:
-        if (Path(root) / "torch/include/torch/csrc").is_dir():
-            return str(Path(root) / "torch/include")
+        if Path(root, "torch/include/torch/csrc").is_dir():
+            return str(Path(root, "torch/include"))
     return ""
 
 
-def tool(module: str, folder: str) -> str | None:
-    """A program of the build environment's package ``module``, else one on the PATH."""
+def program(name: str, folder: str) -> str | None:
+    """A program of the build environment's package ``name``, else one on the PATH."""
     try:
-        return str(Path(getattr(importlib.import_module(module), folder)) / module)
+        return str(Path(getattr(importlib.import_module(name), folder), name))
     except ImportError:
-        return shutil.which(module)
-
-
-def pybind11_dir() -> str:
-    try:
-        return importlib.import_module("pybind11").get_cmake_dir()
-    except ImportError:
-        return ""
+        return shutil.which(name)
 
 
 class CMakeBuild(build_ext):
     def run(self) -> None:
-        in_place = self.inplace or self.editable_mode
-        package = (ROOT if in_place else Path(self.build_lib).resolve()) / "tapout_kernels"
-        cmake, ninja = tool("cmake", "CMAKE_BIN_DIR"), tool("ninja", "BIN_DIR")
+        root = ROOT if self.inplace or self.editable_mode else Path(self.build_lib).resolve()
+        record = root / "tapout_kernels/_build_info.json"
+        cmake, ninja = program("cmake", "CMAKE_BIN_DIR"), program("ninja", "BIN_DIR")
         if cmake and ninja:
-            self.build_native(cmake, ninja, package)
+            self.build_native(cmake, ninja, record.parent)
         else:
             off = {"built": False, "reason": "cmake and ninja were not found"}
-            package.mkdir(parents=True, exist_ok=True)
-            record = json.dumps(dict.fromkeys(("cpu", "host", "cuda"), off))
-            (package / "_build_info.json").write_text(record)
-        for part, state in json.loads((package / "_build_info.json").read_text()).items():
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.write_text(json.dumps(dict.fromkeys(("cpu", "host", "cuda"), off)))
+        for part, state in json.loads(record.read_text()).items():
             if not state["built"]:
                 print(f"tapout_kernels: WARNING: {part} library not built: {state['reason']}")
 
     def build_native(self, cmake: str, ninja: str, package: Path) -> None:
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
-        options = {
-            "CMAKE_MAKE_PROGRAM": ninja, "Python_EXECUTABLE": sys.executable,
-            "pybind11_DIR": pybind11_dir(), "TAPOUT_TORCH_INCLUDE": torch_include(),
-            "TAPOUT_CUDA": os.environ.get("TAPOUT_CUDA", "AUTO"),
-        }  # fmt: skip
-        defines = [f"-D{name}={value}" for name, value in options.items()]
-        defines += shlex.split(os.environ.get("CMAKE_ARGS", ""))
+        spec = importlib.util.find_spec("pybind11")
+        pybind11 = Path(spec.origin).parent / "share/cmake/pybind11" if spec else ""
+        defines = [
+            f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11}", f"-DTAPOUT_TORCH_INCLUDE={torch_include()}",
+            f"-DTAPOUT_CUDA={os.environ.get('TAPOUT_CUDA', 'AUTO')}",
+            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+        ]  # fmt: skip
         subprocess.run([cmake, "-S", ROOT, "-B", build, "-G", "Ninja", *defines], check=True)
         subprocess.run([cmake, "--build", build], check=True)
         subprocess.run([cmake, "--install", build, "--prefix", package], check=True)

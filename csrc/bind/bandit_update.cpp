@@ -3,12 +3,12 @@
 
 namespace tapout::bind {
 
-void bandit_update(const Tensor& arm,           // [B]
-                   const Tensor& draft_tokens,  // [B, K], for K alone
-                   const Tensor& length,        // [B]
-                   const Tensor& live,          // [B]
-                   const Tensor& num_accepted,  // [B]
-                   const Tensor& status,        // [B]
+void bandit_update(const Tensor& arm,            // [B]
+                   const Tensor& draft_tokens,   // [B, K], for K alone
+                   const Tensor& length,         // [B]
+                   const Tensor& live,           // [B]
+                   const Tensor& num_accepted,   // [B]
+                   const Tensor& status,         // [B]
                    const OptionalTensor& group,  // [B]
                    const Tensor& bandit_params,  // [8]
                    const Tensor& cost_ratio,     // [1]
@@ -35,7 +35,8 @@ void bandit_update(const Tensor& arm,           // [B]
   params.group = arguments.input<int32_t>("group", group, {batch});
   params.params = arguments.input<double>("params", bandit_params, {kBanditParams});
   params.cost_ratio = arguments.input<float>("cost_ratio", cost_ratio, {1});
-  params.reward = static_cast<Reward>(arguments.choice("reward", reward, "0 (simple) or 1 (blend)"));
+  params.reward =
+      static_cast<Reward>(arguments.choice("reward", reward, "0 (simple) or 1 (blend)"));
   params.rule_kind = arguments.input<int32_t>("rule_kind", rule_kind, {arms});
   arguments.input<float>("rule_param", rule_param, {arms, kRuleParams});
   params.count = arguments.data<double>("count", count, {groups, arms});

@@ -7,14 +7,22 @@ namespace {
 
 std::string dtype_name(ScalarType dtype) {
   switch (dtype) {
-    case ScalarType::Float: return "float32";
-    case ScalarType::Double: return "float64";
-    case ScalarType::Half: return "float16";
-    case ScalarType::BFloat16: return "bfloat16";
-    case ScalarType::Int: return "int32";
-    case ScalarType::Long: return "int64";
-    case ScalarType::Bool: return "bool";
-    default: return torch::headeronly::toString(dtype);
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Bool:
+      return "bool";
+    default:
+      return torch::headeronly::toString(dtype);
   }
 }
 
@@ -57,8 +65,7 @@ int64_t Arguments::size(const char* name, const Tensor& tensor, int64_t dims, in
   return tensor.size(dim);
 }
 
-void Arguments::check(const char* name, const Tensor& tensor, ScalarType dtype,
-                      Shape shape) const {
+void Arguments::check(const char* name, const Tensor& tensor, ScalarType dtype, Shape shape) const {
   check_device(name, tensor);
   if (tensor.scalar_type() != dtype) {
     fail(name, dtype_name(dtype), dtype_name(tensor.scalar_type()));
@@ -71,9 +78,15 @@ Logits Arguments::logits(const char* name, const Tensor& tensor, Shape shape) co
   check_device(name, tensor);
   Logits out = {};
   switch (tensor.scalar_type()) {
-    case ScalarType::Float: out.dtype = DType::kF32; break;
-    case ScalarType::BFloat16: out.dtype = DType::kBf16; break;
-    case ScalarType::Half: out.dtype = DType::kF16; break;
+    case ScalarType::Float:
+      out.dtype = DType::kF32;
+      break;
+    case ScalarType::BFloat16:
+      out.dtype = DType::kBf16;
+      break;
+    case ScalarType::Half:
+      out.dtype = DType::kF16;
+      break;
     default:
       fail(name, "float32 or bfloat16 or float16", dtype_name(tensor.scalar_type()));
   }
@@ -82,8 +95,7 @@ Logits Arguments::logits(const char* name, const Tensor& tensor, Shape shape) co
   out.vocab = tensor.size(last);
   if (out.vocab < 1) fail(name, "not empty", list(tensor.sizes()));
   if (out.vocab > 1 && tensor.stride(last) != 1) {
-    fail(name, "contiguous in its last dimension",
-         "stride " + std::to_string(tensor.stride(last)));
+    fail(name, "contiguous in its last dimension", "stride " + std::to_string(tensor.stride(last)));
   }
   out.data = tensor.const_data_ptr();
   out.batch_stride = tensor.stride(0);

@@ -7,8 +7,7 @@ namespace tapout::bind {
 static void fill_kept_logits(const Arguments& arguments, const Tensor& kept,
                              DraftStepParams& params) {
   const int64_t batch = params.proposal.batch, slots = params.proposal.slots;
-  const Logits view =
-      arguments.logits("kept_logits", kept, {batch, slots, params.logits.vocab});
+  const Logits view = arguments.logits("kept_logits", kept, {batch, slots, params.logits.vocab});
   if (view.dtype != params.logits.dtype) {
     arguments.fail("kept_logits", "of the dtype of logits", "another dtype");
   }

@@ -10,9 +10,9 @@ void sample(const Tensor& logits,  // [B, V]
             const Tensor& seed,          // [B]
             const OptionalTensor& live,  // [B]
             int64_t rule,
-            const Tensor& rng_round,   // [B]
-            const Tensor& position,    // [B]
-            const Tensor& tokens) {    // [B]
+            const Tensor& rng_round,  // [B]
+            const Tensor& position,   // [B]
+            const Tensor& tokens) {   // [B]
   const Arguments arguments("sample");
   const int64_t batch = arguments.size("logits", logits, 2, 0);
   SampleParams params = {};

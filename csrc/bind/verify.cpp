@@ -15,13 +15,13 @@ void verify(const Tensor& target_logits,  // [B, K+1, V]
             const OptionalTensor& draft_logits,  // [B, K, V]
             const Tensor& stats,                 // [B, K, 8]
             int64_t rule,
-            const Tensor& position,        // [B]
-            const Tensor& tokens,          // [B, K+1]
-            const Tensor& num_accepted,    // [B]
-            const Tensor& num_emitted,     // [B]
-            const Tensor& last_token,      // [B]
-            const Tensor& status,          // [B]
-            const Tensor& accept_prob) {   // [B, K]
+            const Tensor& position,       // [B]
+            const Tensor& tokens,         // [B, K+1]
+            const Tensor& num_accepted,   // [B]
+            const Tensor& num_emitted,    // [B]
+            const Tensor& last_token,     // [B]
+            const Tensor& status,         // [B]
+            const Tensor& accept_prob) {  // [B, K]
   const Arguments arguments("verify");
   VerifyParams params = {};
   params.batch = arguments.size("draft_tokens", draft_tokens, 2, 0);

@@ -49,7 +49,7 @@ enum StatsColumn : int32_t {
   kStatsColumns = 8
 };
 
-constexpr int64_t kRuleParams = 4;   // columns of rule_param [A,4] and memory [B,A,4]
+constexpr int64_t kRuleParams = 4;    // columns of rule_param [A,4] and memory [B,A,4]
 constexpr int64_t kBanditParams = 8;  // entries of a bandit's params:
 constexpr int64_t kAlpha = 0;         // weight of n_acc/K in the blended reward
 constexpr int64_t kPolicyParam = 1;   // ucb1: exploration; fixed: the arm
@@ -100,12 +100,12 @@ struct SampleParams {
 struct ProposalView {
   int64_t batch;
   int64_t slots;
-  int64_t* tokens;        // [B, K]
-  int32_t* length;        // [B]
-  bool* active;           // [B]
-  int32_t* num_active;    // [1]
-  float* stats;           // [B, K, 8]
-  int32_t* stop_reason;   // [B]
+  int64_t* tokens;       // [B, K]
+  int32_t* length;       // [B]
+  bool* active;          // [B]
+  int32_t* num_active;   // [1]
+  float* stats;          // [B, K, 8]
+  int32_t* stop_reason;  // [B]
 };
 
 struct ProposalResetParams {

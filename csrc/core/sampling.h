@@ -17,8 +17,8 @@ constexpr double kZeroTemperature = 1e-5;  // below this a temperature counts as
 
 // The sampling parameters of one row, read.
 struct RowSampling {
-  bool valid;     // false: NaN or negative temperature
-  bool argmax;    // temperature counts as 0
+  bool valid;          // false: NaN or negative temperature
+  bool argmax;         // temperature counts as 0
   double temperature;  // T', 1 where the temperature counts as 0
   int64_t top_k;       // 0: off
   double top_p;        // 1: off
@@ -26,7 +26,8 @@ struct RowSampling {
   TAPOUT_HD bool filtered() const { return top_k > 0 || top_p < 1.0; }
 };
 
-TAPOUT_HD RowSampling row_sampling(const Sampling& sampling, int64_t row, Rule rule, int64_t vocab) {
+TAPOUT_HD RowSampling row_sampling(const Sampling& sampling, int64_t row, Rule rule,
+                                   int64_t vocab) {
   if (rule == Rule::kGreedy) return {true, true, 1.0, 0, 1.0};
   const double temperature = sampling.temperature ? sampling.temperature[row] : 1.0;
   if (!(temperature >= 0.0)) return {false, false, 1.0, 0, 1.0};

@@ -4,8 +4,8 @@
 //   max_confidence   top1_prob < h       svip_difference  sqrt(H_j) - sqrt(H_{j-1}) > h, j > 0
 //   logit_margin     top1 - top2 < h     adaedl           1 - sqrt(gamma H) < lambda  (2410.18351)
 // after a round with drafts, adaedl's memory (lambda, AR) follows the Draft&Verify code:
-//   AR <- AR/2 + n_acc/n_draft/2;  lambda' = lambda + .01 if AR < .9, else lambda - .01 unless every
-//   slot was drafted;  lambda <- .9 lambda + .1 lambda'
+//   AR <- AR/2 + n_acc/n_draft/2;  lambda' = lambda + .01 if AR < .9, else lambda - .01 unless
+//   every slot was drafted;  lambda <- .9 lambda + .1 lambda'
 #pragma once
 
 #include <math.h>
@@ -55,12 +55,18 @@ TAPOUT_HD bool stops_after(const Rules& rules, int64_t row, int64_t slot, const 
   const double limit = rules.param[arm * kRuleParams], spread = root_entropy(stats);
   const double top1 = stats[kTop1Prob], top2 = stats[kTop2Prob];
   switch (static_cast<StopKind>(rules.kind[arm])) {
-    case StopKind::kFixedLength: return static_cast<double>(slot + 1) >= limit;
-    case StopKind::kMaxConfidence: return top1 < limit;
-    case StopKind::kSvip: return spread > limit;
-    case StopKind::kSvipDifference: return slot > 0 && rises(stats, limit);
-    case StopKind::kLogitMargin: return top1 - top2 < limit;
-    case StopKind::kAdaEdl: return adaedl_stops(stats, limit, adaedl_lambda(rules, row, arm));
+    case StopKind::kFixedLength:
+      return static_cast<double>(slot + 1) >= limit;
+    case StopKind::kMaxConfidence:
+      return top1 < limit;
+    case StopKind::kSvip:
+      return spread > limit;
+    case StopKind::kSvipDifference:
+      return slot > 0 && rises(stats, limit);
+    case StopKind::kLogitMargin:
+      return top1 - top2 < limit;
+    case StopKind::kAdaEdl:
+      return adaedl_stops(stats, limit, adaedl_lambda(rules, row, arm));
   }
   return false;
 }

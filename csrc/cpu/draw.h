@@ -42,8 +42,9 @@ inline void fill_masses(RowLaw& law) {
 inline int64_t draw(RowLaw& law, double uniform) {
   if (law.one_hot) return law.argmax;
   fill_masses(law);
-  return draw_from(law.scratch.mass, num_chunks(law.row.vocab), uniform,
-                   [&](int64_t c, ChunkBuffer& buffer) { kept_weights(law, c, law.cutoff, buffer); });
+  return draw_from(
+      law.scratch.mass, num_chunks(law.row.vocab), uniform,
+      [&](int64_t c, ChunkBuffer& buffer) { kept_weights(law, c, law.cutoff, buffer); });
 }
 
 // Zero residual mass falls back to the law.
@@ -58,8 +59,7 @@ inline int64_t draw_without(RowLaw& law, int64_t id, double uniform) {
   ChunkBuffer buffer;
   fill(home, buffer);
   law.scratch.mass[home] = chunk_scale(law, home) * buffer_sum(buffer);
-  const int64_t token =
-      draw_from(law.scratch.mass, num_chunks(law.row.vocab), uniform, fill);
+  const int64_t token = draw_from(law.scratch.mass, num_chunks(law.row.vocab), uniform, fill);
   return token >= 0 ? token : draw(law, uniform);
 }
 
@@ -74,7 +74,11 @@ struct DraftRow {
 };
 
 inline DraftRow draft_row(const Row& row, int64_t token, const float* stats) {
-  return {row, token, logit_at(row, token), stats[kTokenLogprob], stats[kCutoff],
+  return {row,
+          token,
+          logit_at(row, token),
+          stats[kTokenLogprob],
+          stats[kCutoff],
           static_cast<float>(inverse_temperature(stats[kTemperature]))};
 }
 
@@ -86,26 +90,29 @@ inline void residual_weights(const RowLaw& law, const DraftRow& draft, int64_t c
   load_chunk(law.row, chunk, buffer);
   load_chunk(draft.row, chunk, drafted);
   const Vec16 max = set16(static_cast<float>(law.moments.max)), zero = set16(0.0f);
-  const Vec16 inverse = set16(static_cast<float>(law.inv_temperature));
+  const Vec16 rate = set16(exponent_rate(law.inv_temperature)),
+              to_base2 = set16(exponent_rate(1.0));
   const Vec16 scale = set16(static_cast<float>(1.0 / law.kept)), limit = set16(law.cutoff);
   const Vec16 anchor = set16(draft.token_logit), level = set16(draft.token_logprob);
   const Vec16 draft_inverse = set16(draft.inverse), draft_limit = set16(draft.cutoff);
   for (int64_t i = 0; i < buffer.vectors; ++i) {
     const Vec16 z = load16(buffer.value + i * kLanes);
     const Vec16 z_draft = load16(drafted.value + i * kLanes);
-    const Vec16 weight = mul16(exp16(scaled_weight_argument(z, max, inverse)), scale);
+    const Vec16 weight = mul16(exp2_16(sub16(z, max), rate), scale);
     const Vec16 log_p = fma16(sub16(z_draft, anchor), draft_inverse, level);
+    const Vec16 drafted_weight = exp2_16(min16(log_p, zero), to_base2);
     const Vec16 p_target = select_ge16(z, limit, weight, zero);
-    const Vec16 p_draft = select_ge16(z_draft, draft_limit, exp16(min16(log_p, zero)), zero);
+    const Vec16 p_draft = select_ge16(z_draft, draft_limit, drafted_weight, zero);
     store16(buffer.value + i * kLanes, max16(sub16(p_target, p_draft), zero));
   }
 }
 
-inline int64_t draw_residual(RowLaw& law, const DraftRow& draft, double uniform,
-                             const Team& team) {
+inline int64_t draw_residual(RowLaw& law, const DraftRow& draft, double uniform, const Team& team) {
   if (law.one_hot) return law.argmax;
   const int64_t chunks = num_chunks(law.row.vocab);
-  const auto fill = [&](int64_t c, ChunkBuffer& buffer) { residual_weights(law, draft, c, buffer); };
+  const auto fill = [&](int64_t c, ChunkBuffer& buffer) {
+    residual_weights(law, draft, c, buffer);
+  };
   for_each(team, chunks, [&](int64_t, int64_t c) {
     ChunkBuffer buffer;
     law.scratch.mass[c] = 0.0;

@@ -22,14 +22,14 @@ inline RowScratch row_scratch(const Team& team, int64_t vocab) {
 struct RowLaw {
   Row row;
   Status status;
-  bool one_hot;       // all mass on argmax
-  int64_t argmax;     // where one_hot
-  double temperature;  // 0 where it counts as 0
+  bool one_hot;            // all mass on argmax
+  int64_t argmax;          // where one_hot
+  double temperature;      // 0 where it counts as 0
   double inv_temperature;  // 1/T', T' = 1 where T counts as 0
-  Moments moments;    // before top-k and top-p
-  double kept;        // sum of the kept weights, relative to moments.max
-  float cutoff;       // z >= cutoff is kept
-  bool filtered;      // the cutoff removes something
+  Moments moments;         // before top-k and top-p
+  double kept;             // sum of the kept weights, relative to moments.max
+  float cutoff;            // z >= cutoff is kept
+  bool filtered;           // the cutoff removes something
   RowScratch scratch;
 };
 
@@ -41,20 +41,23 @@ inline float chunk_weight_base(const ChunkStats& chunk) {
 inline void kept_weights(const RowLaw& law, int64_t chunk, float cutoff, ChunkBuffer& buffer) {
   load_chunk(law.row, chunk, buffer);
   const Vec16 max = set16(chunk_weight_base(law.scratch.chunk[chunk]));
-  const Vec16 inverse = set16(static_cast<float>(law.inv_temperature)), limit = set16(cutoff), zero = set16(0.0f);
+  const Vec16 rate = set16(exponent_rate(law.inv_temperature));
+  const Vec16 limit = set16(cutoff), zero = set16(0.0f);
   for (int64_t i = 0; i < buffer.vectors; ++i) {
     const Vec16 z = load16(buffer.value + i * kLanes);
-    const Vec16 weight = exp16(scaled_weight_argument(z, max, inverse));
+    const Vec16 weight = exp2_16(sub16(z, max), rate);
     store16(buffer.value + i * kLanes, select_ge16(z, limit, weight, zero));
   }
 }
 
 inline float buffer_sum(const ChunkBuffer& buffer) {
-  Vec16 sum = set16(0.0f);
-  for (int64_t i = 0; i < buffer.vectors; ++i) {
-    sum = add16(sum, load16(buffer.value + i * kLanes));
+  BlockSum sum = zero_sum();
+  for (int64_t i = 0; i < buffer.vectors; i += kBlock) {
+    for (int64_t k = 0; k < kBlock; ++k) {
+      sum.part[k] = add16(sum.part[k], load16(buffer.value + (i + k) * kLanes));
+    }
   }
-  return reduce_add16(sum);
+  return total(sum);
 }
 
 // What a chunk's own weights are worth relative to the row's maximum.
@@ -165,8 +168,7 @@ inline double inverse_temperature(double temperature) {
 // Reads the row into scratch.chunk and law.moments; sets the status.
 template <Visit kVisit>
 inline void read_row(RowLaw& law, const Team& team) {
-  const float inverse = static_cast<float>(law.inv_temperature);
-  visit_row<kVisit>(law.row, inverse, team, law.scratch.chunk);
+  visit_row<kVisit>(law.row, exponent_rate(law.inv_temperature), team, law.scratch.chunk);
   const int64_t chunks = num_chunks(law.row.vocab);
   law.moments = row_moments(law.scratch.chunk, chunks, law.inv_temperature);
   law.status = row_status(law.moments);
@@ -225,8 +227,7 @@ inline void write_stats(const RowLaw& law, double token_logprob, float* stats) {
   stats[kLse] = static_cast<float>(row.max / temperature + log(law.kept));
   stats[kEntropy] = static_cast<float>(entropy(row));
   stats[kTop1Prob] = static_cast<float>(1.0 / row.sum);
-  stats[kTop2Prob] =
-      static_cast<float>(probability(second, row.max, law.inv_temperature, row.sum));
+  stats[kTop2Prob] = static_cast<float>(probability(second, row.max, law.inv_temperature, row.sum));
   stats[kTokenLogprob] = static_cast<float>(token_logprob);
   stats[kCutoff] = law.cutoff;
   stats[kTemperature] = static_cast<float>(law.temperature);

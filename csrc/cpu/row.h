@@ -14,9 +14,15 @@
 namespace tapout {
 inline namespace TAPOUT_ISA {
 
-constexpr int64_t kChunk = 1024;       // ids
-constexpr int64_t kPieceChunks = 8;    // chunks a worker takes at a time where a row is shared
+constexpr int64_t kChunk = 1024;     // ids
+constexpr int64_t kBlock = 4;        // vectors summed side by side: the order of every sum
+constexpr int64_t kPieceChunks = 8;  // chunks a worker takes at a time where a row is shared
 constexpr float kLowest = -3.402823466e38f;
+
+// The factor of z - m in the base-2 exponent of a weight.
+inline float exponent_rate(double inv_temperature) {
+  return static_cast<float>(inv_temperature * kLog2E);
+}
 
 struct Row {
   const char* data;
@@ -34,33 +40,48 @@ inline Row row_at(const Logits& logits, int64_t batch, int64_t row) {
 
 inline int64_t num_chunks(int64_t vocab) { return (vocab + kChunk - 1) / kChunk; }
 
-// One chunk in f32, padded with -inf to whole vectors.
+// One chunk in f32, padded with -inf to a whole number of blocks.
 struct alignas(64) ChunkBuffer {
   float value[kChunk];
   int64_t vectors;
+  Vec16 best;  // per lane: the largest logit, and the smallest
+  Vec16 least;
 };
+
+inline void take(ChunkBuffer& to, int64_t vector, Vec16 z) {
+  store16(to.value + vector * kLanes, z);
+  to.best = max16(z, to.best);
+  to.least = min16(z, to.least);
+}
 
 template <class Scalar>
 inline void convert(const Scalar* from, int64_t n, ChunkBuffer& to) {
-  const int64_t whole = n / kLanes;
-  for (int64_t i = 0; i < whole; ++i) store16(to.value + i * kLanes, load16(from + i * kLanes));
-  to.vectors = whole;
-  if (whole * kLanes == n) return;
+  const int64_t whole = n / kLanes, rest = n % kLanes;
+  for (int64_t i = 0; i < whole; ++i) take(to, i, load16(from + i * kLanes));
+  for (int64_t i = n; i < to.vectors * kLanes; ++i) to.value[i] = -INFINITY;
+  if (rest == 0) return;
   Scalar tail[kLanes] = {};
-  memcpy(tail, from + whole * kLanes, (n - whole * kLanes) * sizeof(Scalar));
-  store16(to.value + whole * kLanes, load16(tail));
-  for (int64_t i = n; i < (whole + 1) * kLanes; ++i) to.value[i] = -INFINITY;
-  to.vectors = whole + 1;
+  float lanes[kLanes];
+  memcpy(tail, from + whole * kLanes, rest * sizeof(Scalar));
+  store16(lanes, load16(tail));
+  for (int64_t i = 0; i < rest; ++i) to.value[whole * kLanes + i] = lanes[i];
+  take(to, whole, load16(to.value + whole * kLanes));
 }
 
 inline void load_chunk(const Row& row, int64_t chunk, ChunkBuffer& to) {
   const int64_t begin = chunk * kChunk;
   const int64_t n = row.vocab - begin < kChunk ? row.vocab - begin : kChunk;
   const char* from = row.data + begin * element_bytes(row.dtype);
+  to.vectors = (n + kBlock * kLanes - 1) / (kBlock * kLanes) * kBlock;
+  to.best = set16(-INFINITY);
+  to.least = set16(INFINITY);
   switch (row.dtype) {
-    case DType::kF32: return convert(reinterpret_cast<const float*>(from), n, to);
-    case DType::kBf16: return convert(reinterpret_cast<const Bf16*>(from), n, to);
-    case DType::kF16: return convert(reinterpret_cast<const F16*>(from), n, to);
+    case DType::kF32:
+      return convert(reinterpret_cast<const float*>(from), n, to);
+    case DType::kBf16:
+      return convert(reinterpret_cast<const Bf16*>(from), n, to);
+    case DType::kF16:
+      return convert(reinterpret_cast<const F16*>(from), n, to);
   }
 }
 
@@ -74,31 +95,40 @@ struct ChunkStats {
   float max;
   float min;  // of the finite logits, +inf if there is none
   float sum;  // relative to max; NaN if the chunk has a NaN
-  float dev;
+  float dev;  // in powers of two: D / ln 2
 };
 
 // What a visit is for: the argmax alone, sampling, or every statistic.
 enum class Visit { kMax, kSum, kAll };
 
-inline Vec16 scaled_weight_argument(Vec16 z, Vec16 max, Vec16 inverse) {
-  return mul16(sub16(z, max), inverse);
-}
+// -0 becomes +0 in both: which of the two a maximum returns is not fixed.
+inline float chunk_max(const ChunkBuffer& chunk) { return reduce_max16(chunk.best) + 0.0f; }
 
 inline float finite_min(const ChunkBuffer& chunk) {
-  Vec16 least = set16(INFINITY);
-  for (int64_t i = 0; i < chunk.vectors; ++i) {
-    const Vec16 z = load16(chunk.value + i * kLanes);
-    least = min16(select_ge16(z, set16(kLowest), z, set16(INFINITY)), least);
+  float min = reduce_min16(chunk.least);
+  if (min == -INFINITY) {
+    Vec16 least = set16(INFINITY);
+    for (int64_t i = 0; i < chunk.vectors; ++i) {
+      const Vec16 z = load16(chunk.value + i * kLanes);
+      least = min16(select_ge16(z, set16(kLowest), z, set16(INFINITY)), least);
+    }
+    min = reduce_min16(least);
   }
-  return reduce_min16(least) + 0.0f;  // -0 becomes +0: which of the two comes first is not fixed
+  return min + 0.0f;
 }
 
-inline float chunk_max(const ChunkBuffer& chunk) {
-  Vec16 best = set16(-INFINITY);
-  for (int64_t i = 0; i < chunk.vectors; ++i) {
-    best = max16(load16(chunk.value + i * kLanes), best);
-  }
-  return reduce_max16(best) + 0.0f;
+// Four sums side by side lose less than one: a small weight is added to fewer large ones.
+struct BlockSum {
+  Vec16 part[kBlock];
+};
+
+inline BlockSum zero_sum() {
+  const Vec16 zero = set16(0.0f);
+  return {{zero, zero, zero, zero}};
+}
+
+inline float total(const BlockSum& sum) {
+  return reduce_add16(add16(add16(sum.part[0], sum.part[1]), add16(sum.part[2], sum.part[3])));
 }
 
 // Sum of 0 * z over the finite and -inf entries: 0, or NaN if there is a NaN.
@@ -112,37 +142,41 @@ inline float nan_probe(const ChunkBuffer& chunk) {
 }
 
 template <Visit kVisit>
-inline ChunkStats chunk_stats(const ChunkBuffer& chunk, float inv_temperature) {
+inline ChunkStats chunk_stats(const ChunkBuffer& chunk, float rate) {
   ChunkStats out = {chunk_max(chunk), INFINITY, 0.0f, 0.0f};
   if (kVisit == Visit::kAll) out.min = finite_min(chunk);
   if (kVisit == Visit::kMax) {
     out.sum = nan_probe(chunk);
     return out;
   }
-  const Vec16 max = set16(out.max == -INFINITY ? 0.0f : out.max), inverse = set16(inv_temperature);
-  Vec16 sum = set16(0.0f), dev = set16(0.0f);
-  for (int64_t i = 0; i < chunk.vectors; ++i) {
-    const Vec16 z = load16(chunk.value + i * kLanes);
-    const Vec16 x = scaled_weight_argument(z, max, inverse);
-    const Vec16 weight = exp16(x);
-    sum = add16(sum, weight);
-    // x of a -inf logit is -inf, and 0 * -inf is NaN: bounded, it is 0.
-    if (kVisit == Visit::kAll) dev = fma16(weight, max16(set16(kExpLow), x), dev);
+  const Vec16 max = set16(out.max == -INFINITY ? 0.0f : out.max), scale = set16(rate);
+  BlockSum sum = zero_sum(), dev = zero_sum();
+  for (int64_t i = 0; i < chunk.vectors; i += kBlock) {
+    for (int64_t k = 0; k < kBlock; ++k) {
+      const Vec16 offset = sub16(load16(chunk.value + (i + k) * kLanes), max);
+      const Vec16 weight = exp2_16(offset, scale);
+      sum.part[k] = add16(sum.part[k], weight);
+      // The exponent of a -inf logit is -inf, and 0 * -inf is NaN: bounded, it is 0.
+      if (kVisit == Visit::kAll) {
+        const Vec16 exponent = max16(set16(kExponentLow), mul16(offset, scale));
+        dev.part[k] = fma16(weight, exponent, dev.part[k]);
+      }
+    }
   }
-  out.sum = reduce_add16(sum);
-  if (kVisit == Visit::kAll) out.dev = reduce_add16(dev);
+  out.sum = total(sum);
+  if (kVisit == Visit::kAll) out.dev = total(dev);
   return out;
 }
 
 template <Visit kVisit>
-inline void visit_row(const Row& row, float inv_temperature, const Team& team, ChunkStats* out) {
+inline void visit_row(const Row& row, float rate, const Team& team, ChunkStats* out) {
   const int64_t chunks = num_chunks(row.vocab);
   const int64_t step = team.workers == 1 ? chunks : kPieceChunks;
   for_each(team, (chunks + step - 1) / step, [&](int64_t, int64_t piece) {
     ChunkBuffer buffer;
     for (int64_t c = piece * step; c < chunks && c < (piece + 1) * step; ++c) {
       load_chunk(row, c, buffer);
-      out[c] = chunk_stats<kVisit>(buffer, inv_temperature);
+      out[c] = chunk_stats<kVisit>(buffer, rate);
     }
   });
 }
@@ -151,7 +185,8 @@ inline Moments row_moments(const ChunkStats* chunk, int64_t chunks, double inv_t
   Moments row = empty_moments();
   for (int64_t c = 0; c < chunks; ++c) {
     const bool finite = chunk[c].sum == chunk[c].sum && chunk[c].max < INFINITY;
-    row = merge(row, Moments{chunk[c].max, chunk[c].sum, chunk[c].dev, finite}, inv_temperature);
+    const Moments piece = {chunk[c].max, chunk[c].sum, kLn2 * chunk[c].dev, finite};
+    row = merge(row, piece, inv_temperature);
   }
   return row;
 }

@@ -12,8 +12,7 @@ void sample(const SampleParams& params, const Team& team) {
     if (params.live && !params.live[b]) return;
     const RowSampling sampling = row_sampling(params.sampling, b, params.rule, params.logits.vocab);
     RowLaw law = row_law(row_at(params.logits, b, 0), sampling, false, crew);
-    const double uniform =
-        uniform_at(params.seed[b], 0, 0, params.rng_round[b], Domain::kResidual);
+    const double uniform = uniform_at(params.seed[b], 0, 0, params.rng_round[b], Domain::kResidual);
     params.rng_round[b] += 1;
     if (law.status != Status::kOk) return;
     params.tokens[b] = draw(law, uniform);

@@ -14,27 +14,26 @@ namespace tapout {
 inline namespace TAPOUT_ISA {
 
 constexpr int64_t kLanes = 16;
-constexpr float kExpLow = -87.3f;  // e^x is below the smallest normal f32 from here down
+constexpr double kLog2E = 1.4426950408889634;
+constexpr double kLn2 = 0.6931471805599453;
+constexpr float kExponentLow = -126.0f;  // below 2^-126 a weight is 0: results are normal or 0
 
-// e^x for x <= 88, 0 for x <= kExpLow; NaN stays NaN. Relative error below 1.2e-7.
-//   x = n ln 2 + r, |r| <= ln(2)/2:  e^x = 2^n (1 + r + r^2 P(r)), P minimax of degree 4.
-inline Vec16 exp16(Vec16 x) {
-  const Vec16 low = set16(kExpLow);
-  const Vec16 bounded = max16(low, x);
-  // Adding 1.5 * 2^23 rounds to an integer and leaves that integer in the low bits.
-  const Vec16 shifter = set16(0x1.8p23f);
-  const Vec16 shifted = fma16(bounded, set16(0x1.715476p0f), shifter);
-  const Vec16 n = sub16(shifted, shifter);
-  Vec16 r = fma16(n, set16(-0x1.62e400p-1f), bounded);  // ln 2 in two parts: 16 bits, the rest
-  r = fma16(n, set16(-0x1.7f7d1cp-20f), r);
-  Vec16 series = set16(0x1.6a23d0p-10f);
-  series = fma16(series, r, set16(0x1.123a20p-7f));
-  series = fma16(series, r, set16(0x1.5558f2p-5f));
-  series = fma16(series, r, set16(0x1.555492p-3f));
-  series = fma16(series, r, set16(0x1.fffffcp-2f));
+// 2^y for y = a * rate below 127, 0 for y <= kExponentLow; NaN stays NaN. e^(a t) is rate = t log2
+// e.
+//   n = round(y), r = y - n with one rounding (fma), 2^r = 1 + r P(r), P minimax of degree 5 over
+//   [-1/2, 1/2]. Relative error below 9e-8, plus that of `rate` times |y| ln 2.
+inline Vec16 exp2_16(Vec16 a, Vec16 rate) {
+  const Vec16 y = mul16(a, rate);
+  const Vec16 n = round16(y);
+  const Vec16 r = fms16(a, rate, n);
+  Vec16 series = set16(0x1.470bbap-13f);
+  series = fma16(series, r, set16(0x1.5f72acp-10f));
+  series = fma16(series, r, set16(0x1.3b270ep-7f));
+  series = fma16(series, r, set16(0x1.c6ae72p-5f));
+  series = fma16(series, r, set16(0x1.ebfbe2p-3f));
+  series = fma16(series, r, set16(0x1.62e432p-1f));
   series = fma16(series, r, set16(1.0f));
-  series = fma16(series, r, set16(1.0f));
-  return select_ge16(low, x, set16(0.0f), scale16(series, shifted, n));
+  return scale16(series, n, y, set16(kExponentLow));
 }
 
 }  // namespace TAPOUT_ISA

@@ -42,6 +42,9 @@ inline Vec16 mul16(Vec16 a, Vec16 b) {
 inline Vec16 fma16(Vec16 a, Vec16 b, Vec16 c) {
   return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
 }
+inline Vec16 fms16(Vec16 a, Vec16 b, Vec16 c) {
+  return {_mm256_fmsub_ps(a.low, b.low, c.low), _mm256_fmsub_ps(a.high, b.high, c.high)};
+}
 inline Vec16 max16(Vec16 a, Vec16 b) {
   return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
 }
@@ -62,14 +65,21 @@ inline int count_ge16(Vec16 a, Vec16 b) {
   return __builtin_popcount(static_cast<unsigned>(low | high << 8));
 }
 
-inline __m256 scale8(__m256 a, __m256 shifted) {
-  const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
-  const __m256i power = _mm256_add_epi32(n, _mm256_set1_epi32(0x3F800000));
-  return _mm256_mul_ps(a, _mm256_castsi256_ps(power));
+inline Vec16 round16(Vec16 a) {
+  const Vec16 shifter = set16(0x1.8p23f);
+  return sub16(add16(a, shifter), shifter);
 }
 
-inline Vec16 scale16(Vec16 a, Vec16 shifted, Vec16) {
-  return {scale8(a.low, shifted.low), scale8(a.high, shifted.high)};
+inline __m256 scale8(__m256 a, __m256 n, __m256 y, __m256 low) {
+  const __m256i shifted = _mm256_castps_si256(_mm256_add_ps(n, _mm256_set1_ps(0x1.8p23f)));
+  const __m256i one = _mm256_set1_epi32(0x3F800000);
+  const __m256i power = _mm256_add_epi32(_mm256_slli_epi32(shifted, 23), one);
+  const __m256 below = _mm256_cmp_ps(y, low, _CMP_LE_OQ);
+  return _mm256_andnot_ps(below, _mm256_mul_ps(a, _mm256_castsi256_ps(power)));
+}
+
+inline Vec16 scale16(Vec16 a, Vec16 n, Vec16 y, Vec16 low) {
+  return {scale8(a.low, n.low, y.low, low.low), scale8(a.high, n.high, y.high, low.high)};
 }
 
 inline float reduce_add16(Vec16 a) { return reduce_add8(_mm256_add_ps(a.low, a.high)); }

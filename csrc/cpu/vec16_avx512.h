@@ -25,6 +25,7 @@ inline Vec16 add16(Vec16 a, Vec16 b) { return {_mm512_add_ps(a.all, b.all)}; }
 inline Vec16 sub16(Vec16 a, Vec16 b) { return {_mm512_sub_ps(a.all, b.all)}; }
 inline Vec16 mul16(Vec16 a, Vec16 b) { return {_mm512_mul_ps(a.all, b.all)}; }
 inline Vec16 fma16(Vec16 a, Vec16 b, Vec16 c) { return {_mm512_fmadd_ps(a.all, b.all, c.all)}; }
+inline Vec16 fms16(Vec16 a, Vec16 b, Vec16 c) { return {_mm512_fmsub_ps(a.all, b.all, c.all)}; }
 inline Vec16 max16(Vec16 a, Vec16 b) { return {_mm512_max_ps(a.all, b.all)}; }
 inline Vec16 min16(Vec16 a, Vec16 b) { return {_mm512_min_ps(a.all, b.all)}; }
 
@@ -40,7 +41,14 @@ inline int count_ge16(Vec16 a, Vec16 b) {
   return __builtin_popcount(static_cast<unsigned>(ge_mask16(a, b)));
 }
 
-inline Vec16 scale16(Vec16 a, Vec16, Vec16 n) { return {_mm512_scalef_ps(a.all, n.all)}; }
+inline Vec16 round16(Vec16 a) {
+  return {_mm512_roundscale_ps(a.all, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+
+inline Vec16 scale16(Vec16 a, Vec16 n, Vec16 y, Vec16 low) {
+  const __mmask16 above = _mm512_cmp_ps_mask(y.all, low.all, _CMP_NLE_UQ);
+  return {_mm512_maskz_scalef_ps(above, a.all, n.all)};
+}
 
 inline __m256 low8(Vec16 a) { return _mm512_castps512_ps256(a.all); }
 inline __m256 high8(Vec16 a) { return _mm512_extractf32x8_ps(a.all, 1); }

@@ -70,6 +70,10 @@ inline Vec16 fma16(Vec16 a, Vec16 b, Vec16 c) {
   return make16([&](int i) { return fmaf(a.lane[i], b.lane[i], c.lane[i]); });
 }
 
+inline Vec16 fms16(Vec16 a, Vec16 b, Vec16 c) {
+  return make16([&](int i) { return fmaf(a.lane[i], b.lane[i], -c.lane[i]); });
+}
+
 // The second operand where either is NaN, as x86 does.
 inline Vec16 max16(Vec16 a, Vec16 b) {
   return make16([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
@@ -89,16 +93,25 @@ inline int count_ge16(Vec16 a, Vec16 b) {
   return count;
 }
 
-// a * 2^n; `shifted` holds the same integer in its low bits. A NaN in a stays NaN.
-inline Vec16 scale16(Vec16 a, Vec16 shifted, Vec16) {
-  return make16([&](int i) {
-    uint32_t bits;
-    memcpy(&bits, &shifted.lane[i], sizeof bits);
-    bits = (bits << 23) + 0x3F800000u;
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return a.lane[i] * power;
-  });
+// The nearest integer, ties to even, for |a| < 2^22: adding 1.5 * 2^23 leaves it in the low bits.
+inline Vec16 round16(Vec16 a) {
+  return make16([&](int i) { return (a.lane[i] + 0x1.8p23f) - 0x1.8p23f; });
+}
+
+inline float scale_lane(float a, float n) {
+  const float shifted = n + 0x1.8p23f;
+  uint32_t bits;
+  memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits << 23) + 0x3F800000u;
+  float power;
+  memcpy(&power, &bits, sizeof power);
+  return a * power;
+}
+
+// a * 2^n, or 0 where y <= low. A NaN in y leaves a NaN.
+inline Vec16 scale16(Vec16 a, Vec16 n, Vec16 y, Vec16 low) {
+  return make16(
+      [&](int i) { return y.lane[i] <= low.lane[i] ? 0.0f : scale_lane(a.lane[i], n.lane[i]); });
 }
 
 // Lanes i and i + 8, then i + 4, i + 2, i + 1: the one reduction tree.
