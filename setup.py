@@ -67,12 +67,6 @@ class CMakeBuild(build_ext):
         subprocess.run([cmake, "--build", build], check=True)
         subprocess.run([cmake, "--install", build, "--prefix", package], check=True)
 
-    def get_outputs(self) -> list[str]:
-        return []  # CMake installs; setuptools has nothing to copy
-
-    def get_output_mapping(self) -> dict[str, str]:
-        return {}
-
 
 setup(
     packages=find_packages(include=["tapout_kernels*"])
