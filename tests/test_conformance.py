@@ -1,0 +1,158 @@
+"""Every operator of every compiled backend against the reference, over ``CASES``."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import compare, raw
+
+from tapout_kernels.testing import CASES, MORE_VOCABS, SAMPLINGS, VOCABS, Case
+
+
+def outputs(backend: str, case: Case) -> tuple[dict, dict, dict]:
+    """Arguments, and what the backend and the reference wrote."""
+    args = case.inputs()
+    return args, raw.run(raw.caller(backend), case.op, args), raw.run(raw.reference, case.op, args)
+
+
+def check_case(backend: str, case: Case) -> int:
+    """Number of rows that differ in an integer, all of them allowed to."""
+    return check_outputs(backend, case, *outputs(backend, case))
+
+
+def check_outputs(backend: str, case: Case, args: dict, found: dict, expected: dict) -> int:
+    if case.op == "row_stats":
+        rows = compare.Rows(args["logits"], args, 0)
+        compare.check_stats(found["stats"], expected["stats"], rows, case.name)
+        return 0
+    if case.op == "sample" and args["top_p"] is None:
+        return compare.check_sample(args, found, expected)
+    if case.op == "draft_step":
+        return compare.check_draft_step(args, found, expected)
+    if case.op == "proposal_load":
+        return compare.check_proposal_load(args, found, expected)
+    if case.op == "verify":
+        return compare.check_verify(args, found, expected, target_cutoffs(backend, args))
+    for name, value in expected.items():
+        if value.is_floating_point():
+            compare.close("memory" if name == "memory" else "bandit", found[name], value, case.name)
+        else:
+            assert torch.equal(found[name], value), f"{case.name} {name}"
+    return 0
+
+
+def check_draft_steps(backend: str, case: Case) -> int:
+    """Every slot in turn, each from the reference's state, so that one near tie stays one."""
+    args, different = case.inputs(), 0
+    for step in range(case.slots):
+        args["logits"] = args["logits"].roll(step, dims=-1)
+        found = raw.run(raw.caller(backend), case.op, args)
+        expected = raw.run(raw.reference, case.op, args)
+        different += compare.check_draft_step(args, found, expected)
+        assert raw.equal_bits(found["kept_logits"], expected["kept_logits"])
+        args.update(expected)
+    return different
+
+
+def target_cutoffs(backend: str, args: dict) -> torch.Tensor:
+    batch, per, vocab = args["target_logits"].shape
+    stats = torch.zeros(batch * per, 8)
+    names = ("temperature", "top_k", "top_p")
+    columns = {n: args[n] if args[n] is None else args[n].repeat_interleave(per) for n in names}
+    if args["rule"] == compare.GREEDY:
+        columns = {**dict.fromkeys(names), "temperature": torch.zeros(batch * per)}
+    logits = args["target_logits"].reshape(-1, vocab)
+    raw.caller(backend)("row_stats", logits=logits, **columns, token=None, stats=stats)
+    return stats[:, 5].view(batch, per)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_matches_the_reference(compiled, case):
+    torch.set_num_threads(2)
+    if case.op == "draft_step":
+        check_draft_steps(compiled, case)
+    else:
+        check_case(compiled, case)
+
+
+@pytest.mark.parametrize("op", ["sample", "draft_step", "verify"])
+@pytest.mark.parametrize("sampling", ["plain", "top_k", "both"])
+def test_equal_decisions_at_five_ids(compiled, op, sampling):
+    """The same noise, the same decisions: ties the compiled backend to the exact law."""
+    case = Case(op, batch=3000, slots=3, vocab=5, sampling=sampling)
+    assert check_case(compiled, case) <= 3, "near ties are rarer than one in a thousand"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vocab", [32000, 151936, 152064])
+@pytest.mark.parametrize("op", ["row_stats", "sample", "draft_step", "proposal_load", "verify"])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_matches_the_reference_at_more_vocabularies(compiled, op, vocab, sampling):
+    check_case(compiled, Case(op, batch=2, slots=2, vocab=vocab, sampling=sampling))
+
+
+# ---- the comparison and the matrix themselves -------------------------------------------------------------------------
+
+
+WRITTEN = [(op, name) for op in raw.ALL_OPS for name in raw.written(op)]
+
+
+@pytest.mark.parametrize(("op", "name"), WRITTEN, ids=lambda x: x)
+def test_the_comparison_can_fail(op, name):
+    """One wrong element in any output of any operator is noticed."""
+    case = Case(op, vocab=7, seed=2)
+    args = case.inputs()
+    expected = raw.run(raw.reference, op, args)
+    check_outputs("reference", case, args, expected, expected)
+    found = raw.clone(expected)
+    value, first = found[name].view(-1), 0
+    value[first] = ~value[first] if value.dtype == torch.bool else value[first] * 1.001 + 1
+    with pytest.raises(AssertionError):
+        check_outputs("reference", case, args, found, expected)
+
+
+def test_matrix_covers_what_it_says():
+    assert {case.vocab for case in CASES} >= {*VOCABS, *MORE_VOCABS}
+    assert {case.op for case in CASES} == set(raw.ALL_OPS)
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+AXES = [
+    ("batch", 5), ("slots", 2), ("vocab", 9), ("dtype", torch.float16), ("sampling", "mixed"),
+    ("rule", "greedy"), ("drafts", "one_hot"), ("seed", 1),
+]  # fmt: skip
+IGNORES = {  # an axis an operator has no argument for
+    "row_stats": {"slots", "rule", "drafts"},
+    "sample": {"slots", "drafts"},
+    "draft_step": {"drafts"},
+    "proposal_reset": {"vocab", "dtype", "sampling", "rule", "drafts"},
+    "proposal_load": set(),
+    "verify": set(),
+    "bandit_select": {"slots", "vocab", "dtype", "sampling", "rule", "drafts"},
+    "bandit_update": {"vocab", "dtype", "sampling", "rule", "drafts"},
+}
+
+
+@pytest.mark.parametrize("op", raw.ALL_OPS)
+@pytest.mark.parametrize(("axis", "value"), AXES)
+def test_every_axis_changes_the_inputs(op, axis, value):
+    base = Case(op, vocab=7)
+    left, right = base.inputs(), base.with_(**{axis: value}).inputs()
+    changed = any(not _equal(left[name], right[name]) for name in left)
+    assert changed == (axis not in IGNORES[op])
+
+
+def _equal(left: object, right: object) -> bool:
+    if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+        return raw.equal_bits(left, right)
+    return left is None and right is None if left is None or right is None else left == right
+
+
+@pytest.mark.parametrize("sampling", [name for name in SAMPLINGS if name != "plain"])
+def test_every_sampling_changes_the_outcome(sampling):
+    base = Case("row_stats", vocab=7, batch=12)
+    plain, other = (raw.run(raw.reference, "row_stats", base.with_(sampling=s).inputs())["stats"]
+                    for s in ("plain", sampling))  # fmt: skip
+    assert not plain[:, :7].equal(other[:, :7])
+    if sampling in ("top_k", "top_p", "both", "mixed"):
+        assert not plain[:, 5].equal(other[:, 5]), "a filter must cut something"
