@@ -20,7 +20,7 @@ from .requests import Request, Result, Times
 from .summary import Summary, summarise
 
 __all__ = [
-    "ArmReport", "AutoregressiveDrafter", "BlockDrafter", "Controller", "EngineError",
-    "LENGTH_ARMS", "PlainDecoder", "Request", "Result", "SpeculativeDecoder", "Summary",
-    "TAPOUT_ARMS", "Target", "Times", "Tokenizer", "parse_arms", "summarise",
+    "LENGTH_ARMS", "TAPOUT_ARMS", "ArmReport", "AutoregressiveDrafter", "BlockDrafter",
+    "Controller", "EngineError", "PlainDecoder", "Request", "Result", "SpeculativeDecoder",
+    "Summary", "Target", "Times", "Tokenizer", "parse_arms", "summarise",
 ]  # fmt: skip

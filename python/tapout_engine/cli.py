@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import importlib.util
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -46,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     env.set_defaults(run=_env)
     demo = commands.add_parser("demo", help="three prompts, several ways to decode, one table")
     demo.set_defaults(run=_demo)
+    _add_dtype(demo)
     _add_generate(commands.add_parser("generate", help="continue a prompt"))
     return parser
 
@@ -58,7 +57,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--target", default=DEFAULT_TARGET, help="model directory (default: %(default)s)")
     add("--draft", default="self", help="self, prompt-lookup or a model directory")
     add("--skip-layers", type=_layers, help="layers that --draft self leaves out, as 3,5,7")
-    add("--dtype", default="auto", choices=("auto", "bfloat16", "float32", "float16"))
+    _add_dtype(parser)
     add("--rule", default="token", choices=("token", "greedy"), help="how drafts are accepted")
     add("--bandit", default="ucb1", choices=("ucb1", "fixed"), help="fixed plays the first arm")
     add("--arms", help="such as fixed_length:n=4,svip:threshold=0.6 (default: suits the drafter)")
@@ -73,6 +72,13 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--compare", action="store_true", help="also decode plainly and print the speedup")
     add("--stream", action="store_true", help="print text as it is decoded")
     add("--json", action="store_true", help="print everything as one JSON object")
+
+
+def _add_dtype(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16", "float16"),
+        help="to compute in (default: %(default)s)",
+    )  # fmt: skip
 
 
 def _positive(text: str) -> int:
@@ -108,4 +114,4 @@ def _generate(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from .demo import run
 
-    return run()
+    return run(arguments.dtype)

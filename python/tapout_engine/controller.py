@@ -1,13 +1,14 @@
-"""The controller of a decoder: the table of arms and the bandit's memory. No formula lives here."""
+"""The controller of a decoder: the table of arms and the bandit's memory. It has no formula."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import tapout_kernels as tk
 import torch
 from torch import Tensor
+
+import tapout_kernels as tk
 
 from .arms import TAPOUT_ARMS, Arm
 
@@ -62,7 +63,9 @@ class Controller:
         """Pick an arm for every live row, into ``state.arm``."""
         tk.bandit_select(self.bandit, live=live, out=self.state.arm, backend=backend)
 
-    def update(self, proposal: tk.Proposal, verdict: tk.Verdict, backend: str | None = None) -> None:
+    def update(
+        self, proposal: tk.Proposal, verdict: tk.Verdict, backend: str | None = None
+    ) -> None:
         """Learn from a verified round."""
         tk.bandit_update(
             self.bandit, self.state.arm, proposal, verdict,

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 
-import tapout_kernels as tk
 import torch
 from torch import Tensor
+
+import tapout_kernels as tk
 
 from .controller import Controller
 from .engine import BlockDrafter, Drafter, Target, Tokenizer

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 import torch
+from tqdm import tqdm
 
 from .arms import TAPOUT_ARMS
 from .controller import Controller
@@ -47,15 +48,17 @@ class Run:
     divergences: dict[str, Divergence] = field(default_factory=dict)
 
 
-def run(say: Callable[[str], None] = print) -> int:
+def run(dtype: str = "float32", say: Callable[..., None] = print) -> int:
     """Decode everything and print it; 1 if greedy decoding differs by more than rounding."""
     begin = perf_counter()
     say("Speculative decoding: a drafter proposes tokens, the target verifies them in one")
     say("forward, and a bandit learns when to stop drafting. The output keeps the target's law.")
-    session = Session(notify=say)
+    session = Session(dtype=dtype, notify=say)
     drafter, lookup = session.drafter("self"), session.drafter("prompt-lookup")
     say(f"Target: {session.name}, {torch.get_num_threads()} threads. Draft: {drafter.name}.")
-    runs = _decode_all(session, drafter, lookup, say)
+    _show(_decoders(session, drafter, lookup)["self-draft, TapOut"], session, say)
+    say(f"Now {len(PROMPTS)} prompts, {NEW_TOKENS} new tokens each, four ways, greedy and sampled.")
+    runs = _decode_all(session, drafter, lookup)
     say(_table(runs))
     say(_notes(runs))
     say(f"\nWhole demo: {perf_counter() - begin:.0f} s")
@@ -63,35 +66,40 @@ def run(say: Callable[[str], None] = print) -> int:
     return 1 if unexplained else 0
 
 
-def _decode_all(
-    session: Session, drafter: NamedDrafter, lookup: NamedDrafter, say: Callable[[str], None]
-) -> list[Run]:
-    _warm_up(session, drafter)
-    say("\nThe first prompt, as TapOut answers it:\n")
-    say(PROMPTS["code"])
+def _show(decoder: SpeculativeDecoder, session: Session, say: Callable[..., None]) -> None:
+    """Stream one answer; it also pays for the first touch of the weights, before any clock."""
+    say(f"\nThe first prompt:\n\n{PROMPTS['code']}\nThe answer, as TapOut generates it:\n")
+    _generate(
+        decoder, _request(session, PROMPTS["code"], 0.0),
+        lambda row, tokens, text: say(text, end="", flush=True),
+    )  # fmt: skip
+    say("\n")
+
+
+def _decode_all(session: Session, drafter: NamedDrafter, lookup: NamedDrafter) -> list[Run]:
     runs = []
+    bar = tqdm(total=4 * len(TEMPERATURES) * len(PROMPTS), unit="run", disable=None, leave=False)
     for temperature in TEMPERATURES:
         decoders = _decoders(session, drafter, lookup)
         group = [Run(name, temperature, decoder) for name, decoder in decoders.items()]
         for topic, prompt in PROMPTS.items():
-            request = Request(
-                session.tokenizer.encode(prompt), NEW_TOKENS, temperature, eos=session.loaded.eos
-            )
-            # TapOut first: its text streams while the others still have to run.
-            for way in reversed(group):
-                first = not runs and topic == "code" and way is group[-1]
-                way.results[topic] = _generate(way.decoder, request, _stream if first else None)
-                if first:
-                    say(f"\n\nNow {len(group)} ways to decode {len(PROMPTS)} prompts, twice ...")
+            request = _request(session, prompt, temperature)
+            for way in group:
+                way.results[topic] = _generate(way.decoder, request)
+                bar.update()
             if temperature == 0:
                 _compare(session, group, topic, request)
         runs += group
+    bar.close()
     return runs
 
 
-def _decoders(
-    session: Session, drafter: NamedDrafter, lookup: NamedDrafter
-) -> dict[str, Decoder]:
+def _request(session: Session, prompt: str, temperature: float) -> Request:
+    tokens = session.tokenizer.encode(prompt)
+    return Request(tokens, NEW_TOKENS, temperature, eos=session.loaded.eos)
+
+
+def _decoders(session: Session, drafter: NamedDrafter, lookup: NamedDrafter) -> dict[str, Decoder]:
     """The bandit of each decoder lives on over the prompts."""
 
     def speculative(draft: NamedDrafter, arms, **policy) -> SpeculativeDecoder:
@@ -107,22 +115,11 @@ def _decoders(
     }
 
 
-def _warm_up(session: Session, drafter: NamedDrafter) -> None:
-    """The first forwards pay for paging the weights in; no row of the table should."""
-    request = Request(session.tokenizer.encode("Hello"), max_new_tokens=4)
-    for decoder in _decoders(session, drafter, drafter).values():
-        decoder.generate([request])
-
-
-def _generate(decoder: Decoder, request: Request, stream: StreamCallback | None) -> Result:
+def _generate(decoder: Decoder, request: Request, stream: StreamCallback | None = None) -> Result:
     result = decoder.generate([request], stream)[0]
     if result.error:
         raise EngineError(f"demo: {result.error}")
     return result
-
-
-def _stream(row: int, tokens: list[int], text: str) -> None:
-    print(text, end="", flush=True)
 
 
 def _compare(session: Session, group: list[Run], topic: str, request: Request) -> None:

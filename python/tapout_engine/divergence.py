@@ -19,8 +19,9 @@ from .engine import Target
 class Divergence:
     """The first position where two runs differ.
 
-    ``margin`` is how far the lesser of the two tokens lies below the best logit; ``rounding`` is
-    the spacing of the logits' dtype there.
+    ``margin`` is how far the lesser of the two tokens lies below the best logit, ``rounding``
+    what rounding to bf16 can make of it: half a spacing for each of two logits in each of two
+    runs.
     """
 
     position: int
@@ -36,8 +37,8 @@ class Divergence:
     def __str__(self) -> str:
         sign = "within" if self.explained else "EXCEEDS"
         return (
-            f"token {self.position}: top-2 margin {self.margin:.3g} "
-            f"{sign} rounding ({self.rounding:.3g})"
+            f"plain at token {self.position}: top-2 margin {self.margin:.3g} "
+            f"{sign} bf16 rounding ({self.rounding:.3g})"
         )
 
 
@@ -58,11 +59,11 @@ def first_divergence(
     pair = logits[[expected[position], got[position]]].float()
     return Divergence(
         position, expected[position], got[position],
-        margin=float(best - pair.min()), rounding=_spacing(best, logits.dtype),
+        margin=float(best - pair.min()), rounding=2 * _bf16_spacing(best),
     )  # fmt: skip
 
 
-def _spacing(value: torch.Tensor, dtype: torch.dtype) -> float:
-    """Distance from ``value`` to the next number of ``dtype``."""
+def _bf16_spacing(value: torch.Tensor) -> float:
+    """Distance from ``value`` to the next bf16 number."""
     exponent = torch.frexp(value).exponent.item() - 1
-    return torch.finfo(dtype).eps * 2.0**exponent
+    return torch.finfo(torch.bfloat16).eps * 2.0**exponent

@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from .arms import parse_arms
+import torch
+
+import tapout_kernels as tk
+
+from .arms import Arm, parse_arms
 from .controller import Controller
 from .decode import PlainDecoder, SpeculativeDecoder
 from .divergence import Divergence, first_divergence
@@ -19,10 +24,13 @@ from .session import NamedDrafter, Session
 from .summary import Summary, arm_table, summarise, table, time_line
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
+    """Continue one prompt and say how it went."""
     prompt = _prompt(arguments)
-    arms = parse_arms(arguments.arms) if arguments.arms is not None else None
-    session = Session(arguments.target, arguments.dtype, _notify)
+    arms = _checked_early(arguments)
+    session = Session(
+        arguments.target, arguments.dtype, notify=lambda text: say(text, file=sys.stderr)
+    )
     drafter = session.drafter(arguments.draft, arguments.skip_layers)
     controller = Controller(arms or drafter.arms, arguments.slots, policy=arguments.bandit)
     request = Request(
@@ -39,11 +47,21 @@ def run(arguments: argparse.Namespace) -> int:
         session.target, drafter.drafter, controller, session.tokenizer,
         rule=arguments.rule, backend=arguments.backend,
     )  # fmt: skip
-    result = _decode(decoder, request, arguments)
+    result = _decode(decoder, request, arguments, say)
     plain = _decode_plainly(session, request, arguments) if arguments.compare else None
     report = _Report(arguments, session, drafter, controller, request, result, plain)
-    print(report.as_json() if arguments.json else report.as_text())
+    say(report.as_json() if arguments.json else report.as_text())
     return 0
+
+
+def _checked_early(arguments: argparse.Namespace) -> tuple[Arm, ...] | None:
+    """Whatever needs no model is refused before one is loaded; returns the arms, if given."""
+    tk.row_stats(torch.zeros(1, 2), backend=arguments.backend)
+    if arguments.arms is None:
+        return None
+    arms = parse_arms(arguments.arms)
+    tk.StopRules(*arms)
+    return arms
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
@@ -62,17 +80,18 @@ def _prompt(arguments: argparse.Namespace) -> str:
     return prompt
 
 
-def _notify(message: str) -> None:
-    print(message, file=sys.stderr)
+def _decode(
+    decoder: SpeculativeDecoder,
+    request: Request,
+    arguments: argparse.Namespace,
+    say: Callable[..., None],
+) -> Result:
+    def show(row: int, tokens: list[int], text: str) -> None:
+        say(text, end="", flush=True)
 
-
-def _decode(decoder: SpeculativeDecoder, request: Request, arguments) -> Result:
     if arguments.stream and not arguments.json:
-        def show(row: int, tokens: list[int], text: str) -> None:
-            print(text, end="", flush=True)
-
         result = decoder.generate([request], show)[0]
-        print()
+        say()
     else:
         with _progress(request, arguments) as advance:
             result = decoder.generate([request], advance)[0]
@@ -81,14 +100,14 @@ def _decode(decoder: SpeculativeDecoder, request: Request, arguments) -> Result:
     return result
 
 
-def _decode_plainly(session: Session, request: Request, arguments) -> Result:
+def _decode_plainly(session: Session, request: Request, arguments: argparse.Namespace) -> Result:
     decoder = PlainDecoder(session.target, session.tokenizer, arguments.rule, arguments.backend)
     with _progress(request, arguments, "plain") as advance:
         return decoder.generate([request], advance)[0]
 
 
 @contextmanager
-def _progress(request: Request, arguments, label: str = "speculative"):
+def _progress(request: Request, arguments: argparse.Namespace, label: str = "speculative"):
     from tqdm import tqdm
 
     # None turns the bar off where standard error is not a terminal.
@@ -178,5 +197,5 @@ class _Report:
     def _equality(self) -> list[str]:
         if self.plain is None or not self.greedy:
             return []
-        same = "yes" if self.divergence is None else f"no, {self.divergence}"
+        same = "yes" if self.divergence is None else f"no, differs from {self.divergence}"
         return [f"equal to plain greedy decoding: {same}"]

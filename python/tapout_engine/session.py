@@ -32,7 +32,9 @@ class Session:
     notify : callable, optional
     """
 
-    def __init__(self, target: str = DEFAULT_TARGET, dtype: str = "auto", notify: Notify = None):
+    def __init__(
+        self, target: str = DEFAULT_TARGET, dtype: str = "float32", notify: Notify | None = None
+    ):
         self.dtype = dtype
         self.loaded: LoadedModel = load(target, dtype, notify)
         from .adapters.huggingface import HFModel, HFTokenizer
@@ -67,7 +69,9 @@ class Session:
         from .adapters.huggingface import HFModel
 
         if path != DEFAULT_TARGET and not Path(path).is_dir():
-            raise EngineError(f"draft: expected self, prompt-lookup or a model directory, got {path}")
+            raise EngineError(
+                f"draft: expected self, prompt-lookup or a model directory, got {path}"
+            )
         loaded = load(path, self.dtype)
         if loaded.tokenizer.get_vocab() != self.loaded.tokenizer.get_vocab():
             raise EngineError(

@@ -65,9 +65,7 @@ class HFModel:
                 f"got {len(self.history.cached)}"
             )
         ids = torch.tensor([tokens], device=self.device)
-        output = self.model(
-            ids, past_key_values=self.cache, use_cache=True, logits_to_keep=logits
-        )
+        output = self.model(ids, past_key_values=self.cache, use_cache=True, logits_to_keep=logits)
         return output.logits
 
 
