@@ -14,7 +14,8 @@ from torch import Tensor
 OK, NAN, EMPTY, BAD_DRAFT = range(4)  # status of a row or a verdict
 LSE, ENTROPY, TOP1_PROB, TOP2_PROB, TOKEN_LOGPROB, CUTOFF, TEMPERATURE = range(7)  # stats columns
 NUM_STATS = 8
-ZERO_TEMPERATURE = 1e-5  # below: the distribution is the argmax
+# Below: the distribution is the argmax. Temperatures are float32, so 1e-5 itself is not below.
+ZERO_TEMPERATURE = torch.tensor(1e-5, dtype=torch.float32).item()
 
 
 class Processed(NamedTuple):
@@ -112,7 +113,10 @@ def _token_logprob(rows: Processed, token: Tensor | None, log_s: Tensor) -> Tens
         return torch.zeros_like(log_s)
     inside = (token >= 0) & (token < rows.weights.shape[-1])
     index = torch.where(inside, token, 0)[:, None]
-    kept = inside & (rows.weights.gather(-1, index)[:, 0] > 0)
+    z = rows.logits.gather(-1, index)[:, 0]
+    # By the cutoff, not by its weight, which may underflow where its logarithm does not.
+    kept = inside & (z >= rows.cutoff) & ~z.isneginf()
+    kept &= (rows.temperature > 0) | (rows.weights.gather(-1, index)[:, 0] > 0)
     t = torch.where(rows.temperature > 0, rows.temperature, 1.0)
-    offset = (rows.logits.gather(-1, index)[:, 0] - rows.logits.amax(-1)) / t
+    offset = (z - rows.logits.amax(-1)) / t
     return torch.where(kept, offset - log_s, -torch.inf)
