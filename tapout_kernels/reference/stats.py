@@ -14,8 +14,7 @@ from torch import Tensor
 OK, NAN, EMPTY, BAD_DRAFT = range(4)  # status of a row or a verdict
 LSE, ENTROPY, TOP1_PROB, TOP2_PROB, TOKEN_LOGPROB, CUTOFF, TEMPERATURE = range(7)  # stats columns
 NUM_STATS = 8
-# Below: the distribution is the argmax. Temperatures are float32, so 1e-5 itself is not below.
-ZERO_TEMPERATURE = torch.tensor(1e-5, dtype=torch.float32).item()
+ZERO_TEMPERATURE = 1e-5  # below (float32(1e-5) is): the distribution is the argmax
 
 
 class Processed(NamedTuple):
