@@ -26,6 +26,7 @@ TAPOUT_HD double draft_probability(const float* stats) {
   return value > 1.0 ? 1.0 : value;
 }
 
+// One entry of the residual (vectorised in cpu/draw.h).
 TAPOUT_HD double residual_weight(double p_target, double p_draft) {
   return p_target > p_draft ? p_target - p_draft : 0.0;
 }

@@ -21,7 +21,7 @@ constexpr float kExponentLow = -126.0f;  // below 2^-126 a weight is 0: results 
 // 2^y for y = a * rate below 127, 0 for y <= kExponentLow; NaN stays NaN. e^(a t) is rate = t log2
 // e.
 //   n = round(y), r = y - n with one rounding (fma), 2^r = 1 + r P(r), P minimax of degree 5 over
-//   [-1/2, 1/2]. Relative error below 9e-8, plus that of `rate` times |y| ln 2.
+//   [-1/2, 1/2]. Relative error below 1e-7, plus that of `rate` times |y| ln 2.
 inline Vec16 exp2_16(Vec16 a, Vec16 rate) {
   const Vec16 y = mul16(a, rate);
   const Vec16 n = round16(y);
