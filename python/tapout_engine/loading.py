@@ -73,10 +73,13 @@ def load(
             raise EngineError(
                 f"model: expected {DEFAULT_TARGET!r} or a model directory, got {path}"
             )
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype, local_files_only=True
-    )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, local_files_only=True
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # of any library that reads a part of the directory
+        raise EngineError(f"model: {directory} cannot be loaded: {error}") from error
     return LoadedModel(name, model.eval(), tokenizer)
 
 

@@ -1,0 +1,153 @@
+"""The command line on a tiny model directory."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+from tapout_engine.cli import main
+
+from .conftest import run_python, tiny_llama, tiny_tokenizer
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch) -> Callable[..., SimpleNamespace]:
+    """The command line in this process: exit code and what it printed."""
+
+    def run(*arguments, text_in: str = "") -> SimpleNamespace:
+        monkeypatch.setattr("sys.stdin", io.StringIO(text_in))
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=printed.out, stderr=printed.err)
+
+    return run
+
+
+@pytest.fixture
+def generate(cli, model_dir) -> Callable[..., SimpleNamespace]:
+    """``generate`` on the tiny model, 20 tokens."""
+
+    def run(*arguments, target=model_dir, **settings) -> SimpleNamespace:
+        limit = ("--max-new-tokens", "20")
+        return cli("generate", "--target", target, *limit, *arguments, **settings)
+
+    return run
+
+
+def test_env_reports_backends_and_versions():
+    result = run_python("-m", "tapout_engine", "env")
+    assert result.returncode == 0
+    assert "reference" in result.stdout
+    assert "transformers" in result.stdout
+
+
+def test_text_output_has_the_table(generate):
+    result = generate("--prompt", "abcabc", "--compare", "--skip-layers", "1")
+    assert result.returncode == 0, result.stderr
+    for words in ("tokens/s", "speedup", "accepted/round", "pulls", "acceptance per slot",
+                  "svip(threshold=0.6)", "equal to plain greedy decoding: yes"):  # fmt: skip
+        assert words in result.stdout
+    assert result.stderr == "", "no progress bar where standard error is no terminal"
+
+
+@pytest.mark.parametrize("draft", ["self", "prompt-lookup", "path"])
+def test_json_is_valid_and_complete(draft, generate, model_dir):
+    draft = model_dir if draft == "path" else draft
+    result = generate("--prompt", "abcabc", "--draft", draft, "--json", "--compare")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["result"]["tokens"] == report["plain"]["tokens"]
+    assert report["divergence"] is None
+    assert report["speedup"] > 0
+    assert len(report["result"]["tokens"]) <= 20
+    assert sum(arm["pulls"] for arm in report["arms"]) == report["result"]["rounds"]
+
+
+def test_prompts_come_from_a_file_or_standard_input(generate, tmp_path):
+    file = tmp_path / "prompt.txt"
+    file.write_text("abcabc")
+    runs = [
+        generate("--json", "--prompt", "abcabc"),
+        generate("--json", "--file", file),
+        generate("--json", text_in="abcabc"),
+    ]
+    texts = [json.loads(run.stdout)["result"]["text"] for run in runs]
+    assert texts[0]
+    assert texts == texts[:1] * 3
+
+
+def test_seeds_and_sampling_flags(generate):
+    def tokens(*flags):
+        run = generate("--prompt", "abc", "--json", *flags)
+        return json.loads(run.stdout)["result"]["tokens"]
+
+    sampled = ("--temperature", "1.5", "--seed")
+    assert tokens(*sampled, "1") == tokens(*sampled, "1")
+    assert tokens(*sampled, "1") != tokens(*sampled, "2")
+    assert tokens(*sampled, "1", "--top-k", "1") == tokens()
+    assert tokens(*sampled, "1", "--rule", "greedy") == tokens()
+
+
+def test_streamed_text_is_the_text(generate):
+    whole = json.loads(generate("--prompt", "abc", "--json").stdout)["result"]["text"]
+    streamed = generate("--prompt", "abc", "--stream").stdout
+    assert streamed.startswith(whole + "\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: command"),
+        (["nonsense"], "invalid choice"),
+        (["generate", "--slots", "0"], "at least 1, got '0'"),
+        (["generate", "--max-new-tokens", "x"], "at least 1, got 'x'"),
+        (["generate", "--rule", "block"], "invalid choice: 'block'"),
+        (["generate", "--skip-layers", "a"], "expected layers as 3,5,7"),
+        (["generate", "--prompt", "a", "--file", "b"], "got both"),
+        (["generate", "--file", "/no/such/file"], "No such file"),
+        (["generate", "--prompt", " "], "must hold some text"),
+        (["generate", "--prompt", "a", "--arms", "svipp"], "rule must be one of"),
+        (["generate", "--prompt", "a", "--arms", "svip:h=1"], "svip takes threshold, got h"),
+        (["generate", "--prompt", "a", "--arms", "n=4"], "must begin with the name of a rule"),
+        (["generate", "--prompt", "a", "--backend", "abacus"], "abacus"),
+        (["generate", "--prompt", "a", "--backend", "cuda"], "cuda"),
+        (["generate", "--prompt", "a", "--target", "/no/model"], "model directory, got /no/model"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(arguments, message, cli):
+    assert_error(cli(*arguments), message)
+
+
+def test_errors_that_need_a_model(generate, model_dir, tmp_path):
+    prompt = ("--prompt", "abc")
+    assert_error(generate(*prompt, "--draft", "/no/model"), "got /no/model")
+    assert_error(generate(*prompt, "--skip-layers", "9"), "skip must be layers of")
+    assert_error(generate(*prompt, "--temperature", "-1"), "temperature must be")
+    other = tmp_path / "other"
+    tiny_llama(seed=3, vocab=90).save_pretrained(other)
+    tiny_tokenizer(90).save_pretrained(other)
+    assert_error(generate(*prompt, "--draft", other), "must share the vocabulary")
+    broken = tmp_path / "broken"
+    shutil.copytree(model_dir, broken)
+    (broken / "model.safetensors").write_bytes(b"nothing")
+    assert_error(generate(*prompt, target=broken), "cannot be loaded")
+
+
+def test_a_missing_package_is_named_with_what_to_install(model_dir):
+    blocked = "import sys; sys.modules['transformers'] = None; sys.argv[1:] = {}; {}"
+    run = "from tapout_engine.cli import main; sys.exit(main())"
+    code = blocked.format(["generate", "--prompt", "a", "--target", str(model_dir)], run)
+    assert_error(run_python("-c", code), "transformers is not installed: pip install transformers")
+
+
+def assert_error(result, message: str) -> None:
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert result.stdout == ""
+    assert result.stderr.startswith("tapout_engine: error: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert message in result.stderr
