@@ -140,9 +140,11 @@ def _convert(gguf: Path, directory: Path) -> None:
                 dtype="bfloat16",
                 **source,
             )
-        tokenizer.save_pretrained(scratch)
-        model.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
+            model.save_pretrained(scratch)
         with contextlib.suppress(OSError):  # another process may have been faster
             scratch.rename(directory)
+    except Exception as error:
+        raise EngineError(f"model: {gguf} cannot be converted: {error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

