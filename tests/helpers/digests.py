@@ -1,0 +1,83 @@
+"""Run every operator of the cpu backend on one instruction set and print a digest per case.
+
+Started by tests/test_isa.py once per instruction set (``TAPOUT_CPU_ISA``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+
+import torch
+
+from tapout_kernels.backends import cpu_isa
+from tapout_kernels.testing import CASES, Case
+
+from . import raw
+
+LARGEST = 8193  # the scalar kernels are slow; 49152 runs once per operator below
+
+
+def cases() -> Iterator[tuple[str, dict[str, object], str]]:
+    """(name, arguments, operator)"""
+    for case in CASES:
+        if case.vocab <= LARGEST:
+            yield case.name, case.inputs(), case.op
+    for op in ("row_stats", "draft_step", "verify"):
+        case = Case(op, 2, 2, 49152, torch.bfloat16, sampling="top_p", seed=9)
+        yield case.name, case.inputs(), case.op
+    yield from hard_rows()
+
+
+def hard_rows() -> Iterator[tuple[str, dict[str, object], str]]:
+    """Every 16-bit value, signed zeros, subnormals, ties, gaps, NaN in any place, temperatures."""
+    for dtype in (torch.bfloat16, torch.float16):
+        bits = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(dtype)
+        finite = bits[bits.isfinite()]
+        yield f"values-{dtype}", _row_stats(finite[None]), "row_stats"
+        yield f"values-warm-{dtype}", _row_stats(finite[None], temperature=1e4), "row_stats"
+    rows = torch.zeros(8, 3001)
+    rows[0] = -0.0
+    rows[1, ::2] = -0.0
+    rows[2] = torch.linspace(-3e38, 3e38, 3001)
+    rows[3] = torch.linspace(-1e-44, 1e-44, 3001)
+    rows[4, 1500:] = -torch.inf
+    rows[5, 3000] = torch.nan
+    rows[6, 17] = torch.inf
+    rows[7] = -torch.inf
+    for temperature in (1e-5, 0.3, 1.0, torch.inf, 0.0):
+        yield f"rows-{temperature}", _row_stats(rows, temperature), "row_stats"
+        yield f"filtered-{temperature}", _row_stats(rows, temperature, 700, 0.8), "row_stats"
+
+
+def _row_stats(
+    logits: torch.Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> dict[str, object]:
+    batch = len(logits)
+    return {
+        "logits": logits, "temperature": torch.full((batch,), temperature),
+        "top_k": torch.full((batch,), top_k, dtype=torch.int32),
+        "top_p": torch.full((batch,), top_p), "token": torch.arange(batch) * 400,
+        "stats": torch.zeros(batch, 8),
+    }  # fmt: skip
+
+
+def digest(tensors: dict[str, torch.Tensor]) -> str:
+    state = hashlib.sha256()
+    for name, value in tensors.items():
+        state.update(name.encode())
+        state.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    call = raw.caller("cpu")
+    found = {name: digest(raw.run(call, op, arguments)) for name, arguments, op in cases()}
+    json.dump({"isa": cpu_isa(), "digests": found}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

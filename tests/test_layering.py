@@ -1,0 +1,193 @@
+"""One direction only: what may import, or include, what."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+KERNELS = ROOT / "tapout_kernels"
+ENGINE = ROOT / "python/tapout_engine"
+
+# Lower layers first; a module imports from layers before its own, or from its own.
+KERNEL_LAYERS = [
+    {"_schema", "reference", "_check"},
+    {"_library"},
+    {"backends"},
+    {"types", "stop_rules"},
+    {"proposal", "bandit_state"},
+    {"ops"},
+    {"__init__", "testing"},
+]
+# adapters -> decode -> controller -> tapout_kernels; programs on top.
+ENGINE_LAYERS = [
+    {"errors", "engine", "requests", "arms", "text"},
+    {"controller", "rows", "loading", "divergence"},
+    {"decode", "summary"},
+    {"adapters"},
+    {"session"},
+    {"generate", "demo"},
+    {"cli"},
+    {"__init__", "__main__"},
+]
+
+
+def modules(package: Path) -> list[Path]:
+    return sorted(package.rglob("*.py"))
+
+
+def imports(path: Path, package: Path, everywhere: bool) -> Iterator[str]:
+    """Absolute dotted names; those inside functions only if ``everywhere``."""
+    tree = ast.parse(path.read_text())
+    here = [package.name, *path.relative_to(package).with_suffix("").parts]
+    for node in ast.walk(tree) if everywhere else _top_level(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: -node.level] if node.level else []
+            module = ".".join([*base, *(node.module.split(".") if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def _top_level(tree: ast.Module) -> Iterator[ast.AST]:
+    """Statements that run at import: not those of functions, nor of `if TYPE_CHECKING`."""
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        waiting.extend(ast.iter_child_nodes(node))
+
+
+def layer(part: str, layers: list[set[str]], package: str) -> int:
+    for index, names in enumerate(layers):
+        if part in names:
+            return index
+    return pytest.fail(f"{package}.{part} is in no layer: add it to tests/test_layering.py")
+
+
+@pytest.mark.parametrize(
+    ("package", "layers"), [(KERNELS, KERNEL_LAYERS), (ENGINE, ENGINE_LAYERS)], ids=lambda x: ""
+)
+def test_nothing_imports_upward(package: Path, layers: list[set[str]]):
+    children = {path.stem for path in package.iterdir()}
+    seen = 0
+    for path in modules(package):
+        part = path.relative_to(package).with_suffix("").parts[0]
+        own = layer(part, layers, package.name)
+        for name in imports(path, package, everywhere=True):
+            top, _, rest = name.partition(".")
+            target = rest.split(".")[0]
+            if top != package.name or target not in children:
+                continue
+            assert layer(target, layers, package.name) <= own, f"{path} imports {name}"
+            seen += 1
+    assert seen > 20
+
+
+def test_kernels_know_nothing_of_the_engine_and_need_torch_and_numpy_only():
+    allowed = {"torch", "numpy", "tapout_kernels"} | set(sys.stdlib_module_names)
+    for path in modules(KERNELS):
+        for name in imports(path, KERNELS, everywhere=False):
+            assert name.split(".")[0] in allowed, f"{path} imports {name}"
+        for name in imports(path, KERNELS, everywhere=True):
+            assert not name.startswith("tapout_engine"), f"{path} imports {name}"
+
+
+def test_reference_is_plain_torch():
+    for path in modules(KERNELS / "reference"):
+        for name in imports(path, KERNELS, everywhere=True):
+            top = name.split(".")[0]
+            inside = name.startswith("tapout_kernels.reference.")
+            assert inside or top in {"torch", *sys.stdlib_module_names}, f"{path} imports {name}"
+
+
+def test_engine_reaches_kernels_through_public_names_only():
+    for path in modules(ENGINE):
+        for name in imports(path, ENGINE, everywhere=True):
+            assert not re.match(r"tapout_kernels\.\w", name) or re.match(
+                r"tapout_kernels\.(?!_|reference|backends)", name
+            ), f"{path} imports {name}"
+
+
+def test_import_is_light():
+    """No triton, no CUDA, no model library; little time beyond torch's own."""
+    code = """
+import sys, time, torch
+start = time.process_time()
+import tapout_kernels
+spent = time.process_time() - start
+heavy = {"triton", "transformers", "tapout_engine"} & set(sys.modules)
+assert not heavy, heavy
+assert not torch.cuda.is_initialized()
+assert spent < 0.3, spent
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+# ---- C++ ---------------------------------------------------------------------------------------
+
+INCLUDE = re.compile(r"^\s*#\s*include\s*([<\"])([^>\"]+)[>\"]", re.MULTILINE)
+C_HEADERS = {"math.h", "stdint.h", "string.h"}
+STANDARD = re.compile(r"[a-z_0-9]+(\.h)?")  # <vector>, <stdlib.h>, never a path
+# Compiled once per instruction set: C headers only, or the linker could keep one instruction set's
+# copy of a standard library template for all of them.
+PER_ISA_EXCEPTIONS = {"dispatch.cpp"}
+
+
+def includes(folder: str) -> list[tuple[Path, str, str]]:
+    files = [p for p in (ROOT / "csrc" / folder).iterdir() if p.suffix in {".h", ".cpp"}]
+    assert files
+    return [(p, kind, name) for p in files for kind, name in INCLUDE.findall(p.read_text())]
+
+
+def test_core_is_freestanding():
+    for path, kind, name in includes("core"):
+        allowed = name in C_HEADERS if kind == "<" else "/" not in name
+        assert allowed, f"{path} includes {name}"
+
+
+def test_cpu_kernels_include_core_and_c_headers_only():
+    for path, kind, name in includes("cpu"):
+        if kind == '"':
+            assert "/" not in name or name.startswith("../core/"), f"{path} includes {name}"
+        elif path.name in PER_ISA_EXCEPTIONS:
+            assert STANDARD.fullmatch(name), f"{path} includes {name}"
+        else:
+            assert name in C_HEADERS | {"immintrin.h"}, f"{path} includes {name}"
+
+
+def test_bindings_alone_see_torch():
+    below = {"../core/params.h", "../cpu/ops.h", "../cpu/dispatch.h"}
+    for path, kind, name in includes("bind"):
+        if kind == '"':
+            assert "/" not in name or name in below, f"{path} includes {name}"
+        else:
+            stable = name.startswith(("torch/csrc/stable/", "torch/headeronly/"))
+            assert stable or STANDARD.fullmatch(name), f"{path} includes {name}"
+
+
+def test_host_module_sees_pybind11_and_no_torch():
+    found = {name for _, _, name in includes("host")}
+    assert found == {"pybind11/pybind11.h", "build_info.h"}
+
+
+def test_every_op_has_one_name_in_every_layer():
+    from tapout_kernels._schema import SCHEMAS
+
+    for op in SCHEMAS:
+        for path in (
+            f"csrc/cpu/{op}.cpp",
+            f"csrc/bind/{op}.cpp",
+            f"tapout_kernels/reference/{op}.py",
+        ):
+            assert (ROOT / path).exists(), path
