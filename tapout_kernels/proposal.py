@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._check import require_tensor
+from ._check import check, require_tensor
 from .backends import call, refuse
 from .stop_rules import StopRules, StopState, rule_arguments
 from .types import NUM_STATS, RngState, SamplingParams
@@ -217,17 +217,9 @@ class Proposal:
         if tokens.dim() != 2:
             raise ValueError(f"from_tokens: tokens must be [B, N], got {list(tokens.shape)}")
         proposal = out or cls.empty(*tokens.shape, device=tokens.device)
-        if tokens.shape[1] > proposal.slots:
-            raise ValueError(
-                f"from_tokens: tokens must have at most {proposal.slots} columns, "
-                f"got {tokens.shape[1]}"
-            )
         sampling = sampling or SamplingParams()
         refuse("from_tokens", min_p=sampling.min_p)
-        proposal.reset(rng, rules, state, max_length, live, backend=backend)
-        proposal.logits = logits
-        call(
-            "proposal_load", backend,
+        arguments = dict(
             source=tokens, source_length=length, logits=logits,
             temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p,
             **rule_arguments("proposal_load", rules, state),
@@ -235,6 +227,15 @@ class Proposal:
             active=proposal.active, num_active=proposal.num_active, stats=proposal.stats,
             stop_reason=proposal.stop_reason,
         )  # fmt: skip
+        check("proposal_load", arguments)  # before the round is taken
+        if tokens.shape[1] > proposal.slots:
+            raise ValueError(
+                f"from_tokens: tokens must have at most {proposal.slots} columns, "
+                f"got {tokens.shape[1]}"
+            )
+        proposal.reset(rng, rules, state, max_length, live, backend=backend)
+        proposal.logits = logits
+        call("proposal_load", backend, **arguments)
         return proposal
 
     def input_ids(self, last_token: Tensor) -> Tensor:
