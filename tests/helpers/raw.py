@@ -64,7 +64,8 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor], context: str = "") -
 def equal_bits(left: Tensor, right: Tensor) -> bool:
     if left.shape != right.shape or left.dtype != right.dtype:
         return False
-    return left.contiguous().view(torch.uint8).equal(right.contiguous().view(torch.uint8))
+    bits = [side.contiguous().reshape(-1).clone().view(torch.uint8) for side in (left, right)]
+    return bits[0].equal(bits[1])
 
 
 ALL_OPS = tuple(SCHEMAS)

@@ -1,0 +1,121 @@
+"""The public functions called with raw arguments, so that any one of them can be spoiled."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+import tapout_kernels as tk
+from tapout_kernels.reference.accept import RULES
+from tapout_kernels.reference.bandit import POLICIES, REWARDS
+from tapout_kernels.testing import ARMS
+
+_RULE = {number: name for name, number in RULES.items()}
+_POLICY = {number: name for name, number in POLICIES.items()}
+_REWARD = {number: name for name, number in REWARDS.items()}
+
+
+def call(op: str, args: dict, backend: str | None, rng: tk.RngState | None = None) -> object:
+    """``rng`` holds what the public function takes and the raw operator does not."""
+    return _CALLS[op](args, backend, rng or tk.RngState.of(range(64)))
+
+
+def _sampling(args: dict) -> tk.SamplingParams:
+    return tk.SamplingParams(args["temperature"], args["top_k"], args["top_p"])
+
+
+def _rules(args: dict) -> dict[str, object]:
+    if args["rule_kind"] is None:
+        return {"rules": None, "state": None}
+    table = object.__new__(tk.StopRules)
+    table.__dict__.update(vars(ARMS), kind=args["rule_kind"], param=args["rule_param"])
+    return {"rules": table, "state": tk.StopState(args["arm"], args["memory"])}
+
+
+def _proposal(args: dict, **fields: object) -> tk.Proposal:
+    """Fields by name from the arguments; what the operator does not take is left empty."""
+    given = {**args, **fields}
+    names = [field.name for field in dataclasses.fields(tk.Proposal)]
+    return tk.Proposal(**{name: given.get(name) for name in names})
+
+
+def _row_stats(args, backend, rng):
+    return tk.row_stats(
+        args["logits"], _sampling(args), tokens=args["token"], out=args["stats"], backend=backend
+    )
+
+
+def _sample(args, backend, rng):
+    rng = tk.RngState(args["seed"], args["rng_round"], args["position"])
+    return tk.sample(
+        args["logits"], _sampling(args), rng, rule=_RULE[args["rule"]], live=args["live"],
+        out=args["tokens"], backend=backend,
+    )  # fmt: skip
+
+
+def _proposal_reset(args, backend, rng):
+    proposal = _proposal(
+        args, max_length=args["out_max_length"], live=args["out_live"], logits=None
+    )
+    proposal.reset(
+        tk.RngState(rng.seed, args["rng_round"], rng.position), **_rules(args),
+        max_length=args["max_length"], live=args["live"], backend=backend,
+    )  # fmt: skip
+
+
+def _proposal_load(args, backend, rng):
+    live = torch.ones(4, dtype=torch.bool)  # the batch of test_wrong_arguments
+    own = {"live": live, "round": torch.zeros(4, dtype=torch.int64), "logits": None}
+    state = tk.RngState(rng.seed[:4], rng.round[:4], rng.position[:4])
+    return tk.Proposal.from_tokens(
+        args["source"], state, length=args["source_length"], logits=args["logits"],
+        sampling=_sampling(args), **_rules(args), out=_proposal(args, **own), backend=backend,
+    )  # fmt: skip
+
+
+def _draft_step(args, backend, rng):
+    return tk.draft_step(
+        args["logits"], _proposal(args, logits=args["kept_logits"]), _sampling(args),
+        tk.RngState(args["seed"], rng.round, rng.position), **_rules(args),
+        rule=_RULE[args["rule"]], out=args["next_token"], backend=backend,
+    )  # fmt: skip
+
+
+def _verify(args, backend, rng):
+    proposal = _proposal(args, tokens=args["draft_tokens"], logits=args["draft_logits"])
+    names = [field.name for field in dataclasses.fields(tk.Verdict)]
+    out = tk.Verdict(**{name: args.get(name) for name in names})
+    return tk.verify(
+        args["target_logits"], proposal, _sampling(args),
+        tk.RngState(args["seed"], rng.round, args["position"]), rule=_RULE[args["rule"]], out=out,
+        backend=backend,
+    )  # fmt: skip
+
+
+def _bandit(args: dict, **fields: object) -> tk.BanditState:
+    given = {**args, **fields}
+    names = [field.name for field in dataclasses.fields(tk.BanditState)]
+    return tk.BanditState(**{name: given.get(name) for name in names})
+
+
+def _bandit_select(args, backend, rng):
+    bandit = _bandit(args, policy=_POLICY[args["policy"]])
+    return tk.bandit_select(bandit, args["group"], args["live"], out=args["arm"], backend=backend)
+
+
+def _bandit_update(args, backend, rng):
+    bandit = _bandit(args, reward=_REWARD[args["reward"]])
+    verdict = tk.Verdict(None, args["num_accepted"], None, None, args["status"], None)
+    proposal = _proposal(args, tokens=args["draft_tokens"], logits=None)
+    table = _rules({**args, "arm": None})
+    return tk.bandit_update(
+        bandit, args["arm"], proposal, verdict, args["group"], **table, backend=backend
+    )
+
+
+_CALLS = {
+    "row_stats": _row_stats, "sample": _sample, "proposal_reset": _proposal_reset,
+    "proposal_load": _proposal_load, "draft_step": _draft_step, "verify": _verify,
+    "bandit_select": _bandit_select, "bandit_update": _bandit_update,
+}  # fmt: skip

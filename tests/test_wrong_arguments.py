@@ -1,0 +1,235 @@
+"""Every tensor of every operator, wrong in every way: one clear error, and nothing written."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+from helpers import public, raw
+from torch import Tensor
+
+import tapout_kernels as tk
+from tapout_kernels import _check
+from tapout_kernels.testing import Case
+
+OTHER_DTYPE = {
+    torch.float64: torch.float32, torch.float32: torch.float64, torch.int64: torch.int32,
+    torch.int32: torch.int64, torch.bool: torch.uint8,
+}  # fmt: skip
+# from_tokens begins a round first, and hands its tokens and limit to operators by other names.
+SPEAKS_AS = {"proposal_load": ("proposal_load", "proposal_reset", "from_tokens")}
+PUBLIC_NAME = {
+    ("proposal_load", "max_length"): "out_max_length", ("proposal_load", "source"): "tokens",
+}  # fmt: skip
+
+
+def fresh(op: str) -> dict[str, object]:
+    """Every optional tensor given."""
+    args = Case(op, batch=4, slots=3, vocab=6, sampling="both").inputs()
+    if args.get("live", 0) is None:
+        args["live"] = torch.ones(4, dtype=torch.bool)
+    return args
+
+
+def dims(op: str, name: str) -> tuple:
+    return _check.TENSORS[op][name].dims
+
+
+def binds(op: str, name: str, symbol: str, args: dict) -> tuple[bool, bool]:
+    """Whether the argument is the first to use a dimension, and whether another one uses it."""
+    users = [n for n in _check.TENSORS[op] if symbol in (s for s, _ in dims(op, n))]
+    users = [n for n in users if isinstance(args[n], Tensor)]
+    return users[0] == name, len(users) > 1
+
+
+def wrong_shapes(op: str, name: str, args: dict) -> Iterator[tuple[str, Tensor]]:
+    value = args[name]
+    yield "one more dimension", value[None]
+    yield "one dimension less", value[0].clone()
+    for d, (symbol, _) in enumerate(dims(op, name)):
+        shape = list(value.shape)
+        shape[d] += 1
+        first, shared = (False, True) if symbol == "" else binds(op, name, symbol, args)
+        repeated = sum(s == symbol for s, _ in dims(op, name)) > 1
+        if shared or repeated:
+            blames = "another" if first else name
+            yield f"dimension {d} + 1 ({blames})", torch.zeros(shape, dtype=value.dtype)
+        if symbol != "N":
+            shape[d] = 0
+            yield f"dimension {d} = 0 ({'another' if first else name})", value.new_zeros(shape)
+
+
+def strided(value: Tensor) -> Tensor:
+    """The same numbers with a stride of 2 in the last dimension."""
+    wide = torch.stack([value, value], -1).flatten(-2)
+    return wide[..., ::2]
+
+
+def spoiled(op: str, name: str) -> Iterator[tuple[str, dict, object]]:
+    args = fresh(op)
+    value = args[name]
+    wrong: list[tuple[str, object]] = [
+        ("dtype", value.to(OTHER_DTYPE[value.dtype])),
+        ("device", value.to("meta")),
+        ("a list", value.tolist()),
+        ("a number", 3),
+        ("sparse", value.to_sparse()),
+        *wrong_shapes(op, name, args),
+    ]
+    if value.numel() > 1:
+        wrong.append(("layout", strided(value)))
+    if name not in OPTIONAL[op] | ALLOCATED.get(op, set()):
+        wrong.append(("None", None))
+    for what, bad in wrong:
+        yield what, fresh(op), bad
+
+
+def optional(op: str) -> set[str]:
+    schema = getattr(torch.ops.tapout_kernels, op).default._schema
+    return {a.name for a in schema.arguments if a.type.kind() == "OptionalType"}
+
+
+# The public function makes these itself where its `out` is None.
+ALLOCATED = {
+    "row_stats": {"stats"}, "sample": {"tokens"}, "draft_step": {"next_token"},
+    "bandit_select": {"arm"},
+}  # fmt: skip
+OPTIONAL = {op: optional(op) for op in raw.ALL_OPS}
+ARGUMENTS = [(op, name) for op in raw.ALL_OPS for name in _check.TENSORS[op]]
+
+
+def unchanged(args: dict, before: dict, context: str) -> None:
+    for name, value in before.items():
+        if isinstance(value, Tensor) and value.device.type == "cpu" and not value.is_sparse:
+            assert raw.equal_bits(args[name], value), f"{context}: {name} was written"
+
+
+def snapshot(args: dict) -> dict:
+    return {k: v.clone() if isinstance(v, Tensor) else v for k, v in args.items()}
+
+
+def test_every_tensor_of_every_schema_is_checked():
+    for op in raw.ALL_OPS:
+        schema = getattr(torch.ops.tapout_kernels, op).default._schema
+        tensors = {a.name for a in schema.arguments if "Tensor" in str(a.type)}
+        assert tensors == set(_check.TENSORS[op])
+
+
+@pytest.mark.parametrize(("op", "name"), ARGUMENTS)
+def test_right_arguments_pass_the_public_function(op, name):
+    """What the next test spoils is sound before it is spoiled."""
+    public.call(op, fresh(op), "reference")
+
+
+@pytest.mark.parametrize(("op", "name"), ARGUMENTS)
+def test_public_functions_name_op_argument_expected_and_got(backend, op, name):
+    for what, args, bad in spoiled(op, name):
+        args[name] = bad
+        before, rng = snapshot(args), tk.RngState.of(range(64))
+        context = f"{op} with {name}: {what}"
+        with pytest.raises((TypeError, ValueError)) as error:
+            public.call(op, args, backend, rng)
+        message = str(error.value)
+        blamed_op, _, rest = message.partition(": ")
+        assert blamed_op in SPEAKS_AS.get(op, (op,)), f"{context}: {message}"
+        assert " must " in message, f"{context}: {message}"
+        assert ", got " in message, f"{context}: {message}"
+        blamed = rest.split()[0]
+        allowed = {name, PUBLIC_NAME.get((op, name), name)}
+        if "another" in what or what == "device":
+            allowed |= set(_check.TENSORS[op])
+        assert blamed in allowed, f"{context}: {message}"
+        unchanged(args, before, context)
+        assert not rng.round.any(), f"{context}: a round was taken"
+
+
+@pytest.mark.parametrize(("op", "name"), ARGUMENTS)
+def test_raw_operators_refuse_and_write_nothing(compiled, op, name):
+    """Whoever calls torch.ops meets the library's own checks."""
+    for what, args, bad in spoiled(op, name):
+        args[name] = bad
+        before, context = snapshot(args), f"{op} with {name}: {what}"
+        if what == "device":  # alone it asks for shapes: the fake kernel may take the call
+            with contextlib.suppress(RuntimeError):
+                raw.caller(compiled)(op, **args)
+        else:
+            with pytest.raises((RuntimeError, TypeError, ValueError, NotImplementedError)) as error:
+                raw.caller(compiled)(op, **args)
+            if what in ("dtype", "layout") or "dimension" in what:
+                message = str(error.value)
+                named = any(f"{op}: {n} must " in message for n in _check.TENSORS[op])
+                assert named, f"{context}: {message}"
+        unchanged(args, before, context)
+
+
+@pytest.mark.parametrize("rule", [1, 2, 4, -1, 1 << 40])
+@pytest.mark.parametrize("op", ["sample", "draft_step", "verify"])
+def test_raw_operators_refuse_unknown_rules(compiled, op, rule):
+    args = {**fresh(op), "rule": rule}
+    before = snapshot(args)
+    with pytest.raises(RuntimeError, match=f"{op}: rule must be"):
+        raw.caller(compiled)(op, **args)
+    unchanged(args, before, op)
+
+
+@pytest.mark.parametrize(("op", "name"), [("bandit_select", "policy"), ("bandit_update", "reward")])
+@pytest.mark.parametrize("value", [-1, 2, 1 << 40])
+def test_raw_operators_refuse_unknown_policies_and_rewards(compiled, op, name, value):
+    args = {**fresh(op), name: value}
+    before = snapshot(args)
+    with pytest.raises(RuntimeError, match=f"{op}: {name} must be"):
+        raw.caller(compiled)(op, **args)
+    unchanged(args, before, op)
+
+
+def test_a_backend_that_cannot_run_says_why():
+    logits = torch.zeros(1, 3)
+    for backend, reason in (("cuda", "not part of this version"), ("gpu", "no such backend")):
+        with pytest.raises(tk.BackendUnavailable, match=f"(?s){reason}.*reference"):
+            tk.row_stats(logits, backend=backend)
+    with pytest.raises(ValueError, match="op must be one of"):
+        tk.available_backends("softmax")
+
+
+def later_features() -> dict[str, tuple]:
+    """What is not here yet: (function, keyword arguments)."""
+    rng, logits = tk.RngState.of([0]), torch.zeros(1, 3)
+    proposal, plain = tk.Proposal.empty(1, 2, 3), tk.SamplingParams()
+    step = (tk.draft_step, logits, proposal, plain, rng)
+    verify = (tk.verify, logits[:, None].expand(1, 3, 3), proposal, plain, rng)
+    mask = torch.zeros(1, 1, dtype=torch.int32)
+    min_p = tk.SamplingParams(min_p=torch.zeros(1))
+    return {
+        "draft_step rule": (*step, {"rule": "gumbel"}),
+        "draft_step vocab": (*step, {"vocab": object()}),
+        "draft_step token_mask": (*step, {"token_mask": mask}),
+        "draft_step accept_estimate": (*step, {"accept_estimate": logits[:, 0]}),
+        "verify rule": (*verify, {"rule": "block"}),
+        "verify row_start": (*verify, {"row_start": mask[0]}),
+        "verify overlap": (*verify, {"overlap": True}),
+        "verify logprobs": (*verify, {"logprobs": "raw"}),
+        "verify rows": (*verify, {"rows": mask[0]}),
+        "sample min_p": (tk.sample, logits, min_p, rng, {}),
+        "row_stats token_mask": (tk.row_stats, logits, {"token_mask": mask}),
+        "BanditState level": (tk.BanditState.create, 2, {"level": "token"}),
+        "from_tokens vocab": (tk.Proposal.from_tokens, torch.zeros(1, 1).long(), rng,
+                              {"vocab": object()}),
+        "proposal_reset prediction": (proposal.reset, rng, {"prediction": logits[:, 0]}),
+        "Verdict.empty overlap": (tk.Verdict.empty, 1, 2, {"overlap": True}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("feature", later_features())
+def test_later_features_say_so(feature):
+    op, argument = feature.split()
+    function, *positional, keywords = later_features()[feature]
+    with pytest.raises(tk.NotYetSupported, match=rf"{op}: {argument} .*0\.1"):
+        function(*positional, **keywords)
+
+
+@pytest.mark.parametrize("rule", ["typical", "", None])
+def test_unknown_rules_are_refused_by_name(rule):
+    with pytest.raises(ValueError, match="sample: rule must be one of token, block, gumbel"):
+        tk.sample(torch.zeros(1, 3), tk.SamplingParams(), tk.RngState.of(0), rule=rule)
