@@ -25,6 +25,7 @@ void bandit_update(const Tensor& arm,            // [B]
   params.arms = count.size(1);
   params.batch = arguments.size("arm", arm, 1, 0);
   params.slots = arguments.size("draft_tokens", draft_tokens, 2, 1);
+  if (params.slots < 1) arguments.fail("draft_tokens", "of at least one slot", "none");
   const int64_t batch = params.batch, groups = params.groups, arms = params.arms;
   params.arm = arguments.input<int32_t>("arm", arm, {batch});
   arguments.input<int64_t>("draft_tokens", draft_tokens, {batch, params.slots});
