@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 
@@ -18,6 +19,13 @@ _REWARD = {number: name for name, number in REWARDS.items()}
 
 def call(op: str, args: dict, backend: str | None, rng: tk.RngState | None = None) -> object:
     """``rng`` holds what the public function takes and the raw operator does not."""
+    return prepare(op, args, backend, rng)()
+
+
+def prepare(
+    op: str, args: dict, backend: str | None, rng: tk.RngState | None = None
+) -> Callable[[], object]:
+    """The call with its dataclasses already made: what torch.compile is given."""
     return _CALLS[op](args, backend, rng or tk.RngState.of(range(64)))
 
 
@@ -41,15 +49,17 @@ def _proposal(args: dict, **fields: object) -> tk.Proposal:
 
 
 def _row_stats(args, backend, rng):
-    return tk.row_stats(
-        args["logits"], _sampling(args), tokens=args["token"], out=args["stats"], backend=backend
+    sampling = _sampling(args)
+    return lambda: tk.row_stats(
+        args["logits"], sampling, tokens=args["token"], out=args["stats"], backend=backend
     )
 
 
 def _sample(args, backend, rng):
     rng = tk.RngState(args["seed"], args["rng_round"], args["position"])
-    return tk.sample(
-        args["logits"], _sampling(args), rng, rule=_RULE[args["rule"]], live=args["live"],
+    sampling, rule = _sampling(args), _RULE[args["rule"]]
+    return lambda: tk.sample(
+        args["logits"], sampling, rng, rule=rule, live=args["live"],
         out=args["tokens"], backend=backend,
     )  # fmt: skip
 
@@ -58,27 +68,30 @@ def _proposal_reset(args, backend, rng):
     proposal = _proposal(
         args, max_length=args["out_max_length"], live=args["out_live"], logits=None
     )
-    proposal.reset(
-        tk.RngState(rng.seed, args["rng_round"], rng.position), **_rules(args),
-        max_length=args["max_length"], live=args["live"], backend=backend,
-    )  # fmt: skip
+    rng, table = tk.RngState(rng.seed, args["rng_round"], rng.position), _rules(args)
+    return lambda: proposal.reset(
+        rng, **table, max_length=args["max_length"], live=args["live"], backend=backend
+    )
 
 
 def _proposal_load(args, backend, rng):
     live = torch.ones(4, dtype=torch.bool)  # the batch of test_wrong_arguments
     own = {"live": live, "round": torch.zeros(4, dtype=torch.int64), "logits": None}
     state = tk.RngState(rng.seed[:4], rng.round[:4], rng.position[:4])
-    return tk.Proposal.from_tokens(
+    sampling, table, out = _sampling(args), _rules(args), _proposal(args, **own)
+    return lambda: tk.Proposal.from_tokens(
         args["source"], state, length=args["source_length"], logits=args["logits"],
-        sampling=_sampling(args), **_rules(args), out=_proposal(args, **own), backend=backend,
+        sampling=sampling, **table, out=out, backend=backend,
     )  # fmt: skip
 
 
 def _draft_step(args, backend, rng):
-    return tk.draft_step(
-        args["logits"], _proposal(args, logits=args["kept_logits"]), _sampling(args),
-        tk.RngState(args["seed"], rng.round, rng.position), **_rules(args),
-        rule=_RULE[args["rule"]], out=args["next_token"], backend=backend,
+    proposal = _proposal(args, logits=args["kept_logits"])
+    sampling, table, rule = _sampling(args), _rules(args), _RULE[args["rule"]]
+    rng = tk.RngState(args["seed"], rng.round, rng.position)
+    return lambda: tk.draft_step(
+        args["logits"], proposal, sampling, rng, **table, rule=rule, out=args["next_token"],
+        backend=backend,
     )  # fmt: skip
 
 
@@ -86,11 +99,11 @@ def _verify(args, backend, rng):
     proposal = _proposal(args, tokens=args["draft_tokens"], logits=args["draft_logits"])
     names = [field.name for field in dataclasses.fields(tk.Verdict)]
     out = tk.Verdict(**{name: args.get(name) for name in names})
-    return tk.verify(
-        args["target_logits"], proposal, _sampling(args),
-        tk.RngState(args["seed"], rng.round, args["position"]), rule=_RULE[args["rule"]], out=out,
-        backend=backend,
-    )  # fmt: skip
+    sampling, rule = _sampling(args), _RULE[args["rule"]]
+    rng = tk.RngState(args["seed"], rng.round, args["position"])
+    return lambda: tk.verify(
+        args["target_logits"], proposal, sampling, rng, rule=rule, out=out, backend=backend
+    )
 
 
 def _bandit(args: dict, **fields: object) -> tk.BanditState:
@@ -101,7 +114,9 @@ def _bandit(args: dict, **fields: object) -> tk.BanditState:
 
 def _bandit_select(args, backend, rng):
     bandit = _bandit(args, policy=_POLICY[args["policy"]])
-    return tk.bandit_select(bandit, args["group"], args["live"], out=args["arm"], backend=backend)
+    return lambda: tk.bandit_select(
+        bandit, args["group"], args["live"], out=args["arm"], backend=backend
+    )
 
 
 def _bandit_update(args, backend, rng):
@@ -109,7 +124,7 @@ def _bandit_update(args, backend, rng):
     verdict = tk.Verdict(None, args["num_accepted"], None, None, args["status"], None)
     proposal = _proposal(args, tokens=args["draft_tokens"], logits=None)
     table = _rules({**args, "arm": None})
-    return tk.bandit_update(
+    return lambda: tk.bandit_update(
         bandit, args["arm"], proposal, verdict, args["group"], **table, backend=backend
     )
 

@@ -1,0 +1,171 @@
+"""Loops over the schema table: an operator that is added there cannot skip these."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import statistics
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import public, raw
+from helpers.rounds import drafted, select
+
+import tapout_kernels as tk
+from tapout_kernels import ops
+from tapout_kernels._schema import SCHEMAS
+from tapout_kernels.reference import OPS
+from tapout_kernels.testing import Case
+
+# ---- registration ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", SCHEMAS)
+@pytest.mark.parametrize("drafts", ["full", "one_hot"])
+def test_opcheck(backend, op, drafts):
+    overload = getattr(getattr(torch.ops.tapout_kernels, op), backend)
+    args = Case(op, vocab=7, sampling="both", drafts=drafts).inputs()
+    torch.library.opcheck(overload, (), args)
+    torch.library.opcheck(getattr(torch.ops.tapout_kernels, op).default, (), args)
+
+
+def test_every_schema_has_its_layers():
+    assert set(SCHEMAS) == set(OPS) == {case.op for case in map(Case, SCHEMAS)}
+    for op in SCHEMAS:
+        packet = getattr(torch.ops.tapout_kernels, op)
+        assert set(packet.overloads()) == {"default", "reference", "cpu"}
+        signature = inspect.signature(OPS[op])
+        assert [a.name for a in packet.default._schema.arguments] == list(signature.parameters)
+        assert not packet.default._schema.returns
+
+
+def test_default_is_the_compiled_backend(compiled):
+    """What a call without `backend` runs is bit for bit what backend="cpu" runs."""
+    for op in SCHEMAS:
+        args = Case(op, vocab=1025, sampling="mixed").inputs()
+        raw.same(raw.run(raw.caller("default"), op, args), raw.run(raw.caller(compiled), op, args))
+
+
+# ---- torch.compile -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", SCHEMAS)
+def test_compiled_graph_equals_eager(backend, op):
+    """fullgraph=True through the public function; state is mutated alike."""
+    torch._dynamo.reset()
+    case = Case(op, vocab=7, sampling="both")
+    written = raw.written(op)
+
+    eager, traced = case.inputs(), case.inputs()
+    public.call(op, eager, backend)
+    run = public.prepare(op, traced, backend)
+    torch.compile(run, fullgraph=True, backend="aot_eager")()
+    raw.same({n: traced[n] for n in written}, {n: eager[n] for n in written}, op)
+
+
+def one_round(last, draft_table, target_table, bandit, rules, state, proposal, rng, sampling):
+    select(bandit, out=state.arm)
+    proposal.reset(rng, rules, state)
+    token = last
+    for _ in range(proposal.slots):
+        token = tk.draft_step(
+            draft_table[token], proposal, sampling, rng, rules=rules, state=state
+        )
+    verdict = tk.verify(target_table[proposal.input_ids(last)], proposal, sampling, rng)
+    tk.bandit_update(bandit, state.arm, proposal, verdict, rules=rules, state=state)
+    return verdict.last_token, verdict.tokens
+
+
+def rounds(function, count: int) -> list:
+    generator = torch.Generator().manual_seed(4)
+    tables = torch.randn(2, 6, 6, generator=generator)
+    rules = tk.StopRules(("fixed_length", {"n": 0}), "svip", "adaedl", ("fixed_length", {"n": 2}))
+    bandit = tk.BanditState.create(len(rules), slots=2)
+    rng, state = tk.RngState.of(range(5)), tk.StopState.of(5, rules)
+    proposal = tk.Proposal.empty(5, 2, 6)
+    sampling = tk.SamplingParams.of(5, temperature=0.8, top_k=4)
+    last, found = torch.zeros(5, dtype=torch.int64), []
+    for _ in range(count):
+        last, tokens = function(
+            last, *tables, bandit, rules, state, proposal, rng, sampling
+        )
+        found += [tokens, bandit.reward_sum.clone(), state.arm.clone(), rng.position.clone()]
+    return found
+
+
+def test_a_whole_round_compiles_with_inductor():
+    torch._dynamo.reset()
+    compiled = torch.compile(one_round, fullgraph=True, backend="inductor")
+    for eager, traced in zip(rounds(one_round, 4), rounds(compiled, 4), strict=True):
+        assert torch.equal(eager, traced)
+
+
+def test_drafting_does_not_recompile_for_another_slot():
+    """The slot lives on the device: step after step is one graph."""
+    torch._dynamo.reset()
+    frames = torch._dynamo.testing.CompileCounter()
+    rng, proposal = tk.RngState.of([1, 2]), tk.Proposal.empty(2, 4, 9)
+    step = torch.compile(
+        lambda logits: tk.draft_step(logits, proposal, tk.SamplingParams(), rng), backend=frames
+    )
+    proposal.reset(rng)
+    for _ in range(4):
+        step(torch.zeros(2, 9))
+    assert frames.frame_count == 1
+    assert proposal.tokens.equal(drafted(torch.zeros(2, 9), 4, tk.RngState.of([1, 2])).tokens)
+
+
+# ---- documentation -----------------------------------------------------------------------------
+
+MODULES = sorted(
+    name for _, name, _ in pkgutil.walk_packages(tk.__path__, "tapout_kernels.")
+    if not name.rsplit(".", 1)[-1].startswith("_")
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("module", ["tapout_kernels", *MODULES])
+def test_docstring_examples(module):
+    """Examples run with `torch` and the public names imported."""
+    module = importlib.import_module(module)
+    names = {"torch": torch, **{name: getattr(tk, name) for name in tk.__all__}}
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    for test in doctest.DocTestFinder().find(module, extraglobs=names):
+        runner.run(test)
+    assert runner.failures == 0
+
+
+def test_every_public_function_shows_an_example():
+    for name in ops.__all__:
+        assert ">>>" in getattr(tk, name).__doc__, name
+    for name in tk.__all__:
+        assert getattr(tk, name).__doc__, name
+
+
+# ---- import ------------------------------------------------------------------------------------
+
+CHECK = """
+import sys, time, torch
+begin = time.perf_counter()
+import tapout_kernels
+took = time.perf_counter() - begin
+assert not [name for name in sys.modules if name.partition(".")[0] == "triton"], "triton imported"
+assert not torch.cuda.is_initialized(), "CUDA initialised"
+assert not [name for name in sys.modules if name.startswith("tapout_engine")], "upward import"
+print(took)
+"""
+
+
+def test_import_is_light():
+    """No triton, no CUDA, and under 0.3 s on top of torch (median of three)."""
+    seconds = []
+    for _ in range(3):
+        run = subprocess.run(
+            [sys.executable, "-c", CHECK], capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stderr
+        seconds.append(float(run.stdout))
+    assert statistics.median(seconds) < 0.3, seconds
