@@ -12,6 +12,7 @@ import sys
 
 import pytest
 import torch
+import torch._dynamo.testing
 from helpers import public, raw
 from helpers.rounds import drafted, select
 
