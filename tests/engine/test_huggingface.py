@@ -90,6 +90,17 @@ def test_sampling_with_equal_models_accepts_nearly_everything(llama):
     assert result.accepted[:-1] == result.drafted[:-1]
 
 
+@pytest.mark.parametrize("kind", ["self", "lookup", "itself"])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_bfloat16_models_keep_their_dtype(kind, temperature):
+    model = tiny_llama(seed=1).to(torch.bfloat16)
+    decoder = SpeculativeDecoder(HFModel(model), drafter(kind, model), Controller())
+    result = decoder.generate([Request(PROMPT, 30, temperature)])[0]
+    assert len(result.tokens) == 30
+    kept = decoder.proposal.logits
+    assert kept is None if kind == "lookup" else kept.dtype == torch.bfloat16
+
+
 def test_self_draft_shares_weights_and_leaves_the_target_alone(llama):
     before = {name: weight.clone() for name, weight in llama.state_dict().items()}
     tokens = torch.tensor([PROMPT])

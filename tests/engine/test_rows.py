@@ -169,6 +169,23 @@ def test_a_bad_target_row_ends_with_an_error_and_the_others_go_on(spoil, message
     assert good.tokens == plain(Request([3], 30)).tokens
 
 
+class NanDrafter(ToyLM):
+    """Loses its mind at its third step of every round."""
+
+    def step(self, token):
+        logits = super().step(token).clone()
+        self.steps = getattr(self, "steps", 0) + 1
+        return logits.fill_(float("nan")) if self.steps % 3 == 0 else logits
+
+
+def test_bad_draft_logits_end_the_draft_and_are_reported():
+    decoder = SpeculativeDecoder(ToyLM(), NanDrafter(), Controller(FIXED_5, slots=5))
+    result = decoder.generate([Request([3], 30)])[0]
+    assert result.tokens == plain(Request([3], 30)).tokens
+    assert "bad_logits" in result.stop_reasons
+    assert max(result.drafted) == 2
+
+
 class WildDrafter:
     """Proposes a token that does not exist."""
 
