@@ -48,24 +48,27 @@ struct alignas(64) ChunkBuffer {
   Vec16 least;
 };
 
-inline void take(ChunkBuffer& to, int64_t vector, Vec16 z) {
-  store16(to.value + vector * kLanes, z);
-  to.best = max16(z, to.best);
-  to.least = min16(z, to.least);
-}
-
 template <class Scalar>
 inline void convert(const Scalar* from, int64_t n, ChunkBuffer& to) {
   const int64_t whole = n / kLanes, rest = n % kLanes;
-  for (int64_t i = 0; i < whole; ++i) take(to, i, load16(from + i * kLanes));
+  Vec16 best = set16(-INFINITY), least = set16(INFINITY);
+  const auto take = [&](Vec16 z, int64_t vector) {
+    store16(to.value + vector * kLanes, z);
+    best = max16(z, best);
+    least = min16(z, least);
+  };
+  for (int64_t i = 0; i < whole; ++i) take(load16(from + i * kLanes), i);
   for (int64_t i = n; i < to.vectors * kLanes; ++i) to.value[i] = -INFINITY;
-  if (rest == 0) return;
-  Scalar tail[kLanes] = {};
-  float lanes[kLanes];
-  memcpy(tail, from + whole * kLanes, rest * sizeof(Scalar));
-  store16(lanes, load16(tail));
-  for (int64_t i = 0; i < rest; ++i) to.value[whole * kLanes + i] = lanes[i];
-  take(to, whole, load16(to.value + whole * kLanes));
+  if (rest > 0) {
+    Scalar tail[kLanes] = {};
+    float lanes[kLanes];
+    memcpy(tail, from + whole * kLanes, rest * sizeof(Scalar));
+    store16(lanes, load16(tail));
+    for (int64_t i = 0; i < rest; ++i) to.value[whole * kLanes + i] = lanes[i];
+    take(load16(to.value + whole * kLanes), whole);
+  }
+  to.best = best;
+  to.least = least;
 }
 
 inline void load_chunk(const Row& row, int64_t chunk, ChunkBuffer& to) {
@@ -73,8 +76,6 @@ inline void load_chunk(const Row& row, int64_t chunk, ChunkBuffer& to) {
   const int64_t n = row.vocab - begin < kChunk ? row.vocab - begin : kChunk;
   const char* from = row.data + begin * element_bytes(row.dtype);
   to.vectors = (n + kBlock * kLanes - 1) / (kBlock * kLanes) * kBlock;
-  to.best = set16(-INFINITY);
-  to.least = set16(INFINITY);
   switch (row.dtype) {
     case DType::kF32:
       return convert(reinterpret_cast<const float*>(from), n, to);
@@ -136,7 +137,7 @@ inline float nan_probe(const ChunkBuffer& chunk) {
   Vec16 probe = set16(0.0f);
   for (int64_t i = 0; i < chunk.vectors; ++i) {
     const Vec16 bounded = max16(set16(kLowest), load16(chunk.value + i * kLanes));
-    probe = fma16(bounded, set16(0.0f), probe);
+    probe = add16(probe, mul16(bounded, set16(0.0f)));
   }
   return reduce_add16(probe);
 }
