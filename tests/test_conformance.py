@@ -91,7 +91,7 @@ def test_matches_the_reference_at_more_vocabularies(compiled, op, vocab, samplin
     check_case(compiled, Case(op, batch=2, slots=2, vocab=vocab, sampling=sampling))
 
 
-# ---- the comparison and the matrix themselves -------------------------------------------------------------------------
+# ---- the comparison and the matrix themselves ----------------------------------------------------
 
 
 WRITTEN = [(op, name) for op in raw.ALL_OPS for name in raw.written(op)]

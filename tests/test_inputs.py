@@ -7,8 +7,6 @@ import math
 import pytest
 import torch
 from helpers.rounds import drafted
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import tapout_kernels as tk
 from tapout_kernels import Proposal, RngState, SamplingParams, StopRules, StopState
@@ -56,7 +54,7 @@ def test_an_id_outside_with_logits_has_no_draft_probability(backend, bad):
 
 
 def test_a_token_the_draft_cannot_have_drawn_ends_the_draft(backend):
-    """p_draft = 0 (masked, or cut by the draft's own top-k) is a broken drafter, not a rejection."""
+    """p_draft = 0 (masked, or cut by the draft's top-k) is a broken drafter, not a rejection."""
     draft = torch.tensor([[[0.0, -INF, 0.0]], [[3.0, 2.0, 1.0]]])
     verdict = check(
         [[[0.0, 50.0, 0.0]] * 2] * 2, [[1], [1]], backend, draft_logits=draft,
@@ -154,7 +152,7 @@ def test_filters_at_their_limits(backend, top_k, top_p, kept):
         top_k=torch.tensor([top_k], dtype=torch.int32), top_p=torch.tensor([top_p])
     )
     cutoff = tk.row_stats(ROW, sampling, backend=backend)[0, 5].item()
-    assert int((ROW >= cutoff).sum()) == kept
+    assert int((cutoff <= ROW).sum()) == kept
     found = {
         tk.sample(ROW, sampling, RngState.of(seed), backend=backend).item() for seed in range(300)
     }
@@ -169,9 +167,7 @@ def test_filters_at_their_limits(backend, top_k, top_p, kept):
 def test_equal_distributions_always_accept(backend):
     logits = torch.randn(200, 1, 50, generator=torch.Generator().manual_seed(0)).expand(-1, 4, -1)
     draft = drafted(logits.contiguous(), 3, RngState.of(range(200)), backend=backend)
-    verdict = tk.verify(
-        logits, draft, SamplingParams(), RngState.of(range(200)), backend=backend
-    )
+    verdict = tk.verify(logits, draft, SamplingParams(), RngState.of(range(200)), backend=backend)
     # p_draft went through float32: u p_draft < p_target may fail within 2**-21 of u = 1.
     assert (verdict.num_accepted == 3).all()
     torch.testing.assert_close(verdict.accept_prob, torch.ones(200, 3), atol=0, rtol=2e-6)
@@ -237,70 +233,3 @@ def test_arms_and_groups_out_of_range_are_skipped(backend, arm, group):
         )  # fmt: skip
         assert not bandit.count.any()
         assert state.memory.equal(memory)
-
-
-# ---- fuzz ---------------------------------------------------------------------------------------
-
-LOGIT = st.sampled_from([0.0, -0.0, 1.0, -3.5, 80.0, -80.0, 3e38, -3e38, 1e-40, -INF] * 3
-                        + [INF, math.nan])  # fmt: skip
-TEMPERATURE = st.sampled_from([1.0, 0.0, 1e-6, 1e-3, 0.7, 1e30, INF, -1.0, math.nan])
-TOP_K = st.sampled_from([0, 1, 2, 3, 100, -1, (1 << 31) - 1])
-TOP_P = st.sampled_from([1.0, 0.5, 0.0, 1e-20, 0.999999, 1.5, -1.0, math.nan])
-TOKEN = st.sampled_from([0, 1, 2, 3, 4, -1, 1 << 40])
-
-
-@st.composite
-def requests(draw):
-    vocab, slots = draw(st.integers(1, 5)), draw(st.integers(1, 3))
-    row = st.lists(LOGIT, min_size=vocab, max_size=vocab)
-    return {
-        "target": draw(st.lists(row, min_size=slots + 1, max_size=slots + 1)),
-        "draft": draw(st.none() | st.lists(row, min_size=slots, max_size=slots)),
-        "tokens": draw(st.lists(TOKEN, min_size=slots, max_size=slots)),
-        "length": draw(st.integers(-1, slots + 1)),
-        "sampling": [draw(s) for s in (TEMPERATURE, TOP_K, TOP_P)],
-        "rule": draw(st.sampled_from(["token", "greedy"])),
-        "seed": draw(st.integers(-(1 << 63), (1 << 63) - 1)),
-        "dtype": draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16])),
-    }
-
-
-def run_request(request: dict, backend: str) -> tk.Verdict:
-    rng = RngState.of([request["seed"]])
-    sampling = SamplingParams.of(1, *([x] for x in request["sampling"]))
-    dtype = request["dtype"]
-    logits = request["draft"] and torch.tensor([request["draft"]], dtype=dtype)
-    length = torch.tensor([request["length"]], dtype=torch.int32)
-    draft = Proposal.from_tokens(torch.tensor([request["tokens"]]), rng, length=length,
-                                 logits=logits, sampling=sampling, backend=backend)  # fmt: skip
-    target = torch.tensor([request["target"]], dtype=dtype)
-    return tk.verify(target, draft, sampling, rng, rule=request["rule"], backend=backend)
-
-
-@settings(max_examples=150, deadline=None, derandomize=True,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
-@given(request_=requests())
-def test_fuzz_never_leaves_the_vocabulary(backend, request_):
-    verdict = run_request(request_, backend)
-    vocab, slots = len(request_["target"][0]), len(request_["tokens"])
-    emitted, accepted = verdict.num_emitted.item(), verdict.num_accepted.item()
-    tokens = verdict.tokens[0].tolist()
-    assert all(0 <= token < vocab for token in tokens[:emitted])
-    assert tokens[emitted:] == [-1] * (slots + 1 - emitted)
-    assert tokens[:accepted] == request_["tokens"][:accepted]
-    assert accepted <= max(0, min(request_["length"], slots))
-    assert emitted == accepted + (verdict.status.item() in (OK, BAD_DRAFT))
-    assert 0 <= verdict.status.item() <= 3
-    probs = verdict.accept_prob[0]
-    assert ((probs == -1) | ((probs >= 0) & (probs <= 1))).all()
-
-
-@settings(max_examples=150, deadline=None, derandomize=True,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
-@given(request_=requests())
-def test_fuzz_status_is_the_references(compiled, request_):
-    """Status and counts never hang on rounding here: the fuzzed logits are far apart."""
-    found, expected = run_request(request_, compiled), run_request(request_, "reference")
-    assert found.status.equal(expected.status)
-    assert found.num_accepted.equal(expected.num_accepted)
-    assert found.tokens.equal(expected.tokens)

@@ -8,8 +8,18 @@ import pytest
 import torch
 from helpers.rounds import drafted, select, update_arguments
 
-from tapout_kernels import BanditState, Proposal, RngState, SamplingParams, StopRules
-from tapout_kernels import StopState, mix64, row_stats, sample, verify
+from tapout_kernels import (
+    BanditState,
+    Proposal,
+    RngState,
+    SamplingParams,
+    StopRules,
+    StopState,
+    mix64,
+    row_stats,
+    sample,
+    verify,
+)
 from tapout_kernels.reference import rng
 from tapout_kernels.testing import TOLERANCES
 

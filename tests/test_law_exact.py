@@ -22,7 +22,9 @@ FLOAT64_STATS = Edit(
     "return torch.cat([stats, t[:, None], torch.zeros_like(t)[:, None]], -1)",
 )
 FLOAT64_SLOT = Edit(
-    "proposal_reset.py", "    stats.zero_()\n", "    stats.data = torch.zeros_like(stats).double()\n"
+    "proposal_reset.py",
+    "    stats.zero_()\n",
+    "    stats.data = torch.zeros_like(stats).double()\n",
 )
 SOURCES = (
     {"source": "draft"},

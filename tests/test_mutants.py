@@ -83,9 +83,8 @@ MUTANTS = {
         (Edit("rng.py", "        round & _MASK32,", "        round & 0,"),), joint_law
     ),
     "residual subtracts only the drafted token": Mutant(
-        (Edit("verify.py", "    return torch.where(one_hot_drafts(draft_logits, stats)"
-              "[rows, slot][:, None], point, full)", "    return torch.where(point > 0, full, 0.0)"),),
-        exact_law(),
+        (Edit("verify.py", "[rows, slot][:, None], point, full)",
+              "[rows, slot][:, None], point, torch.where(point > 0, full, 0.0))"),), exact_law(),
     ),
     "last vocabulary chunk skipped": Mutant(
         (Edit("sampling.py", "    return padded.view(rows, -1, CHUNK)",

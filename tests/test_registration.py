@@ -73,9 +73,7 @@ def one_round(last, draft_table, target_table, bandit, rules, state, proposal, r
     proposal.reset(rng, rules, state)
     token = last
     for _ in range(proposal.slots):
-        token = tk.draft_step(
-            draft_table[token], proposal, sampling, rng, rules=rules, state=state
-        )
+        token = tk.draft_step(draft_table[token], proposal, sampling, rng, rules=rules, state=state)
     verdict = tk.verify(target_table[proposal.input_ids(last)], proposal, sampling, rng)
     tk.bandit_update(bandit, state.arm, proposal, verdict, rules=rules, state=state)
     return verdict.last_token, verdict.tokens
@@ -91,9 +89,7 @@ def rounds(function, count: int) -> list:
     sampling = tk.SamplingParams.of(5, temperature=0.8, top_k=4)
     last, found = torch.zeros(5, dtype=torch.int64), []
     for _ in range(count):
-        last, tokens = function(
-            last, *tables, bandit, rules, state, proposal, rng, sampling
-        )
+        last, tokens = function(last, *tables, bandit, rules, state, proposal, rng, sampling)
         found += [tokens, bandit.reward_sum.clone(), state.arm.clone(), rng.position.clone()]
     return found
 

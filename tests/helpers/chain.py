@@ -72,9 +72,12 @@ class Chain:
 
     def _table(self) -> dict[str, Tensor]:
         rules, state = self.rules, self.state
-        return dict(
-            rule_kind=rules.kind, rule_param=rules.param, arm=state.arm, memory=state.memory
-        )
+        return {
+            "rule_kind": rules.kind,
+            "rule_param": rules.param,
+            "arm": state.arm,
+            "memory": state.memory,
+        }
 
     def _select(self, live: Tensor) -> None:
         b = self.bandit

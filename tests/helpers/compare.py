@@ -180,7 +180,8 @@ def check_proposal_load(args: dict, found: dict, expected: dict) -> int:
         found["stop_reason"] != expected["stop_reason"]
     )
     exact(found, expected, ["tokens", "active"], "proposal_load", ~different)
-    assert not found["active"].any() and found["num_active"].item() == 0
+    assert not found["active"].any()
+    assert found["num_active"].item() == 0
     for b in different.nonzero()[:, 0].tolist():
         longer = max(found, expected, key=lambda side: int(side["length"][b]))
         check_stop(args, b, int(loaded[b]) - 1, longer["stats"], f"proposal_load row {b}")

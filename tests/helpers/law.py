@@ -52,7 +52,8 @@ class Noise:
 
     def __call__(self, seed: Tensor, lane: int, slot: Tensor, round: Tensor, domain: int) -> Tensor:
         seed, slot, round = torch.broadcast_tensors(seed, slot, round)
-        assert lane == 0 and torch.equal(round, seed + 1), "the round is part of every address"
+        assert lane == 0
+        assert torch.equal(round, seed + 1), "the round is part of every address"
         values = self.values[domain]
         columns = slot.view(slot.shape[0], -1)
         self.read += [(domain, int(s)) for s in columns.unique()]
@@ -124,7 +125,7 @@ class Round:
         rules = self.setup.rules
         memory = rules.initial_memory.repeat(self.rows, 1, 1)
         arm = torch.tensor(self.setup.arms, dtype=torch.int32)[self.config]
-        return dict(rule_kind=rules.kind, rule_param=rules.param, arm=arm, memory=memory)
+        return {"rule_kind": rules.kind, "rule_param": rules.param, "arm": arm, "memory": memory}
 
     def reset(self) -> None:
         p = self.proposal
@@ -253,7 +254,7 @@ def _accept_measures(draft: Round, row: Tensor, end: Tensor) -> Tensor:
 
 
 def _emit_measures(draft: Round, row: Tensor, end: Tensor) -> Tensor:
-    """[n, V] law of the token emitted at ``end``, given that slot ``end`` was rejected or absent."""
+    """[n, V] law of the token emitted at ``end``, whose draft was rejected or does not exist."""
 
     def at_most(u: Tensor, token: int) -> Tensor:
         verdict = draft.verify(row, _noise(draft, end, 1 - 0.5 / LATTICE, u))
@@ -265,9 +266,7 @@ def _emit_measures(draft: Round, row: Tensor, end: Tensor) -> Tensor:
     return torch.stack(edges, -1).diff(dim=-1)
 
 
-def _accumulate(
-    draft: Round, row: Tensor, end: Tensor, accept: Tensor, emit: Tensor
-) -> np.ndarray:
+def _accumulate(draft: Round, row: Tensor, end: Tensor, accept: Tensor, emit: Tensor) -> np.ndarray:
     setup, steps = draft.setup, draft.setup.slots + 1
     law = np.zeros((setup.size,) + (draft.vocab,) * steps)
     tables = [setup.probs("target", c) for c in range(setup.size)]

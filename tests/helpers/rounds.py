@@ -59,9 +59,7 @@ class Update:
         return self.proposal.live
 
     def run(self, backend: str, **rules: object) -> None:
-        bandit_update(
-            self.bandit, self.arm, self.proposal, self.verdict, backend=backend, **rules
-        )
+        bandit_update(self.bandit, self.arm, self.proposal, self.verdict, backend=backend, **rules)
 
 
 def update_arguments(

@@ -1,0 +1,78 @@
+"""Small hostile requests: no crash, no id outside [0, V), the status the contract says."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import tapout_kernels as tk
+from tapout_kernels import Proposal, RngState, SamplingParams
+
+OK, BAD_DRAFT = 0, 3
+INF = math.inf
+LOGIT = st.sampled_from([0.0, -0.0, 1.0, -3.5, 80.0, -80.0, 3e38, -3e38, 1e-40, -INF] * 3
+                        + [INF, math.nan])  # fmt: skip
+TEMPERATURE = st.sampled_from([1.0, 0.0, 1e-6, 1e-3, 0.7, 1e30, INF, -1.0, math.nan])
+TOP_K = st.sampled_from([0, 1, 2, 3, 100, -1, (1 << 31) - 1])
+TOP_P = st.sampled_from([1.0, 0.5, 0.0, 1e-20, 0.999999, 1.5, -1.0, math.nan])
+TOKEN = st.sampled_from([0, 1, 2, 3, 4, -1, 1 << 40])
+
+
+@st.composite
+def requests(draw):
+    vocab, slots = draw(st.integers(1, 5)), draw(st.integers(1, 3))
+    row = st.lists(LOGIT, min_size=vocab, max_size=vocab)
+    return {
+        "target": draw(st.lists(row, min_size=slots + 1, max_size=slots + 1)),
+        "draft": draw(st.none() | st.lists(row, min_size=slots, max_size=slots)),
+        "tokens": draw(st.lists(TOKEN, min_size=slots, max_size=slots)),
+        "length": draw(st.integers(-1, slots + 1)),
+        "sampling": [draw(s) for s in (TEMPERATURE, TOP_K, TOP_P)],
+        "rule": draw(st.sampled_from(["token", "greedy"])),
+        "seed": draw(st.integers(-(1 << 63), (1 << 63) - 1)),
+        "dtype": draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16])),
+    }
+
+
+def run_request(request: dict, backend: str) -> tk.Verdict:
+    rng = RngState.of([request["seed"]])
+    sampling = SamplingParams.of(1, *([x] for x in request["sampling"]))
+    dtype = request["dtype"]
+    logits = request["draft"] and torch.tensor([request["draft"]], dtype=dtype)
+    length = torch.tensor([request["length"]], dtype=torch.int32)
+    draft = Proposal.from_tokens(torch.tensor([request["tokens"]]), rng, length=length,
+                                 logits=logits, sampling=sampling, backend=backend)  # fmt: skip
+    target = torch.tensor([request["target"]], dtype=dtype)
+    return tk.verify(target, draft, sampling, rng, rule=request["rule"], backend=backend)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(request_=requests())
+def test_fuzz_never_leaves_the_vocabulary(backend, request_):
+    verdict = run_request(request_, backend)
+    vocab, slots = len(request_["target"][0]), len(request_["tokens"])
+    emitted, accepted = verdict.num_emitted.item(), verdict.num_accepted.item()
+    tokens = verdict.tokens[0].tolist()
+    assert all(0 <= token < vocab for token in tokens[:emitted])
+    assert tokens[emitted:] == [-1] * (slots + 1 - emitted)
+    assert tokens[:accepted] == request_["tokens"][:accepted]
+    assert accepted <= max(0, min(request_["length"], slots))
+    assert emitted == accepted + (verdict.status.item() in (OK, BAD_DRAFT))
+    assert 0 <= verdict.status.item() <= 3
+    probs = verdict.accept_prob[0]
+    assert ((probs == -1) | ((probs >= 0) & (probs <= 1))).all()
+
+
+@settings(max_examples=150, deadline=None, derandomize=True,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(request_=requests())
+def test_fuzz_status_is_the_references(compiled, request_):
+    """Status and counts never hang on rounding here: the fuzzed logits are far apart."""
+    found, expected = run_request(request_, compiled), run_request(request_, "reference")
+    assert found.status.equal(expected.status)
+    assert found.num_accepted.equal(expected.num_accepted)
+    assert found.tokens.equal(expected.tokens)
