@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tapout_engine import LENGTH_ARMS, TAPOUT_ARMS, EngineError, parse_arms
 
 import tapout_kernels as tk
+from tapout_engine import LENGTH_ARMS, TAPOUT_ARMS, EngineError, parse_arms
 
 
 @pytest.mark.parametrize(

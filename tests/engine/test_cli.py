@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
+
 from tapout_engine.cli import main
 
 from .conftest import run_python, tiny_llama, tiny_tokenizer

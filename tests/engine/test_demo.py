@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
+
 from tapout_engine import demo
 from tapout_engine.divergence import Divergence
 from tapout_engine.session import Session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from tapout_engine import (
     LENGTH_ARMS,
     TAPOUT_ARMS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+
 from tapout_engine import loading
 from tapout_engine.errors import EngineError
 

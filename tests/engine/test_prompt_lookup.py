@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tapout_engine.adapters.history import History
 from tapout_engine.adapters.prompt_lookup import PromptLookupDrafter
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+
 from tapout_engine import Controller, PlainDecoder, Request, SpeculativeDecoder
 from tapout_engine.demo import PROMPTS
 from tapout_engine.loading import DEFAULT_NAME

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tapout_engine.text import TextStream
 
 

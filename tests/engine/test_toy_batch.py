@@ -6,6 +6,8 @@ import itertools
 
 import pytest
 import torch
+
+import tapout_kernels as tk
 from tapout_engine import (
     TAPOUT_ARMS,
     Controller,
@@ -16,8 +18,6 @@ from tapout_engine import (
 )
 from tapout_engine.adapters.prompt_lookup import PromptLookupDrafter
 from tapout_engine.adapters.toy import ToyLM
-
-import tapout_kernels as tk
 
 PROMPTS = ([1], [2, 3], [4, 5, 6, 7], [9] * 9)
 FIXED_2 = (("fixed_length", {"n": 2}),)
