@@ -18,8 +18,8 @@ from ..errors import EngineError
 def middle_layers(total: int, fraction: float = 0.2) -> tuple[int, ...]:
     """Layers to skip when nothing better is known: a block in the middle.
 
-    The first and last layers matter most. Measured on SmolLM2-135M: without layers 12 to 17 of 30
-    its next token is the same 59 % of the time, without every other layer 0 %.
+    A default, not a search: the first and last layers matter most, and on SmolLM2-135M leaving
+    out every other layer instead destroys the draft.
     """
     count = min(max(1, round(fraction * total)), total - 1)
     first = (total - count) // 2
