@@ -7,22 +7,14 @@ namespace {
 
 std::string dtype_name(ScalarType dtype) {
   switch (dtype) {
-    case ScalarType::Float:
-      return "float32";
-    case ScalarType::Double:
-      return "float64";
-    case ScalarType::Half:
-      return "float16";
-    case ScalarType::BFloat16:
-      return "bfloat16";
-    case ScalarType::Int:
-      return "int32";
-    case ScalarType::Long:
-      return "int64";
-    case ScalarType::Bool:
-      return "bool";
-    default:
-      return torch::headeronly::toString(dtype);
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Half: return "float16";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Bool: return "bool";
+    default: return torch::headeronly::toString(dtype);
   }
 }
 
@@ -78,17 +70,10 @@ Logits Arguments::logits(const char* name, const Tensor& tensor, Shape shape) co
   check_device(name, tensor);
   Logits out = {};
   switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      out.dtype = DType::kF32;
-      break;
-    case ScalarType::BFloat16:
-      out.dtype = DType::kBf16;
-      break;
-    case ScalarType::Half:
-      out.dtype = DType::kF16;
-      break;
-    default:
-      fail(name, "float32 or bfloat16 or float16", dtype_name(tensor.scalar_type()));
+    case ScalarType::Float: out.dtype = DType::kF32; break;
+    case ScalarType::BFloat16: out.dtype = DType::kBf16; break;
+    case ScalarType::Half: out.dtype = DType::kF16; break;
+    default: fail(name, "float32 or bfloat16 or float16", dtype_name(tensor.scalar_type()));
   }
   check_shape(name, tensor, shape);
   const int64_t last = tensor.dim() - 1;

@@ -55,18 +55,12 @@ TAPOUT_HD bool stops_after(const Rules& rules, int64_t row, int64_t slot, const 
   const double limit = rules.param[arm * kRuleParams], spread = root_entropy(stats);
   const double top1 = stats[kTop1Prob], top2 = stats[kTop2Prob];
   switch (static_cast<StopKind>(rules.kind[arm])) {
-    case StopKind::kFixedLength:
-      return static_cast<double>(slot + 1) >= limit;
-    case StopKind::kMaxConfidence:
-      return top1 < limit;
-    case StopKind::kSvip:
-      return spread > limit;
-    case StopKind::kSvipDifference:
-      return slot > 0 && rises(stats, limit);
-    case StopKind::kLogitMargin:
-      return top1 - top2 < limit;
-    case StopKind::kAdaEdl:
-      return adaedl_stops(stats, limit, adaedl_lambda(rules, row, arm));
+    case StopKind::kFixedLength: return static_cast<double>(slot + 1) >= limit;
+    case StopKind::kMaxConfidence: return top1 < limit;
+    case StopKind::kSvip: return spread > limit;
+    case StopKind::kSvipDifference: return slot > 0 && rises(stats, limit);
+    case StopKind::kLogitMargin: return top1 - top2 < limit;
+    case StopKind::kAdaEdl: return adaedl_stops(stats, limit, adaedl_lambda(rules, row, arm));
   }
   return false;
 }

@@ -77,12 +77,9 @@ inline void load_chunk(const Row& row, int64_t chunk, ChunkBuffer& to) {
   const char* from = row.data + begin * element_bytes(row.dtype);
   to.vectors = (n + kBlock * kLanes - 1) / (kBlock * kLanes) * kBlock;
   switch (row.dtype) {
-    case DType::kF32:
-      return convert(reinterpret_cast<const float*>(from), n, to);
-    case DType::kBf16:
-      return convert(reinterpret_cast<const Bf16*>(from), n, to);
-    case DType::kF16:
-      return convert(reinterpret_cast<const F16*>(from), n, to);
+    case DType::kF32: return convert(reinterpret_cast<const float*>(from), n, to);
+    case DType::kBf16: return convert(reinterpret_cast<const Bf16*>(from), n, to);
+    case DType::kF16: return convert(reinterpret_cast<const F16*>(from), n, to);
   }
 }
 
