@@ -260,9 +260,8 @@ def _bandit_select(case: Case, generator: torch.Generator) -> dict[str, object]:
 def _bandit_update(case: Case, generator: torch.Generator) -> dict[str, object]:
     batch, slots = case.batch, case.slots
     tables = _bandit_tables(generator)
-    length = _lengths(batch, slots)
+    length, table = _lengths(batch, slots), _table(batch)
     accepted = (torch.rand(batch, generator=generator) * (length + 1)).int()
-    table = _table(batch)
     return {
         "arm": table["arm"], "draft_tokens": _zeros(batch, slots, dtype=torch.int64),
         "length": length, "live": torch.arange(batch) % 5 != 4, "num_accepted": accepted,

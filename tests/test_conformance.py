@@ -68,7 +68,6 @@ def target_cutoffs(backend: str, args: dict) -> torch.Tensor:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_matches_the_reference(compiled, case):
-    torch.set_num_threads(2)
     if case.op == "draft_step":
         check_draft_steps(compiled, case)
     else:
