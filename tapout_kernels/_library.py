@@ -8,6 +8,7 @@ key when it loads; whatever it does not cover falls back to the reference, visib
 
 from __future__ import annotations
 
+import ctypes
 import json
 from pathlib import Path
 
@@ -54,7 +55,14 @@ def _load_native() -> str | None:
         torch.ops.load_library(NATIVE_PATH)
     except OSError as error:
         return f"{NATIVE_PATH.name} did not load: {error}"
-    return None
+    return native_text("tapout_cpu_error") or None
+
+
+def native_text(symbol: str) -> str:
+    """What a parameterless C function of the CPU library says."""
+    function = ctypes.CDLL(str(NATIVE_PATH))[symbol]
+    function.restype = ctypes.c_char_p
+    return function().decode()
 
 
 def build_notes() -> list[str]:

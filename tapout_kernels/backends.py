@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 
@@ -92,9 +91,7 @@ def cpu_isa() -> str | None:
     """Instruction set the cpu backend runs on (``TAPOUT_CPU_ISA`` forces one), or None."""
     if _library.CPU_UNAVAILABLE is not None:
         return None
-    function = ctypes.CDLL(str(_library.NATIVE_PATH)).tapout_cpu_isa
-    function.restype = ctypes.c_char_p
-    return function().decode()
+    return _library.native_text("tapout_cpu_isa")
 
 
 def backend_report() -> str:

@@ -182,16 +182,16 @@ class Proposal:
         Parameters
         ----------
         tokens : Tensor
-            [B, N] int64 target ids, ``N <= K``.
+            [B, N] int64 target ids, ``N <= K``; with logits N = K.
         rng : RngState
             Takes a round, as :meth:`reset` does.
         length : Tensor, optional
             [B] int32. None: up to the first -1.
         logits : Tensor, optional
-            [B, N, V] raw logits the tokens were *sampled from under* ``sampling``. Without them
+            [B, K, V] raw logits the tokens were *sampled from under* ``sampling``. Without them
             the draft is one-hot: the drafter would have proposed exactly these tokens.
         sampling : SamplingParams, optional
-            Needed with ``logits``, and then the very parameters the drafter sampled with.
+            Required with ``logits``: the very parameters the drafter sampled with.
         live, max_length : Tensor, optional
             As in :meth:`reset`.
         rules, state : StopRules, StopState, optional
@@ -217,6 +217,8 @@ class Proposal:
         if tokens.dim() != 2:
             raise ValueError(f"from_tokens: tokens must be [B, N], got {list(tokens.shape)}")
         proposal = out or cls.empty(*tokens.shape, device=tokens.device)
+        if logits is not None and sampling is None:
+            raise ValueError("from_tokens: sampling must be given with logits, got None")
         sampling = sampling or SamplingParams()
         refuse("from_tokens", min_p=sampling.min_p)
         arguments = dict(
@@ -228,10 +230,11 @@ class Proposal:
             stop_reason=proposal.stop_reason,
         )  # fmt: skip
         check("proposal_load", arguments)  # before the round is taken
-        if tokens.shape[1] > proposal.slots:
+        columns, slots = tokens.shape[1], proposal.slots
+        if columns > slots or (logits is not None and columns < slots):
+            bound = "at most" if logits is None else "with logits exactly"
             raise ValueError(
-                f"from_tokens: tokens must have at most {proposal.slots} columns, "
-                f"got {tokens.shape[1]}"
+                f"from_tokens: tokens must have {bound} {slots} columns, got {columns}"
             )
         proposal.reset(rng, rules, state, max_length, live, backend=backend)
         proposal.logits = logits

@@ -23,7 +23,7 @@ def check(logits, tokens, backend, *, sampling=None, length=None, draft_logits=N
     count = torch.full((tokens.shape[0],), tokens.shape[1], dtype=torch.int32)
     draft = Proposal.from_tokens(
         tokens, rng, length=count if length is None else torch.tensor(length, dtype=torch.int32),
-        logits=draft_logits, sampling=draft_sampling, backend=backend,
+        logits=draft_logits, sampling=draft_sampling or SamplingParams(), backend=backend,
     )  # fmt: skip
     sampling = sampling or SamplingParams()
     return tk.verify(torch.tensor(logits), draft, sampling, rng, rule=rule, backend=backend)

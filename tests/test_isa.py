@@ -75,3 +75,9 @@ def test_bits_are_those_of_the_scalar_kernels(isa):
     assert len(set(expected.values())) > 0.9 * len(expected)  # the inputs differ
     assert found.keys() == expected.keys()
     assert [name for name in expected if found[name] != expected[name]] == []
+
+
+def test_the_report_says_why_a_wrong_instruction_set_is_off():
+    done = python("-m", "tapout_engine", "env", isa="sse9")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"cpu +off: TAPOUT_CPU_ISA must be one of .*got sse9", done.stdout)

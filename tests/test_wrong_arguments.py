@@ -233,3 +233,15 @@ def test_later_features_say_so(feature):
 def test_unknown_rules_are_refused_by_name(rule):
     with pytest.raises(ValueError, match="sample: rule must be one of token, block, gumbel"):
         tk.sample(torch.zeros(1, 3), tk.SamplingParams(), tk.RngState.of(0), rule=rule)
+
+
+def test_drafts_with_logits_need_the_sampling_they_were_drawn_with_and_every_slot():
+    rng = tk.RngState.of(0)
+    tokens, logits = torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 2, 5)
+    with pytest.raises(ValueError, match="from_tokens: sampling must be given with logits"):
+        tk.Proposal.from_tokens(tokens, rng, logits=logits)
+    wider = tk.Proposal.empty(1, 3)
+    with pytest.raises(ValueError, match=r"tokens must have .* exactly 3 columns"):
+        tk.Proposal.from_tokens(tokens, rng, logits=logits, sampling=tk.SamplingParams(), out=wider)
+    assert rng.round.tolist() == [0]
+    assert not wider.live.any()

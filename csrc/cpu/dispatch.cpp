@@ -87,8 +87,11 @@ const CpuOps& cpu_ops() {
 
 }  // namespace tapout
 
-// For Python, through ctypes: the instruction set in use, or why there is none.
-extern "C" __attribute__((visibility("default"))) const char* tapout_cpu_isa() {
-  const tapout::Selection& chosen = tapout::selection();
-  return chosen.ops ? chosen.ops->isa : chosen.error.c_str();
+// For Python, through ctypes: the instruction set in use, and why there is none ("" if there is).
+#define TAPOUT_EXPORT extern "C" __attribute__((visibility("default")))
+
+TAPOUT_EXPORT const char* tapout_cpu_isa() {
+  return tapout::selection().ops ? tapout::selection().ops->isa : "";
 }
+
+TAPOUT_EXPORT const char* tapout_cpu_error() { return tapout::selection().error.c_str(); }
