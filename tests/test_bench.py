@@ -49,3 +49,9 @@ def test_a_wrong_kernel_is_not_timed(monkeypatch):
     monkeypatch.setattr(bench_ops.tk, "verify", wrong)
     with pytest.raises(SystemExit, match="wrong result"):
         bench_ops.bench_verify(256, torch.float32, 0.5)
+
+
+def test_documented_tables_are_the_committed_results():
+    for document in (report.ROOT / "docs").glob("*.md"):
+        text = document.read_text()
+        assert report.with_tables(text, report.ROOT) == text, f"run `make bench`: {document.name}"
