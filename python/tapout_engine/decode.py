@@ -144,7 +144,7 @@ class SpeculativeDecoder(_Decoder):
         with self._clock("kernels"):
             self.controller.select(live, self.backend)
         self._draft(last, live, budget)
-        logits = self._forward(self.proposal.input_ids(last))  # [B, K+1, V]
+        logits = self._forward(self.proposal.input_ids(last, vocab=self.target.vocab_size))
         with self._clock("kernels"):
             tk.verify(
                 logits, self.proposal, self.sampling, self.rng,

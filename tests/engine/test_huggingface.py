@@ -162,6 +162,26 @@ def test_a_prompt_of_one_token(llama):
     assert decoder.generate([request])[0].tokens == expected
 
 
+class WildDrafter(PromptLookupDrafter):
+    """After one good token it proposes an id that the target cannot embed."""
+
+    def __init__(self, first: int):
+        super().__init__(vocab_size=96)
+        self.draft = [first, 5000, 7]
+
+    def propose(self, slots):
+        return torch.tensor([self.draft])
+
+
+def test_a_draft_outside_the_vocabulary_never_reaches_the_model(llama, plain):
+    controller = Controller((("fixed_length", {"n": 3}),), slots=3)
+    decoder = SpeculativeDecoder(HFModel(llama), WildDrafter(plain[0]), controller)
+    result = decoder.generate([Request(PROMPT, 20)])[0]
+    assert result.finish_reason == "error"
+    assert "outside the vocabulary" in result.error
+    assert result.tokens == plain[:2], "what was emitted is the target's own"
+
+
 def test_divergence_reports_the_margin_of_the_two_tokens(llama):
     target = HFModel(llama)
     target.prefill([PROMPT])
