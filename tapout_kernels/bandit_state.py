@@ -71,7 +71,8 @@ class BanditState:
         arms, groups : int
             Arms, and independent tables (one for each request group or tenant).
         slots : int
-            K of the proposals it learns from (rewards divide by it).
+            K of the proposals it learns from: the size of tables with an arm for each slot. At
+            level ``sequence`` nothing depends on it; rewards divide by the proposal's own K.
         level : {"sequence"}
             One arm for a whole draft. ``"token"`` is not supported in this version.
         policy : {"ucb1", "fixed"}
@@ -109,7 +110,7 @@ class BanditState:
             count=table(), reward_sum=table(), reward_sq=table(), tokens=table(), cost=table(),
             calls=torch.zeros(1, dtype=torch.int64, device=device),
             cost_ratio=torch.zeros(1, dtype=torch.float32, device=device),
-            params=_params(policy, policy_params, device),
+            params=_params(policy, arms, policy_params, device),
             seed=torch.tensor([seed], dtype=torch.int64, device=device),
             policy=policy, reward=reward, level=level, slots=slots,
         )  # fmt: skip
@@ -119,18 +120,30 @@ class BanditState:
         return self.count.shape[1]
 
 
+_LATER = (
+    "ucb_tuned", "thompson_gaussian", "thompson_beta", "epsilon_greedy", "ucbspec", "exp3",
+    "exp3spec", "hedge", "normalhedge", "metasd", "throughput",
+)  # fmt: skip
+
+
 def _one_of(what: str, name: str, table: dict[str, int]) -> None:
+    if name in _LATER:
+        raise NotYetSupported(f"BanditState: {what} is not supported in version 0.1, got {name!r}")
     if name not in table:
         raise ValueError(f"BanditState: {what} must be one of {', '.join(table)}, got {name!r}")
 
 
-def _params(policy: str, given: dict[str, float], device: torch.device | str | None) -> Tensor:
+def _params(
+    policy: str, arms: int, given: dict[str, float], device: torch.device | str | None
+) -> Tensor:
     defaults = {"alpha": 0.5, **_POLICY_DEFAULTS[policy]}
     unknown = set(given) - set(defaults)
     if unknown:
         known = ", ".join(defaults)
         raise ValueError(f"BanditState: {policy} takes {known}, got {', '.join(sorted(unknown))}")
     merged = {**defaults, **given}
+    if policy == "fixed" and merged["arm"] not in range(arms):
+        raise ValueError(f"BanditState: arm must be in [0, {arms}), got {merged['arm']}")
     values = [0.0] * NUM_PARAMS
     values[ALPHA] = merged.pop("alpha")
     (values[POLICY_PARAM],) = merged.values()

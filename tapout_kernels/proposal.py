@@ -197,7 +197,8 @@ class Proposal:
         rules, state : StopRules, StopState, optional
             Cut each draft where its arm would have stopped, the stopping token kept.
         out : Proposal, optional
-            Buffers to reuse (its ``logits`` become the ones given); else K = N.
+            Buffers to reuse; else K = N. Its ``logits`` become the tensor given, which must stay
+            unchanged until ``verify``; one that keeps logits of its own is for ``draft_step``.
         vocab, token_mask : optional
             Not supported in this version.
 
@@ -230,6 +231,8 @@ class Proposal:
             stop_reason=proposal.stop_reason,
         )  # fmt: skip
         check("proposal_load", arguments)  # before the round is taken
+        if logits is None and proposal.logits is not None:
+            raise ValueError("from_tokens: out must keep no logits for a draft without, got some")
         columns, slots = tokens.shape[1], proposal.slots
         if columns > slots or (logits is not None and columns < slots):
             bound = "at most" if logits is None else "with logits exactly"
@@ -241,13 +244,16 @@ class Proposal:
         call("proposal_load", backend, **arguments)
         return proposal
 
-    def input_ids(self, last_token: Tensor) -> Tensor:
+    def input_ids(self, last_token: Tensor, vocab: int | None = None) -> Tensor:
         """[B, K+1] int64 for the target's verify forward, free of -1.
 
         Parameters
         ----------
         last_token : Tensor
             [B] int64, the token before the draft; unused slots repeat it.
+        vocab : int, optional
+            Drafted ids from here up are replaced too, for drafters that are not trusted:
+            ``verify`` reports them as BAD_DRAFT, an embedding would read out of bounds.
 
         Examples
         --------
@@ -261,4 +267,7 @@ class Proposal:
                 f"got {last_token.dtype} {list(last_token.shape)}"
             )
         last = last_token[:, None]
-        return torch.cat([last, torch.where(self.tokens < 0, last, self.tokens)], dim=1)
+        unusable = self.tokens < 0
+        if vocab is not None:
+            unusable = unusable | (self.tokens >= vocab)
+        return torch.cat([last, torch.where(unusable, last, self.tokens)], dim=1)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .backends import NotYetSupported
 from .reference.stop import KINDS, NUM_MEMORY, NUM_PARAMS, STOP_RULES
+
+_LATER = (
+    "survival", "gammatune", "gammatune_plus", "heuristic", "hysteresis", "depth_logsumexp",
+    "adasd_entropy", "predicted_length", "adl",
+)  # fmt: skip
 
 
 class StopRules:
@@ -17,8 +24,9 @@ class StopRules:
     ----------
     *arms : str or (str, dict)
         Name of a rule, with parameters where they differ from the defaults: ``fixed_length``
-        (n), ``max_confidence``, ``svip``, ``svip_difference``, ``logit_margin`` (threshold),
-        ``adaedl`` (gamma, initial_threshold).
+        (n), ``max_confidence``, ``svip_difference``, ``logit_margin`` (threshold; TapOut,
+        arXiv 2511.02017), ``svip`` (threshold; 2411.18462), ``adaedl`` (gamma,
+        initial_threshold; 2410.18351).
     device : torch.device or str, optional
 
     Attributes
@@ -69,6 +77,8 @@ class StopRules:
 
 def _parse(arm: str | tuple[str, dict[str, float]]) -> tuple[str, dict[str, float]]:
     name, given = (arm, {}) if isinstance(arm, str) else arm
+    if name in _LATER:
+        raise NotYetSupported(f"StopRules: {name} is not supported in version 0.1")
     if name not in KINDS:
         raise ValueError(f"StopRules: rule must be one of {', '.join(KINDS)}, got {name!r}")
     defaults = STOP_RULES[KINDS[name]].defaults
@@ -76,7 +86,10 @@ def _parse(arm: str | tuple[str, dict[str, float]]) -> tuple[str, dict[str, floa
     if unknown:
         known = ", ".join(defaults)
         raise ValueError(f"StopRules: {name} takes {known}, got {', '.join(sorted(unknown))}")
-    return name, {key: float(given.get(key, default)) for key, default in defaults.items()}
+    params = {key: float(given.get(key, default)) for key, default in defaults.items()}
+    if any(math.isnan(value) for value in params.values()):
+        raise ValueError(f"StopRules: parameters of {name} must be numbers, got {params}")
+    return name, params
 
 
 def _table(rows: list[list[float]], width: int, device: torch.device | str | None) -> Tensor:

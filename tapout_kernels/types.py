@@ -59,23 +59,31 @@ class SamplingParams:
         min_p: float | Sequence[float] = 0.0,
         device: torch.device | str | None = None,
     ) -> SamplingParams:
-        """Build from scalars (a scalar that means "off" is stored as None) or [B] sequences."""
+        """Build from scalars (a scalar that means "off" is stored as None) or [B] sequences.
 
-        def column(value, off: float, dtype: torch.dtype) -> Tensor | None:
+        Raises
+        ------
+        TypeError, ValueError
+            For a ``top_k`` that is no whole number, or a sequence that is not [B].
+        """
+
+        def column(name: str, value, off: float, dtype: torch.dtype) -> Tensor | None:
             if isinstance(value, (int, float)):
                 if value == off:
                     return None
-                return torch.full((batch,), value, dtype=dtype, device=device)
-            values = torch.as_tensor(value, dtype=dtype, device=device)
+                value = [value] * batch
+            values = _as_tensor(f"SamplingParams.of: {name}", value, dtype, device)
             if values.shape != (batch,):
-                raise ValueError(f"SamplingParams.of: expected [{batch}], got {list(values.shape)}")
-            return values.contiguous()
+                raise ValueError(
+                    f"SamplingParams.of: {name} must be [{batch}], got {list(values.shape)}"
+                )
+            return values
 
         return cls(
-            column(temperature, 1.0, torch.float32),
-            column(top_k, 0, torch.int32),
-            column(top_p, 1.0, torch.float32),
-            column(min_p, 0.0, torch.float32),
+            column("temperature", temperature, 1.0, torch.float32),
+            column("top_k", top_k, 0, torch.int32),
+            column("top_p", top_p, 1.0, torch.float32),
+            column("min_p", min_p, 0.0, torch.float32),
         )
 
 
@@ -112,9 +120,19 @@ class RngState:
         >>> RngState.of([1, 2]).round.tolist()
         [0, 0]
         """
-        seed = torch.as_tensor(seeds, dtype=torch.int64, device=device).reshape(-1).clone()
-        start = torch.as_tensor(position, dtype=torch.int64, device=seed.device)
+        seed = _as_tensor("RngState.of: seeds", seeds, torch.int64, device).reshape(-1).clone()
+        start = _as_tensor("RngState.of: position", position, torch.int64, seed.device)
         return cls(seed, torch.zeros_like(seed), start.expand_as(seed).clone())
+
+
+def _as_tensor(
+    name: str, value: object, dtype: torch.dtype, device: torch.device | str | None
+) -> Tensor:
+    """``value`` as a contiguous tensor; a fraction where whole numbers belong is refused."""
+    given = torch.as_tensor(value, device=device)
+    if given.is_floating_point() and not dtype.is_floating_point and given.numel():
+        raise TypeError(f"{name} must hold whole numbers, got {given.dtype}")
+    return given.to(dtype).contiguous()
 
 
 @dataclass

@@ -229,7 +229,7 @@ def test_shim_symbols_existed_in_torch_2_10():
 
 
 def test_exports_one_function():
-    assert symbols("--defined-only") == ["tapout_cpu_error", "tapout_cpu_isa"]
+    assert symbols("--defined-only") == ["tapout_cpu_error", "tapout_cpu_isa", "tapout_schema"]
 
 
 @pytest.mark.parametrize("op", ["verify", "bandit_update"])

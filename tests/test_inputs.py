@@ -233,3 +233,34 @@ def test_arms_and_groups_out_of_range_are_skipped(backend, arm, group):
         )  # fmt: skip
         assert not bandit.count.any()
         assert state.memory.equal(memory)
+
+
+def test_input_ids_are_inside_the_vocabulary():
+    draft = Proposal.from_tokens(torch.tensor([[5, 7, 1 << 40]]), RngState.of(0))
+    last = torch.tensor([3])
+    assert draft.input_ids(last).tolist() == [[3, 5, 7, 1 << 40]]
+    assert draft.input_ids(last, vocab=7).tolist() == [[3, 5, 3, 3]]
+
+
+def test_no_sampling_parameters_mean_all_off(backend):
+    logits, found = torch.randn(2, 3, 7), []
+    for sampling in (None, SamplingParams()):
+        rng = RngState.of([1, 2])
+        draft = Proposal.empty(2, 2, vocab=7)
+        draft.reset(rng)
+        token = tk.draft_step(logits[:, 0], draft, sampling, rng, backend=backend)
+        verdict = tk.verify(logits, draft, sampling, rng, backend=backend)
+        found.append(token.tolist() + verdict.tokens.flatten().tolist())
+    assert found[0] == found[1]
+
+
+def test_an_active_row_that_is_full_drafts_nothing(backend):
+    """Only a caller who sets the limit by hand can get there."""
+    rng, draft = RngState.of(0), Proposal.empty(1, 2, vocab=3)
+    draft.reset(rng)
+    draft.max_length.fill_(9)
+    for step in range(4):
+        tk.draft_step(torch.zeros(1, 3), draft, None, rng, backend=backend)
+        assert draft.length.tolist() == [min(step + 1, 2)]
+    assert draft.stop_reason.tolist() == [2]  # MAX_LENGTH
+    assert not draft.active.any()

@@ -15,9 +15,10 @@ import torch
 import torch._dynamo.testing
 from helpers import public, raw
 from helpers.rounds import drafted, select
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import tapout_kernels as tk
-from tapout_kernels import ops
+from tapout_kernels import _library, ops
 from tapout_kernels._schema import SCHEMAS
 from tapout_kernels.reference import OPS
 from tapout_kernels.testing import Case
@@ -49,6 +50,35 @@ def test_default_is_the_compiled_backend(compiled):
     for op in SCHEMAS:
         args = Case(op, vocab=1025, sampling="mixed").inputs()
         raw.same(raw.run(raw.caller("default"), op, args), raw.run(raw.caller(compiled), op, args))
+
+
+@pytest.mark.parametrize("op", SCHEMAS)
+def test_state_carries_no_graph(backend, op):
+    """An engine outside no_grad must not grow a graph from round to round."""
+    args = Case(op, vocab=7, sampling="both").inputs()
+    for name, value in args.items():
+        if "logits" in name and name not in raw.written(op):
+            args[name] = value.requires_grad_()
+    found = raw.run(raw.caller(backend), op, args)
+    assert not [name for name, value in found.items() if value.requires_grad]
+
+
+@pytest.mark.parametrize("op", SCHEMAS)
+@pytest.mark.parametrize("drafts", ["full", "one_hot"])
+def test_the_reference_never_reads_a_tensor_on_the_host(op, drafts):
+    """Fake tensors have no values: an .item() or a branch on data would raise."""
+    mode = FakeTensorMode(allow_non_fake_inputs=False)
+    args = Case(op, vocab=7, sampling="both", drafts=drafts).inputs()
+    fakes = {k: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v for k, v in args.items()}
+    with mode:
+        OPS[op](**fakes)
+
+
+def test_a_library_built_for_another_schema_is_not_loaded(compiled, monkeypatch):
+    monkeypatch.setattr(_library, "_schema_hash", lambda: "another")
+    assert "built for another version" in _library._load_native()
+    monkeypatch.setattr(_library, "native_text", lambda symbol: "")  # an older one has no hash
+    assert "built for another version" in _library._load_native()
 
 
 # ---- torch.compile -----------------------------------------------------------------------------

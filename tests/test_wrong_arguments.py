@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -213,6 +214,10 @@ def later_features() -> dict[str, tuple]:
         "verify rows": (*verify, {"rows": mask[0]}),
         "sample min_p": (tk.sample, logits, min_p, rng, {}),
         "row_stats token_mask": (tk.row_stats, logits, {"token_mask": mask}),
+        "verify rule ": (*verify, {"rule": "lossy_typical"}),
+        "BanditState policy": (tk.BanditState.create, 2, {"policy": "thompson_gaussian"}),
+        "BanditState reward": (tk.BanditState.create, 2, {"reward": "throughput"}),
+        "StopRules survival": (tk.StopRules, "survival", {}),
         "BanditState level": (tk.BanditState.create, 2, {"level": "token"}),
         "from_tokens vocab": (tk.Proposal.from_tokens, torch.zeros(1, 1).long(), rng,
                               {"vocab": object()}),
@@ -245,3 +250,36 @@ def test_drafts_with_logits_need_the_sampling_they_were_drawn_with_and_every_slo
         tk.Proposal.from_tokens(tokens, rng, logits=logits, sampling=tk.SamplingParams(), out=wider)
     assert rng.round.tolist() == [0]
     assert not wider.live.any()
+
+
+VALUES = {
+    "SamplingParams.of: top_k must hold whole numbers": lambda: tk.SamplingParams.of(2, top_k=5.7),
+    "SamplingParams.of: top_k must be [2], got [1]": lambda: tk.SamplingParams.of(2, top_k=[1]),
+    "RngState.of: seeds must hold whole numbers": lambda: tk.RngState.of([1.7]),
+    "BanditState: arm must be in [0, 2), got 7": lambda: tk.BanditState.create(
+        2, policy="fixed", arm=7
+    ),
+    "BanditState: arm must be in [0, 2), got -0.5": lambda: tk.BanditState.create(
+        2, policy="fixed", arm=-0.5
+    ),
+    "StopRules: parameters of svip must be numbers": lambda: tk.StopRules(
+        ("svip", {"threshold": float("nan")})
+    ),
+    "row_stats: logits must be [B > 0, V > 0], got []": lambda: tk.row_stats(torch.tensor(1.0)),
+    "bandit_select: group must be a Tensor, got list": lambda: tk.bandit_select(
+        tk.BanditState.create(2), group=[0, 1]
+    ),
+}
+
+
+@pytest.mark.parametrize("message", VALUES)
+def test_values_that_make_no_sense_are_refused(message):
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        VALUES[message]()
+
+
+def test_drafts_without_logits_do_not_take_the_buffer_of_drafts_with():
+    out = tk.Proposal.empty(1, 2, vocab=5)
+    with pytest.raises(ValueError, match="from_tokens: out must keep no logits"):
+        tk.Proposal.from_tokens(torch.zeros(1, 2, dtype=torch.int64), tk.RngState.of(0), out=out)
+    assert out.logits is not None

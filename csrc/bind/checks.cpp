@@ -100,6 +100,7 @@ Rules Arguments::rules(const OptionalTensor& kind, const OptionalTensor& param,
   if (!kind) return {};
   if (!param) fail("rule_param", "given with rule_kind", "None");
   if (!arm) fail("arm", "given with rule_kind", "None");
+  if (!memory) fail("memory", "given with rule_kind", "None");
   const int64_t arms = size("rule_kind", *kind, 1, 0);
   return {input<int32_t>("rule_kind", kind, {arms}),
           input<float>("rule_param", param, {arms, kRuleParams}),

@@ -29,7 +29,6 @@ TAPOUT_HD double root_entropy(const float* stats) {
 }
 
 TAPOUT_HD double adaedl_lambda(const Rules& rules, int64_t row, int64_t arm) {
-  if (!rules.memory) return rules.param[arm * kRuleParams + 1];
   return rules.memory[(row * rules.arms + arm) * kRuleParams];
 }
 

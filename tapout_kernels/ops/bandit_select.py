@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._check import require_tensor
 from ..backends import call
 from ..bandit_state import BanditState
 from ..reference.bandit import POLICIES
@@ -56,6 +57,9 @@ def bandit_select(
     >>> bandit_select(bandit, batch=4).tolist()
     [0, 1, 2, 0]
     """
+    for name, value in (("group", group), ("live", live)):
+        if value is not None:
+            require_tensor("bandit_select", name, value)
     if out is None:
         given = next((x.shape[0] for x in (group, live) if x is not None), batch or 1)
         out = torch.zeros(given, dtype=torch.int32, device=bandit.count.device)

@@ -15,7 +15,7 @@ from ._rules import rule_id
 def draft_step(
     logits: Tensor,  # [B, V]
     proposal: Proposal,
-    sampling: SamplingParams,
+    sampling: SamplingParams | None,
     rng: RngState,
     *,
     rules: StopRules | None = None,
@@ -42,7 +42,7 @@ def draft_step(
     proposal : Proposal
         Written in place where active. Rule ``token`` needs one that keeps logits
         (``Proposal.empty(..., vocab=V)``), else the draft's distribution would be lost.
-    sampling : SamplingParams
+    sampling : SamplingParams or None
         What the draft is sampled with; it need not be the target's.
     rng : RngState
         Read only: the noise address is (seed, slot, ``proposal.round``).
@@ -70,7 +70,7 @@ def draft_step(
     Notes
     -----
     A row of NaN, +inf or no finite logit stops with reason BAD_LOGITS and drafts nothing.
-    Source of the loop: TapOut, arXiv 2511.02017; of each rule: ``docs/algorithms`` names it.
+    Source of the loop: TapOut, arXiv 2511.02017; of each rule: see :class:`StopRules`.
 
     Examples
     --------
@@ -82,6 +82,7 @@ def draft_step(
     ([1, 1], [1, 1])
     """
     rule_number = rule_id("draft_step", rule)
+    sampling = sampling or SamplingParams()
     refuse(
         "draft_step", vocab=vocab, token_mask=token_mask, accept_estimate=accept_estimate,
         rows=rows, min_p=sampling.min_p,

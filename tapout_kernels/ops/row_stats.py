@@ -60,7 +60,8 @@ def row_stats(
     refuse("row_stats", token_mask=token_mask, min_p=sampling.min_p)
     require_tensor("row_stats", "logits", logits)
     if out is None:
-        out = torch.empty(logits.shape[0], NUM_STATS, dtype=torch.float32, device=logits.device)
+        shape = (*logits.shape[:1], NUM_STATS)
+        out = torch.empty(shape, dtype=torch.float32, device=logits.device)
     call(
         "row_stats", backend, logits=logits, temperature=sampling.temperature,
         top_k=sampling.top_k, top_p=sampling.top_p, token=tokens, stats=out,

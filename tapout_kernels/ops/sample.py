@@ -12,7 +12,7 @@ from ._rules import rule_id
 
 def sample(
     logits: Tensor,  # [B, V]
-    sampling: SamplingParams,
+    sampling: SamplingParams | None,
     rng: RngState,
     *,
     rule: str = "token",
@@ -28,7 +28,7 @@ def sample(
     ----------
     logits : Tensor
         [B, V] float32, bfloat16 or float16, any row stride, last dimension contiguous.
-    sampling : SamplingParams
+    sampling : SamplingParams or None
     rng : RngState
         ``round`` and ``position`` of live rows advance by one (``position`` only where a token
         was emitted).
@@ -59,6 +59,7 @@ def sample(
     [1]
     """
     rule_number = rule_id("sample", rule)
+    sampling = sampling or SamplingParams()
     refuse("sample", token_mask=token_mask, rows=rows, min_p=sampling.min_p)
     if out is None:
         out = torch.empty_like(rng.position)

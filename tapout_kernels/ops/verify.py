@@ -13,7 +13,7 @@ from ._rules import rule_id
 def verify(
     target_logits: Tensor,  # [B, K+1, V]
     proposal: Proposal,
-    sampling: SamplingParams,
+    sampling: SamplingParams | None,
     rng: RngState,
     *,
     rule: str = "token",
@@ -43,7 +43,7 @@ def verify(
         are never looked at.
     proposal : Proposal
         Carries the tokens, their draft distribution and the round they were drafted in.
-    sampling : SamplingParams
+    sampling : SamplingParams or None
         Of the target; the draft's own travel with the proposal.
     rng : RngState
         ``position`` of live rows advances by ``num_emitted``.
@@ -82,6 +82,7 @@ def verify(
     [[1, 0, -1]]
     """
     rule_number = rule_id("verify", rule)
+    sampling = sampling or SamplingParams()
     refuse(
         "verify", row_start=row_start, vocab=vocab, token_mask=token_mask, overlap=overlap,
         logprobs=logprobs, allow_lossy=allow_lossy, rows=rows, min_p=sampling.min_p,

@@ -45,13 +45,15 @@ def draft_step(
     token = sample_index(processed.weights, u)
     row = row_stats_of(processed, token)
     valid = processed.status == OK
-    drafting = active & valid
+    full = length >= slots
+    drafting = active & valid & ~full
 
     kind, param, mem = rows_of_arm(rule_kind, rule_param, memory, arm, batch, tokens.device)
     seen = Slot(slot.double(), row.double(), stats[rows, previous_slot].double(), param, mem)
-    at_limit = slot + 1 >= max_length
+    at_limit = (slot + 1 >= max_length) | (slot + 1 >= slots)
     reason = torch.where(should_stop(kind, seen), RULE, torch.where(at_limit, MAX_LENGTH, NONE))
     reason = torch.where(valid, reason, BAD_LOGITS)
+    reason = torch.where(full, MAX_LENGTH, reason)
 
     next_token.copy_(torch.where(drafting, token, previous_token))
     tokens[rows, slot] = torch.where(drafting, token, tokens[rows, slot])

@@ -24,6 +24,11 @@ def sample_index(weights: Tensor, u: Tensor) -> Tensor:
     return (chunk * CHUNK + offset)[:, 0]
 
 
+def total_weight(weights: Tensor) -> Tensor:
+    """[R, V] -> [R], summed chunk by chunk: the same bits in any batch and on any thread count."""
+    return _chunked(weights).sum(-1).cumsum(-1)[:, -1]
+
+
 def _chunked(weights: Tensor) -> Tensor:
     rows, vocab = weights.shape
     padded = torch.nn.functional.pad(weights, (0, -vocab % CHUNK))

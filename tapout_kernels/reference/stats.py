@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .sampling import total_weight
+
 OK, NAN, EMPTY, BAD_DRAFT = range(4)  # status of a row or a verdict
 LSE, ENTROPY, TOP1_PROB, TOP2_PROB, TOKEN_LOGPROB, CUTOFF, TEMPERATURE = range(7)  # stats columns
 NUM_STATS = 8
@@ -28,7 +30,7 @@ class Processed(NamedTuple):
 
     @property
     def probs(self) -> Tensor:  # [R, V]
-        return self.weights / self.weights.sum(-1, keepdim=True)
+        return self.weights / total_weight(self.weights)[:, None]
 
 
 def process(
@@ -67,12 +69,12 @@ def row_stats_of(rows: Processed, token: Tensor | None) -> Tensor:
     z, t = rows.logits, rows.temperature
     t_stat = torch.where(t > 0, t, 1.0)
     unfiltered = _weights(z, t_stat)
-    s = unfiltered.sum(-1)
+    s = total_weight(unfiltered)
     offset = (z - z.amax(-1, keepdim=True)) / t_stat[:, None]
-    d = torch.where(unfiltered > 0, offset * unfiltered, 0.0).sum(-1)
+    d = total_weight(torch.where(unfiltered > 0, offset * unfiltered, 0.0))
     top = z.topk(min(2, z.shape[-1]), dim=-1).values
     second = _weights(top, t_stat)[:, 1] / s if top.shape[-1] > 1 else torch.zeros_like(s)
-    log_s = rows.weights.sum(-1).log()
+    log_s = total_weight(rows.weights).log()
     lse = z.amax(-1) / t_stat + log_s
     columns = [
         lse, s.log() - d / s, 1 / s, second,

@@ -69,21 +69,19 @@ class StopRule(NamedTuple):
     defaults: dict[str, float]  # parameter name -> default, in the order of the param columns
     stop: Callable[[Slot], Tensor]
     initial_memory: Callable[[list[float]], list[float]] = lambda params: []
-    source: str = ""
 
 
 STOP_RULES: tuple[StopRule, ...] = (
-    StopRule("fixed_length", {"n": 4}, _fixed_length, source="baseline"),
-    StopRule("max_confidence", {"threshold": 0.8}, _max_confidence, source="TapOut 2511.02017"),
-    StopRule("svip", {"threshold": 0.6}, _svip, source="SVIP 2411.18462"),
-    StopRule("svip_difference", {"threshold": 0.2}, _svip_difference, source="TapOut 2511.02017"),
-    StopRule("logit_margin", {"threshold": 0.2}, _logit_margin, source="TapOut 2511.02017"),
+    StopRule("fixed_length", {"n": 4}, _fixed_length),
+    StopRule("max_confidence", {"threshold": 0.8}, _max_confidence),
+    StopRule("svip", {"threshold": 0.6}, _svip),
+    StopRule("svip_difference", {"threshold": 0.2}, _svip_difference),
+    StopRule("logit_margin", {"threshold": 0.2}, _logit_margin),
     StopRule(
         "adaedl",
         {"gamma": 0.2, "initial_threshold": 0.5},
         _adaedl,
         lambda params: [params[1], 0.0],  # threshold lambda, running acceptance rate
-        source="AdaEDL 2410.18351",
     ),
 )
 KINDS = {rule.name: kind for kind, rule in enumerate(STOP_RULES)}
