@@ -112,16 +112,23 @@ def bench_row_stats(batch: int, vocab: int, dtype: torch.dtype) -> dict[str, obj
 
 
 def bench_bandit(batch: int, arms: int) -> dict[str, object]:
-    rng, bandit = tk.RngState.of(list(range(batch))), tk.BanditState.create(arms, slots=5)
+    rng = tk.RngState.of(list(range(batch)))
     draft = tk.Proposal.from_tokens(torch.zeros(batch, 5, dtype=torch.int64), rng)
     verdict = tk.verify(torch.zeros(batch, 6, 8), draft, tk.SamplingParams(), rng)
-    arm = torch.zeros(batch, dtype=torch.int32)
 
-    def step(_: int) -> None:
-        tk.bandit_update(bandit, arm, draft, verdict)
-        tk.bandit_select(bandit, out=arm)
+    def stepper(backend: str | None = None) -> Callable[[int], torch.Tensor]:
+        bandit, arm = tk.BanditState.create(arms, slots=5), torch.zeros(batch, dtype=torch.int32)
 
-    return _row("bandit update + select", {"B": batch, "A": arms}, None, times_us(step), None, 0)
+        def step(_: int) -> torch.Tensor:
+            tk.bandit_update(bandit, arm, draft, verdict, backend=backend)
+            return tk.bandit_select(bandit, out=arm, backend=backend)
+
+        return step
+
+    ours, reference = stepper(), stepper("reference")
+    if not all(torch.equal(ours(i), reference(i)) for i in range(3)):
+        raise SystemExit("bandit: wrong arms, not timed")
+    return _row("bandit update + select", {"B": batch, "A": arms}, None, times_us(ours), None, 0)
 
 
 def _row(
