@@ -12,10 +12,10 @@ from torch import Tensor
 import tapout_kernels as tk
 
 from .controller import Controller
-from .engine import BlockDrafter, Drafter, Target, Tokenizer
+from .engine import BlockDrafter, Drafter, Target, Tokenizer, max_length
 from .errors import EngineError
 from .requests import Request, Result, Times
-from .rows import INVALID, RoundReport, Row, check_requests
+from .rows import INVALID, RoundReport, Row, check_requests, sampling_params
 
 StreamCallback = Callable[[int, list[int], str], None]
 """Called after each round of each row: its index, its new tokens, its new text."""
@@ -26,6 +26,7 @@ class _Decoder:
 
     def __init__(self, target: Target, tokenizer: Tokenizer | None, rule: str, backend: str | None):
         self.target = target
+        self.max_length = self.prompt_below = max_length(target)
         self.tokenizer = tokenizer
         self.rule = rule
         self.backend = backend
@@ -51,7 +52,7 @@ class _Decoder:
         EngineError
             For a request that cannot be decoded; nothing has run then.
         """
-        check_requests(requests, self.target.vocab_size, self.tokenizer)
+        check_requests(requests, self.target.vocab_size, self.tokenizer, self.prompt_below)
         self.times = Times()
         begin = perf_counter()
         with torch.no_grad():
@@ -73,12 +74,13 @@ class _Decoder:
         prompts = [list(request.prompt) for request in requests]
         device = self.target.device
         self.rng = tk.RngState.of(keys, [len(prompt) for prompt in prompts], device=device)
-        self.sampling = _sampling(requests, device)
+        self.sampling = sampling_params(requests, device)
         self.last = torch.tensor([prompt[-1] for prompt in prompts], device=device)
         with self._clock("prefill"):
             self._prefill(prompts)
         return [
-            Row(request, key, self.tokenizer) for request, key in zip(requests, keys, strict=True)
+            Row(request, key, self.tokenizer, self.max_length)
+            for request, key in zip(requests, keys, strict=True)
         ]
 
     @contextmanager
@@ -105,7 +107,8 @@ class SpeculativeDecoder(_Decoder):
         How drafts are accepted; ``greedy`` decodes at temperature 0 whatever requests say.
     early_exit : bool
         Stop asking the drafter once no row drafts any more, which the host must read after each
-        draft step. Off: always K steps and one host read a round. Tokens are the same.
+        draft step. Off: K steps and one host read a round, fewer steps only where a model could
+        not read more tokens. Tokens are the same.
     backend : str, optional
         Of every kernel, see :func:`tapout_kernels.available_backends`.
     """
@@ -127,6 +130,7 @@ class SpeculativeDecoder(_Decoder):
                 f"got one of {drafter.vocab_size}"
             )
         self.drafter = drafter
+        self.prompt_below = min(self.max_length, max_length(drafter))
         self.controller = controller
         self.early_exit = early_exit
         self._draft = self._draft_block if isinstance(drafter, BlockDrafter) else self._draft_steps
@@ -135,16 +139,17 @@ class SpeculativeDecoder(_Decoder):
         """Forget what the bandit learned; it persists over calls of ``generate`` otherwise."""
         self.controller.reset()
 
-    def round(self, last: Tensor, live: Tensor, budget: Tensor) -> Tensor:
+    def round(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> Tensor:
         """Draft, verify, learn: up to K+1 new tokens for each live row.
 
-        ``last`` [B] i64 is each row's last token, ``budget`` [B] i32 the longest draft allowed;
-        returns the new last tokens. The rest is in ``self.proposal`` and ``self.verdict``.
+        ``last`` [B] i64 is each row's last token, ``budget`` [B] i32 the longest draft allowed,
+        ``room`` the longest draft that the models can read; returns the new last tokens. The
+        rest is in ``self.proposal`` and ``self.verdict``.
         """
         with self._clock("kernels"):
             self.controller.select(live, self.backend)
-        self._draft(last, live, budget)
-        logits = self._forward(self.proposal.input_ids(last, vocab=self.target.vocab_size))
+        self._draft(last, live, budget, room)
+        logits = self._forward(self.proposal.input_ids(last, self.target.vocab_size), room)
         with self._clock("kernels"):
             tk.verify(
                 logits, self.proposal, self.sampling, self.rng,
@@ -153,12 +158,12 @@ class SpeculativeDecoder(_Decoder):
             self.controller.update(self.proposal, self.verdict, self.backend)
         return self.verdict.last_token
 
-    def _draft_steps(self, last: Tensor, live: Tensor, budget: Tensor) -> None:
+    def _draft_steps(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> None:
         rules, state = self.controller.rules, self.controller.state
         with self._clock("kernels"):
             self.proposal.reset(self.rng, rules, state, budget, live, backend=self.backend)
         token = last
-        for _ in range(self.controller.slots):
+        for _ in range(room):
             if self.early_exit and not self.proposal.num_active.item():
                 break
             with self._clock("draft"):
@@ -169,7 +174,7 @@ class SpeculativeDecoder(_Decoder):
                     rules=rules, state=state, rule=self.rule, backend=self.backend,
                 )  # fmt: skip
 
-    def _draft_block(self, last: Tensor, live: Tensor, budget: Tensor) -> None:
+    def _draft_block(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> None:
         with self._clock("draft"):
             tokens = self.drafter.propose(self.controller.slots)  # [B, K]
         with self._clock("kernels"):
@@ -179,12 +184,10 @@ class SpeculativeDecoder(_Decoder):
                 out=self.proposal, backend=self.backend,
             )  # fmt: skip
 
-    def _forward(self, input_ids: Tensor) -> Tensor:
+    def _forward(self, input_ids: Tensor, room: int) -> Tensor:
         """The target on [B, K+1] tokens; columns no row drafted are not computed."""
         with self._clock("verify"):
-            if not self.early_exit:
-                return self.target.forward(input_ids)
-            used = 1 + int(self.proposal.length.max())
+            used = 1 + (int(self.proposal.length.max()) if self.early_exit else room)
             logits = self.target.forward(input_ids[:, :used])
             if used == input_ids.shape[1]:
                 return logits
@@ -212,10 +215,13 @@ class SpeculativeDecoder(_Decoder):
     def _advance(self, rows: list[Row]) -> list[RoundReport]:
         device = self.target.device
         live = torch.tensor([row.live for row in rows], device=device)
+        rooms = [self._room(row) if row.live else 0 for row in rows]
         # The target adds one token of its own, so a draft stays one short of what is left.
-        budget = [max(row.remaining - 1, 0) for row in rows]
+        budget = [
+            min(room, max(row.remaining - 1, 0)) for row, room in zip(rows, rooms, strict=True)
+        ]
         budget = torch.tensor(budget, dtype=torch.int32, device=device)
-        self.last = self.round(self.last, live, budget)
+        self.last = self.round(self.last, live, budget, max(rooms))
         reports = self._read()
         emitted = [report.emitted for report in reports]
         with self._clock("verify"):
@@ -223,6 +229,12 @@ class SpeculativeDecoder(_Decoder):
         with self._clock("draft"):
             self.drafter.commit(emitted)
         return reports
+
+    def _room(self, row: Row) -> int:
+        """The longest draft that target and drafter can read, whatever the request asks for."""
+        target = self.max_length - row.length - 1
+        drafter = max_length(self.drafter) - row.length + 1  # it need not read its last draft
+        return int(max(0, min(self.controller.slots, target, drafter)))
 
     def _read(self) -> list[RoundReport]:
         """One transfer to the host: all it will know of this round."""
@@ -278,16 +290,3 @@ class PlainDecoder(_Decoder):
         with self._clock("verify"):
             self.target.commit(emitted)
         return [RoundReport(tokens, 0, 0, 0 if tokens else INVALID, 0, 0) for tokens in emitted]
-
-
-def _sampling(requests: Sequence[Request], device: torch.device) -> tk.SamplingParams:
-    """A parameter that is off in every request is left out: it costs nothing then."""
-
-    def column(name: str, off: float) -> list[float] | float:
-        values = [getattr(request, name) for request in requests]
-        return off if all(value == off for value in values) else values
-
-    return tk.SamplingParams.of(
-        len(requests), column("temperature", 1.0), column("top_k", 0), column("top_p", 1.0),
-        device=device,
-    )  # fmt: skip

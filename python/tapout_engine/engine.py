@@ -16,7 +16,12 @@ from torch import Tensor
 
 @runtime_checkable
 class Follower(Protocol):
-    """Anything that follows B token sequences: a target, a drafter, a cache."""
+    """Anything that follows B token sequences: a target, a drafter, a cache.
+
+    It may have an attribute ``max_length``, the most tokens a row can have for it (None: any
+    number). Only rows that have ended or drafted less than others are fed padding beyond it, whose
+    logits are never read.
+    """
 
     vocab_size: int
 
@@ -57,6 +62,12 @@ class BlockDrafter(Follower, Protocol):
 
 
 Drafter = AutoregressiveDrafter | BlockDrafter
+
+
+def max_length(follower: Follower) -> float:
+    """The most tokens a row can have for ``follower``; infinity if it does not say."""
+    limit = getattr(follower, "max_length", None)
+    return float("inf") if limit is None else limit
 
 
 class Tokenizer(Protocol):

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import NamedTuple
+
+import torch
+
+import tapout_kernels as tk
 
 from .engine import Tokenizer
 from .errors import EngineError
@@ -35,8 +41,9 @@ class RoundReport(NamedTuple):
 class Row:
     """One request of a batch on the host: budget, text, and the result so far."""
 
-    def __init__(self, request: Request, key: int, tokenizer: Tokenizer | None):
+    def __init__(self, request: Request, key: int, tokenizer: Tokenizer | None, max_length: float):
         self.request = request
+        self.max_length = max_length  # of prompt and new tokens together
         self.result = Result(key=key)
         self.stream = TextStream(tokenizer, request.stop)
 
@@ -45,8 +52,14 @@ class Row:
         return not self.result.finish_reason
 
     @property
+    def length(self) -> int:
+        return len(self.request.prompt) + len(self.result.tokens)
+
+    @property
     def remaining(self) -> int:
-        return self.request.max_new_tokens - len(self.result.tokens)
+        """New tokens until the request's own limit, or the target's if that comes first."""
+        wanted = self.request.max_new_tokens - len(self.result.tokens)
+        return int(min(wanted, self.max_length - self.length))
 
     def take(self, report: RoundReport) -> tuple[list[int], str]:
         """Add a round; returns the tokens and the text that are new and final."""
@@ -79,7 +92,10 @@ class Row:
 
 
 def check_requests(
-    requests: Sequence[Request], vocab_size: int, tokenizer: Tokenizer | None
+    requests: Sequence[Request],
+    vocab_size: int,
+    tokenizer: Tokenizer | None,
+    max_length: float = math.inf,
 ) -> None:
     """Refuse what cannot be decoded, before anything runs."""
     if not requests:
@@ -90,13 +106,36 @@ def check_requests(
             raise EngineError(f"{where} prompt must hold at least one token, got none")
         if not 0 <= min(request.prompt) <= max(request.prompt) < vocab_size:
             raise EngineError(f"{where} prompt holds a token outside [0, {vocab_size})")
+        if len(request.prompt) >= max_length:
+            raise EngineError(
+                f"{where} prompt must be shorter than the {max_length} tokens that the model can "
+                f"read, got {len(request.prompt)}"
+            )
         if request.max_new_tokens < 1:
             got = request.max_new_tokens
             raise EngineError(f"{where} max_new_tokens must be at least 1, got {got}")
         if not 0 <= request.temperature < float("inf"):
             got = request.temperature
             raise EngineError(f"{where} temperature must be at least 0 and finite, got {got}")
+        if not (isinstance(request.top_k, Integral) and 0 <= request.top_k < 2**31):
+            got = request.top_k
+            raise EngineError(f"{where} top_k must be an integer in [0, 2**31), got {got}")
+        if not 0 < request.top_p <= 1:
+            raise EngineError(f"{where} top_p must be in (0, 1], got {request.top_p}")
         if not -(2**63) <= request.seed < 2**64:
             raise EngineError(f"{where} seed must fit 64 bits, got {request.seed}")
         if request.stop and tokenizer is None:
             raise EngineError(f"{where} stop strings need a decoder with a tokenizer")
+
+
+def sampling_params(requests: Sequence[Request], device: torch.device) -> tk.SamplingParams:
+    """A parameter that is off in every request is left out: it costs nothing then."""
+
+    def column(name: str, off: float) -> list[float] | float:
+        values = [getattr(request, name) for request in requests]
+        return off if all(value == off for value in values) else values
+
+    return tk.SamplingParams.of(
+        len(requests), column("temperature", 1.0), column("top_k", 0), column("top_p", 1.0),
+        device=device,
+    )  # fmt: skip

@@ -13,13 +13,15 @@ import torch
 ROOT = Path(__file__).parents[2]
 
 
-def tiny_llama(seed: int, vocab: int = 96, layers: int = 4, perturb: float = 0.0):
+def tiny_llama(
+    seed: int, vocab: int = 96, layers: int = 4, perturb: float = 0.0, positions: int = 512
+):
     """A float32 Llama whose random weights are large enough to have opinions."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
         vocab_size=vocab, hidden_size=48, intermediate_size=96, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=positions,
         bos_token_id=0, eos_token_id=1, pad_token_id=1, initializer_range=0.15,
     )  # fmt: skip
     torch.manual_seed(seed)

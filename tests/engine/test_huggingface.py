@@ -151,8 +151,10 @@ def test_one_request_at_a_time(llama):
 
 
 def test_sequences_longer_than_the_model_reads_are_refused(llama):
-    with pytest.raises(EngineError, match="at most 512 tokens"):
-        PlainDecoder(HFModel(llama)).generate([Request([5] * 511, 5)])
+    model = HFModel(llama)
+    assert model.max_length == 512
+    with pytest.raises(EngineError, match="reads at most 512 tokens, got 513"):
+        model.prefill([[5] * 514])
 
 
 def test_a_prompt_of_one_token(llama):

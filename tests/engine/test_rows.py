@@ -219,6 +219,12 @@ def test_an_impossible_draft_ends_the_row_with_an_error():
         (Request([1], 0), "max_new_tokens must be at least 1, got 0"),
         (Request([1], 5, temperature=-1.0), "temperature must be at least 0"),
         (Request([1], 5, temperature=float("nan")), "temperature must be at least 0"),
+        (Request([1], 5, top_k=-1), r"top_k must be an integer in \[0, 2\*\*31\), got -1"),
+        (Request([1], 5, top_k=2**31), "top_k must be an integer"),
+        (Request([1], 5, top_k=2.0), "top_k must be an integer"),
+        (Request([1], 5, top_p=0.0), r"top_p must be in \(0, 1\], got 0.0"),
+        (Request([1], 5, top_p=1.01), "top_p must be in"),
+        (Request([1], 5, top_p=float("nan")), "top_p must be in"),
         (Request([1], 5, seed=2**64), "seed must fit 64 bits"),
     ],
 )

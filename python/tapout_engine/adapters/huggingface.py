@@ -28,6 +28,8 @@ class HFModel:
         with torch.no_grad():
             probe = model(torch.zeros(1, 1, dtype=torch.int64, device=self.device)).logits
         self.vocab_size: int = probe.shape[-1]
+        text = model.config.get_text_config()
+        self.max_length: int | None = getattr(text, "max_position_embeddings", None)
         self.dtype: torch.dtype = probe.dtype  # of the logits, which may not be the weights'
         self.cache: DynamicCache | None = None
 
@@ -58,10 +60,9 @@ class HFModel:
 
     @torch.no_grad()
     def _run(self, tokens: list[int], logits: int) -> Tensor:
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and len(self.history.cached) > limit:
+        if self.max_length is not None and len(self.history.cached) > self.max_length:
             raise EngineError(
-                f"HFModel: {type(self.model).__name__} reads at most {limit} tokens, "
+                f"HFModel: {type(self.model).__name__} reads at most {self.max_length} tokens, "
                 f"got {len(self.history.cached)}"
             )
         ids = torch.tensor([tokens], device=self.device)
