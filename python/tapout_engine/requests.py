@@ -61,15 +61,16 @@ class Result:
     Parameters
     ----------
     tokens : list of int
-        New tokens only, cut at the end of sequence, the stop string or ``max_new_tokens``.
+        New tokens only, cut at the end of sequence, the stop string or ``max_new_tokens``, or
+        where the target can read no more.
     text : str
     finish_reason : str
         ``length``, ``eos``, ``stop`` or ``error``.
     error : str or None
         Why decoding of this row could not go on.
     accepted, drafted, arms : list of int
-        One entry a round: drafts accepted (the target's own token not counted), drafts made,
-        and the bandit's arm.
+        One entry a round: accepted drafts that are in ``tokens`` (the target's own token not
+        counted), drafts made, and the bandit's arm.
     stop_reasons : list of str
         Why drafting ended, one entry a round.
     key : int

@@ -64,15 +64,16 @@ class Row:
     def take(self, report: RoundReport) -> tuple[list[int], str]:
         """Add a round; returns the tokens and the text that are new and final."""
         result = self.result
-        result.accepted.append(report.accepted)
-        result.drafted.append(report.drafted)
-        result.arms.append(report.arm)
-        result.stop_reasons.append(STOP_REASONS[report.stop_reason])
         before = len(result.tokens)
         for token in report.emitted:
             self._add(token)
             if not self.live:
                 break
+        # An end inside the block leaves accepted drafts out.
+        result.accepted.append(min(report.accepted, len(result.tokens) - before))
+        result.drafted.append(report.drafted)
+        result.arms.append(report.arm)
+        result.stop_reasons.append(STOP_REASONS[report.stop_reason])
         if self.live and report.status:
             result.finish_reason = "error"
             result.error = f"round {result.rounds}: {_STATUS_ERRORS[report.status]}"

@@ -57,7 +57,8 @@ def test_eos_inside_an_accepted_block_cuts_it():
     result = perfect().generate([Request([3], 40, eos=(full[at],))])[0]
     assert result.tokens == full[: at + 1]
     assert result.finish_reason == "eos"
-    assert result.accepted[-1] == 5, "the block went on past the end of sequence"
+    assert result.drafted[-1] == 5, "the block went on past the end of sequence"
+    assert result.accepted == [5, at - 5], "drafts that are not in the tokens do not count"
     assert result.text == Letters().decode(full[:at])
 
 
