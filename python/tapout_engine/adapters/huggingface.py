@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ..errors import EngineError
+from ..errors import INSTALL, EngineError
 from .history import History
 
 
@@ -23,6 +24,7 @@ class HFModel:
     """
 
     def __init__(self, model: nn.Module):
+        _check_transformers()
         self.model = model.eval()
         self.device = next(model.parameters()).device
         with torch.no_grad():
@@ -68,6 +70,15 @@ class HFModel:
         ids = torch.tensor([tokens], device=self.device)
         output = self.model(ids, past_key_values=self.cache, use_cache=True, logits_to_keep=logits)
         return output.logits
+
+
+def _check_transformers() -> None:
+    needed = ("activate_past_recording", "is_croppable", "crop")
+    if not all(hasattr(DynamicCache, name) for name in needed):
+        raise EngineError(
+            "HFModel: needs transformers >= 5.23, whose caches can drop rejected drafts, "
+            f"got {transformers.__version__}: {INSTALL}"
+        )
 
 
 class HFTokenizer:

@@ -12,14 +12,13 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
-from ..errors import EngineError
+from ..errors import EngineError, not_installed
 
 
 def middle_layers(total: int, fraction: float = 0.2) -> tuple[int, ...]:
     """Layers to skip when nothing better is known: a block in the middle.
 
-    A default, not a search: the first and last layers matter most, and on SmolLM2-135M leaving
-    out every other layer instead destroys the draft.
+    A default, not a search: the paper searches for the layers to skip, model by model.
     """
     count = min(max(1, round(fraction * total)), total - 1)
     first = (total - count) // 2
@@ -64,8 +63,10 @@ def _shallow_config(config, kept: list[int]):
 
 def _empty_like(model: nn.Module, config) -> nn.Module:
     """The model's class without weights; its buffers (rotary tables) are real."""
-    from accelerate import init_empty_weights
-
+    try:
+        from accelerate import init_empty_weights
+    except ModuleNotFoundError as error:
+        raise not_installed(error.name) from None
     with init_empty_weights(include_buffers=False):
         return type(model)(config)
 
