@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 
 import torch
-from tqdm import tqdm
 
 from .arms import TAPOUT_ARMS
 from .controller import Controller
 from .decode import PlainDecoder, SpeculativeDecoder, StreamCallback
 from .divergence import Divergence, first_divergence
 from .errors import EngineError
+from .progress import progress_bar
 from .requests import Request, Result
 from .session import NamedDrafter, Session
 from .summary import summarise, table
@@ -33,6 +34,7 @@ PROMPTS = {
 NEW_TOKENS = 48
 TEMPERATURES = (0.0, 0.8)
 FIXED_LENGTH = 4
+WIDTH = 110
 
 Decoder = PlainDecoder | SpeculativeDecoder
 
@@ -47,6 +49,11 @@ class Run:
     results: dict[str, Result] = field(default_factory=dict)
     divergences: dict[str, Divergence] = field(default_factory=dict)
 
+    @property
+    def pulls(self) -> list[int]:
+        plain = isinstance(self.decoder, PlainDecoder)
+        return [] if plain else [arm.pulls for arm in self.decoder.controller.report()]
+
 
 def run(dtype: str = "float32", say: Callable[..., None] = print) -> int:
     """Decode everything and print it; 1 if greedy decoding differs by more than rounding."""
@@ -55,11 +62,11 @@ def run(dtype: str = "float32", say: Callable[..., None] = print) -> int:
     say("forward, and a bandit learns when to stop drafting. The output keeps the target's law.")
     session = Session(dtype=dtype, notify=say)
     drafter, lookup = session.drafter("self"), session.drafter("prompt-lookup")
-    say(f"Target: {session.name}, {torch.get_num_threads()} threads. Draft: {drafter.name}.")
     _show(_decoders(session, drafter, lookup)["self-draft, TapOut"], session, say)
     say(f"Now {len(PROMPTS)} prompts, {NEW_TOKENS} new tokens each, four ways, greedy and sampled.")
     runs = _decode_all(session, drafter, lookup)
-    say(_table(runs))
+    threads = torch.get_num_threads()
+    say(_table(f"{session.name}; threads: {threads}; self-draft: {drafter.name}", runs))
     say(_notes(runs))
     say(f"\nWhole demo: {perf_counter() - begin:.0f} s")
     unexplained = [d for run in runs for d in run.divergences.values() if not d.explained]
@@ -78,7 +85,7 @@ def _show(decoder: SpeculativeDecoder, session: Session, say: Callable[..., None
 
 def _decode_all(session: Session, drafter: NamedDrafter, lookup: NamedDrafter) -> list[Run]:
     runs = []
-    bar = tqdm(total=4 * len(TEMPERATURES) * len(PROMPTS), unit="run", disable=None, leave=False)
+    bar = progress_bar(4 * len(TEMPERATURES) * len(PROMPTS), "run")
     for temperature in TEMPERATURES:
         decoders = _decoders(session, drafter, lookup)
         group = [Run(name, temperature, decoder) for name, decoder in decoders.items()]
@@ -130,11 +137,11 @@ def _compare(session: Session, group: list[Run], topic: str, request: Request) -
             way.divergences[topic] = found
 
 
-def _table(runs: list[Run]) -> str:
+def _table(caption: str, runs: list[Run]) -> str:
     plain = {run.temperature: run for run in runs if run.name == "plain"}
-    header = ("", "tokens/s", "speed-up", *PROMPTS, "accepted", "= plain")
+    header = ("", "tokens/s", "speed-up", *PROMPTS, "accepted", "= plain", "arm pulls")
     rows = [_table_row(run, plain[run.temperature]) for run in runs]
-    return "\n" + table(header, rows)
+    return f"\n{caption}\n{table(header, rows)}"
 
 
 def _table_row(run: Run, plain: Run) -> list[str]:
@@ -153,6 +160,7 @@ def _table_row(run: Run, plain: Run) -> list[str]:
         *(f"{x:.2f}" for x in speedups),
         f"{summarise(list(run.results.values())).mean_accepted:.2f}" if speculative else "-",
         equal if speculative and run.temperature == 0 else "-",
+        "/".join(str(n) for n in run.pulls) or "-",
     ]
 
 
@@ -168,11 +176,20 @@ def _notes(runs: list[Run]) -> str:
             f"  {run.name}, {topic}: differs from {divergence}"
             for topic, divergence in run.divergences.items()
         ]
-    lines += ["", "Arms, pulls in brackets:"]
-    for run in runs:
-        if isinstance(run.decoder, SpeculativeDecoder):
-            mode = "greedy" if run.temperature == 0 else f"T={run.temperature}"
-            arms = run.decoder.controller.report()
-            lines.append(f"  {mode}: {run.name}")
-            lines.append("    " + ", ".join(f"{arm.label} [{arm.pulls}]" for arm in arms))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_arm_order(runs)])
+
+
+def _arm_order(runs: list[Run]) -> list[str]:
+    """Which arms the pulls of each way to decode belong to, once for all temperatures."""
+    ways = {run.name: run.decoder for run in runs if isinstance(run.decoder, SpeculativeDecoder)}
+    lines = ["arm pulls: how often the bandit played each arm, in this order:"]
+    for name, decoder in ways.items():
+        labels = ", ".join(arm.label for arm in decoder.controller.report())
+        lines += textwrap.wrap(
+            f"{name}: {labels}",
+            WIDTH,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_on_hyphens=False,
+        )
+    return lines

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,9 @@ from .arms import Arm, parse_arms
 from .controller import Controller
 from .decode import PlainDecoder, SpeculativeDecoder
 from .divergence import Divergence, first_divergence
+from .engine import Target
 from .errors import EngineError
+from .progress import progress_bar
 from .requests import Request, Result
 from .session import NamedDrafter, Session
 from .summary import Summary, arm_table, summarise, table, time_line
@@ -47,6 +49,8 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
         session.target, drafter.drafter, controller, session.tokenizer,
         rule=arguments.rule, backend=arguments.backend,
     )  # fmt: skip
+    if arguments.compare:
+        _warm_up(session, drafter, request)
     result = _decode(decoder, request, arguments, say)
     plain = _decode_plainly(session, request, arguments) if arguments.compare else None
     report = _Report(arguments, session, drafter, controller, request, result, plain)
@@ -100,6 +104,14 @@ def _decode(
     return result
 
 
+def _warm_up(session: Session, drafter: NamedDrafter, request: Request) -> None:
+    """The first touch of the weights is paid for before any clock."""
+    short = replace(request, prompt=request.prompt[-8:], max_new_tokens=2)
+    for model in (session.target, drafter.drafter):
+        if isinstance(model, Target):
+            PlainDecoder(model, session.tokenizer).generate([short])
+
+
 def _decode_plainly(session: Session, request: Request, arguments: argparse.Namespace) -> Result:
     decoder = PlainDecoder(session.target, session.tokenizer, arguments.rule, arguments.backend)
     with _progress(request, arguments, "plain") as advance:
@@ -108,13 +120,7 @@ def _decode_plainly(session: Session, request: Request, arguments: argparse.Name
 
 @contextmanager
 def _progress(request: Request, arguments: argparse.Namespace, label: str = "speculative"):
-    from tqdm import tqdm
-
-    # None turns the bar off where standard error is not a terminal.
-    off = True if arguments.json else None
-    with tqdm(
-        total=request.max_new_tokens, desc=label, unit="tok", disable=off, leave=False
-    ) as bar:
+    with progress_bar(request.max_new_tokens, "tok", label, off=arguments.json) as bar:
         yield lambda row, tokens, text: bar.update(len(tokens))
 
 

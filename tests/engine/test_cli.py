@@ -5,14 +5,22 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 
+from tapout_engine import SpeculativeDecoder
+from tapout_engine.adapters.huggingface import HFModel
 from tapout_engine.cli import main
 
 from .conftest import run_python, tiny_llama, tiny_tokenizer
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.fixture
@@ -139,11 +147,52 @@ def test_errors_that_need_a_model(generate, model_dir, tmp_path):
     assert_error(generate(*prompt, target=broken), "cannot be loaded")
 
 
-def test_a_missing_package_is_named_with_what_to_install(model_dir):
-    blocked = "import sys; sys.modules['transformers'] = None; sys.argv[1:] = {}; {}"
-    run = "from tapout_engine.cli import main; sys.exit(main())"
-    code = blocked.format(["generate", "--prompt", "a", "--target", str(model_dir)], run)
-    assert_error(run_python("-c", code), "transformers is not installed: pip install transformers")
+@pytest.mark.parametrize("command", ["generate", "demo"])
+@pytest.mark.parametrize("missing", ["transformers", "tqdm"])
+def test_a_missing_package_is_named_with_what_to_install(command, missing, model_dir):
+    arguments = ["--prompt", "a", "--target", str(model_dir)] if command == "generate" else []
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = {[command, *arguments]}; "
+        "from tapout_engine.cli import main; sys.exit(main())"
+    )
+    result = run_python("-c", code)
+    message = f"{missing} is not installed: pip install 'tapout-kernels[engine]'"
+    assert result.returncode == 2
+    assert result.stderr == f"tapout_engine: error: {message}\n"
+
+
+def test_a_wrong_instruction_set_is_one_line():
+    result = run_python(
+        "-m", "tapout_engine", "generate", "--prompt", "a", TAPOUT_CPU_ISA="abacus"
+    )  # fmt: skip
+    assert_error(result, "TAPOUT_CPU_ISA must be one of")
+
+
+def test_comparing_warms_both_models_up_before_the_clocks(generate, monkeypatch):
+    used, warm = [], []
+    forward, decode = HFModel.forward, SpeculativeDecoder.generate
+
+    def note_forward(self, input_ids):
+        used.append(self)
+        return forward(self, input_ids)
+
+    def note_decode(self, *arguments):
+        warm.append({self.target, self.drafter} <= set(used))
+        return decode(self, *arguments)
+
+    monkeypatch.setattr(HFModel, "forward", note_forward)
+    monkeypatch.setattr(SpeculativeDecoder, "generate", note_decode)
+    assert generate("--prompt", "abc", "--compare").returncode == 0
+    assert warm == [True]
+
+
+def test_the_progress_bar_is_for_terminals(generate, monkeypatch):
+    monkeypatch.setattr("sys.stderr", Terminal())
+    generate("--prompt", "abc")
+    assert "speculative: " in sys.stderr.getvalue()
+    monkeypatch.setattr("sys.stderr", Terminal())
+    generate("--prompt", "abc", "--json")
+    assert sys.stderr.getvalue() == ""
 
 
 def assert_error(result, message: str) -> None:

@@ -23,7 +23,7 @@ def lines(model_dir, monkeypatch):
     return said, say
 
 
-def test_one_table_of_every_way_to_decode(lines):
+def test_one_table_of_every_way_to_decode(lines, model_dir):
     said, say = lines
     assert demo.run(say=say) == 0
     text = "\n".join(said)
@@ -31,8 +31,14 @@ def test_one_table_of_every_way_to_decode(lines):
         for way in ("plain", "prompt lookup, bandit", "self-draft, fixed", "self-draft, TapOut"):
             assert f"{mode}: {way} " in text
     rows = [line for line in text.splitlines() if line.startswith("greedy: ")]
-    assert [row.split()[-1] for row in rows] == ["-", "3/3", "3/3", "3/3"]
-    assert "adaedl(gamma=0.2, initial_threshold=0.5) [" in text
+    assert [row.split()[-2] for row in rows] == ["-", "3/3", "3/3", "3/3"]
+    pulls = [row.split()[-1].split("/") for row in rows]
+    assert pulls[0] == ["-"]
+    assert [len(each) for each in pulls[1:]] == [4, 1, 6]
+    assert all(sum(map(int, each)) >= 3 for each in pulls[1:])
+    assert text.count("adaedl(gamma=0.2, initial_threshold=0.5)") == 1, "arms are named once"
+    assert text.count(f"{model_dir.name}, float32") == 1
+    assert max(map(len, text.splitlines())) <= 110
 
 
 @pytest.mark.parametrize(("margin", "code"), [(0.1, 0), (0.3, 1)])
