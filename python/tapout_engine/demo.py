@@ -66,7 +66,7 @@ def run(dtype: str = "float32", say: Callable[..., None] = print) -> int:
     say(f"Now {len(PROMPTS)} prompts, {NEW_TOKENS} new tokens each, four ways, greedy and sampled.")
     runs = _decode_all(session, drafter, lookup)
     threads = torch.get_num_threads()
-    say(_table(f"{session.name}; threads: {threads}; self-draft: {drafter.name}", runs))
+    say(_table(f"{session.name}; threads: {threads}; draft: {drafter.name}", runs))
     say(_notes(runs))
     say(f"\nWhole demo: {perf_counter() - begin:.0f} s")
     unexplained = [d for run in runs for d in run.divergences.values() if not d.explained]

@@ -48,9 +48,7 @@ def load(
     path : str
         A Hugging Face model directory, or ``smollm2``.
     dtype : {"float32", "bfloat16", "float16"}
-        To compute in. A forward over several tokens rounds differently from several forwards
-        over one. The coarser the type, the sooner that picks another of two close tokens, so
-        greedy speculative output can differ from plain output in bfloat16 or float16.
+        To compute in. The coarser, the more often greedy output differs from plain decoding's.
     notify : callable, optional
         Told, in a few words, of anything slow.
 

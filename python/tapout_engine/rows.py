@@ -115,18 +115,22 @@ def check_requests(
         if request.max_new_tokens < 1:
             got = request.max_new_tokens
             raise EngineError(f"{where} max_new_tokens must be at least 1, got {got}")
-        if not 0 <= request.temperature < float("inf"):
-            got = request.temperature
-            raise EngineError(f"{where} temperature must be at least 0 and finite, got {got}")
-        if not (isinstance(request.top_k, Integral) and 0 <= request.top_k < 2**31):
-            got = request.top_k
-            raise EngineError(f"{where} top_k must be an integer in [0, 2**31), got {got}")
-        if not 0 < request.top_p <= 1:
-            raise EngineError(f"{where} top_p must be in (0, 1], got {request.top_p}")
+        _check_sampling(request, where)
         if not -(2**63) <= request.seed < 2**64:
             raise EngineError(f"{where} seed must fit 64 bits, got {request.seed}")
         if request.stop and tokenizer is None:
             raise EngineError(f"{where} stop strings need a decoder with a tokenizer")
+
+
+def _check_sampling(request: Request, where: str) -> None:
+    if not 0 <= request.temperature < float("inf"):
+        got = request.temperature
+        raise EngineError(f"{where} temperature must be at least 0 and finite, got {got}")
+    if not (isinstance(request.top_k, Integral) and 0 <= request.top_k < 2**31):
+        got = request.top_k
+        raise EngineError(f"{where} top_k must be an integer in [0, 2**31), got {got}")
+    if not 0 < request.top_p <= 1:
+        raise EngineError(f"{where} top_p must be in (0, 1], got {request.top_p}")
 
 
 def sampling_params(requests: Sequence[Request], device: torch.device) -> tk.SamplingParams:
