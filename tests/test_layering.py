@@ -26,7 +26,7 @@ KERNEL_LAYERS = [
 ]
 # adapters -> decode -> controller -> tapout_kernels; programs on top.
 ENGINE_LAYERS = [
-    {"errors", "engine", "requests", "arms", "text"},
+    {"errors", "engine", "progress", "requests", "arms", "text"},
     {"controller", "rows", "loading", "divergence"},
     {"decode", "summary"},
     {"adapters"},
