@@ -15,7 +15,7 @@ from harness import environment, read_gb_s, summary, times_us, write_rows
 
 import tapout_kernels as tk
 
-SETS = 4  # buffer sets in rotation: one op's rows leave the private caches before they return
+SETS = 4  # buffer sets in rotation; those of the small shapes fit the last-level cache together
 
 
 class Round:

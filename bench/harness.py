@@ -16,7 +16,7 @@ from tapout_kernels.backends import cpu_isa
 
 
 def times_us(function: Callable[[int], object], budget_s: float = 1.5, most: int = 400) -> list:
-    """Sorted microseconds of ``function(i)``; i selects the buffer set, so caches stay cold."""
+    """Sorted microseconds of ``function(i)``; i selects the buffer set in rotation."""
     for i in range(3):
         function(i)
     samples: list[float] = []

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import core_probe
 from helpers.core_probe import doubles
+from helpers.vectors import PHILOX, words
 
 
 @pytest.fixture(scope="module")
@@ -19,25 +20,13 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 # ---- random numbers ----------------------------------------------------------------------------
 
-PHILOX = [  # Random123 1.14, tests/kat_vectors, "philox4x32 10": counter, key, result
-    ("00000000 00000000 00000000 00000000", "00000000 00000000",
-     "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
-    ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff",
-     "408f276d 41c83b0e a20bc7c6 6d5451fd"),
-    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0",
-     "d16cfe09 94fdcceb 5001e420 24126ea1"),
-]  # fmt: skip
-
-
-def words(text: str) -> np.ndarray:
-    return np.array([int(word, 16) for word in text.split()], dtype=np.uint32)
-
 
 @pytest.mark.parametrize(("counter", "key", "result"), PHILOX)
 def test_philox_known_answers(core, counter, key, result):
-    counter, key, out = words(counter), words(key), np.zeros(4, dtype=np.uint32)
+    counter, key = (np.array(words(text), dtype=np.uint32) for text in (counter, key))
+    out = np.zeros(4, dtype=np.uint32)
     core.probe_philox(*(ctypes.c_void_p(array.ctypes.data) for array in (counter, key, out)))
-    assert out.tolist() == words(result).tolist()
+    assert out.tolist() == words(result)
 
 
 @pytest.mark.parametrize(

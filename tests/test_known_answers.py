@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from helpers.rounds import drafted, select, update_arguments
+from helpers.vectors import PHILOX, words
 
 from tapout_kernels import (
     BanditState,
@@ -27,20 +28,6 @@ MASK = 0xFFFFFFFF
 
 
 # ---- random numbers ----------------------------------------------------------------------------
-
-# Random123 1.14, tests/kat_vectors, "philox4x32 10": counter, key, result.
-PHILOX = [
-    ("00000000 00000000 00000000 00000000", "00000000 00000000",
-     "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
-    ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff",
-     "408f276d 41c83b0e a20bc7c6 6d5451fd"),
-    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0",
-     "d16cfe09 94fdcceb 5001e420 24126ea1"),
-]  # fmt: skip
-
-
-def words(text: str) -> list[int]:
-    return [int(word, 16) for word in text.split()]
 
 
 @pytest.mark.parametrize(("counter", "key", "result"), PHILOX)
