@@ -53,6 +53,8 @@ TOLERANCES: dict[str, Tolerance] = {
     "cutoff": Tolerance(0.0, 0.0),  # an actual logit
     "temperature": Tolerance(0.0, 0.0),  # a copy
     "accept_prob": Tolerance(2.0**-126, 2 * NEAR),  # a quotient of two probabilities
+    "overlap": Tolerance(NEAR, NEAR),  # a mass
+    "logprobs": Tolerance(NEAR, 2.0**-21),  # as token_logprob
     "bandit": Tolerance(0.0, 1e-15),  # f64 in the same order; one ulp of a product
     "memory": Tolerance(0.0, 2.0**-23),  # f64 arithmetic, one rounding to f32
 }
