@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .reference.accept import RULES
-from .reference.bandit import POLICIES, REWARDS
 from .reference.stats import NUM_STATS, process, row_stats_of
 from .stop_rules import StopRules, StopState
+from .testing_bandit import BANDITS, bandit_select_inputs, bandit_update_inputs
 
-_GROUPS = 3  # of the bandit cases
 VOCABS = (7, 1024, 49152)  # in every run
 MORE_VOCABS = (1025, 8193, 128256)  # one past a chunk, one past eight, a large real one
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -86,12 +86,14 @@ class Case:
     sampling: str = "plain"
     rule: str = "token"
     drafts: str = "full"  # or "one_hot"
+    bandit: str = "ucb1"
     seed: int = 0
 
     @property
     def name(self) -> str:
         shape = f"b{self.batch}k{self.slots}v{self.vocab}-{str(self.dtype).removeprefix('torch.')}"
-        return f"{self.op}-{shape}-{self.sampling}-{self.rule}-{self.drafts}-{self.seed}"
+        bandit = f"-{self.bandit}" if self.op.startswith("bandit_") else ""
+        return f"{self.op}-{shape}-{self.sampling}-{self.rule}-{self.drafts}{bandit}-{self.seed}"
 
     def with_(self, **fields: object) -> Case:
         return dataclasses.replace(self, **fields)
@@ -240,49 +242,18 @@ def _verify(case: Case, generator: torch.Generator) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _bandit_tables(generator: torch.Generator) -> dict[str, Tensor]:
-    shape = (_GROUPS, len(ARMS))
-    count = torch.randint(0, 4, shape, generator=generator).double()
-    reward_sum = count * torch.rand(shape, generator=generator, dtype=torch.float64)
-    params = torch.tensor([0.5, 1.0] + [0.0] * 6, dtype=torch.float64)
-    return {"count": count, "reward_sum": reward_sum, "params": params}
-
-
-def _bandit_select(case: Case, generator: torch.Generator) -> dict[str, object]:
-    return {
-        **_bandit_tables(generator),
-        "group": (torch.arange(case.batch) % (_GROUPS + 1)).int(),
-        "live": torch.arange(case.batch) % 5 != 4, "policy": POLICIES["ucb1"],
-        "calls": _zeros(1, dtype=torch.int64), "arm": _zeros(case.batch) - 1,
-    }  # fmt: skip
-
-
-def _bandit_update(case: Case, generator: torch.Generator) -> dict[str, object]:
-    batch, slots = case.batch, case.slots
-    tables = _bandit_tables(generator)
-    length, table = _lengths(batch, slots), _table(batch)
-    accepted = (torch.rand(batch, generator=generator) * (length + 1)).int()
-    return {
-        "arm": table["arm"], "draft_tokens": _zeros(batch, slots, dtype=torch.int64),
-        "length": length, "live": torch.arange(batch) % 5 != 4, "num_accepted": accepted,
-        "status": (torch.arange(batch) % 7 == 6).int(),
-        "group": (torch.arange(batch) % (_GROUPS + 1)).int(),
-        "cost_ratio": torch.full((1,), 0.25), "reward": REWARDS["blend"],
-        "rule_kind": table["rule_kind"], "rule_param": table["rule_param"], **tables,
-        "reward_sq": tables["reward_sum"].square(), "tokens": tables["count"] * 2,
-        "cost": tables["count"] * 1.5, "memory": table["memory"],
-    }  # fmt: skip
-
-
 _BUILDERS = {
     "row_stats": _row_stats, "sample": _sample, "proposal_reset": _proposal_reset,
     "proposal_load": _proposal_load, "draft_step": _draft_step, "verify": _verify,
-    "bandit_select": _bandit_select, "bandit_update": _bandit_update,
+    "bandit_select": partial(bandit_select_inputs, ARMS),
+    "bandit_update": partial(bandit_update_inputs, ARMS),
 }  # fmt: skip
 
 
 def _matrix() -> list[Case]:
-    cases = [Case(op, batch=16) for op in ("proposal_reset", "bandit_select", "bandit_update")]
+    cases = [Case("proposal_reset", batch=16)]
+    for op in ("bandit_select", "bandit_update"):
+        cases += [Case(op, batch=16, bandit=bandit) for bandit in BANDITS]
     for vocab in VOCABS + MORE_VOCABS:
         batch = 10 if vocab <= 1025 else 4 if vocab <= 8193 else 2
         base = Case("row_stats", batch, 2 if batch == 2 else 3, vocab)
