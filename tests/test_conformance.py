@@ -141,7 +141,8 @@ def test_matrix_covers_what_it_says():
 AXES = [
     ("batch", 5), ("slots", 2), ("vocab", 9), ("dtype", torch.float16), ("sampling", "mixed"),
     ("rule", "greedy"), ("drafts", "one_hot"), ("masked", True), ("draft_vocab", True),
-    ("ragged", True), ("rows", True), ("extras", True), ("level", "token"), ("seed", 1),
+    ("ragged", True), ("rows", True), ("extras", True), ("level", "token"),
+    ("bandit", "gaussian_token"), ("seed", 1),
 ]  # fmt: skip
 _SHAPE = {"batch", "seed"}
 _ROW = _SHAPE | {"vocab", "dtype", "sampling", "masked"}
@@ -152,8 +153,8 @@ USES = {  # the axes an operator has arguments for
     "proposal_reset": _SHAPE | {"slots", "rows", "level"},
     "proposal_load": _ROW | {"slots", "rule", "drafts", "draft_vocab", "rows", "level"},
     "verify": _ROW | {"slots", "rule", "drafts", "draft_vocab", "ragged", "rows", "extras"},
-    "bandit_select": _SHAPE,
-    "bandit_update": _SHAPE | {"slots"},
+    "bandit_select": _SHAPE | {"slots", "bandit"},
+    "bandit_update": _SHAPE | {"slots", "bandit"},
 }
 
 

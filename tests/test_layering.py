@@ -19,11 +19,11 @@ KERNEL_LAYERS = [
     {"_schema", "reference", "_check"},
     {"_library"},
     {"backends"},
-    {"types", "stop_rules", "draft_vocab"},
+    {"types", "stop_rules", "draft_vocab", "policies"},
     {"proposal", "bandit_state"},
     {"ops"},
     {"warmup"},
-    {"__init__", "testing"},
+    {"__init__", "testing", "testing_bandit"},
 ]
 # adapters -> decode -> controller -> tapout_kernels; programs on top.
 ENGINE_LAYERS = [

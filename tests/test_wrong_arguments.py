@@ -26,7 +26,14 @@ PUBLIC_NAME = {
 }  # fmt: skip
 
 
-EVERY = {"masked": True, "draft_vocab": True, "ragged": True, "rows": True, "extras": True}
+EVERY = {
+    "masked": True,
+    "draft_vocab": True,
+    "ragged": True,
+    "rows": True,
+    "extras": True,
+    "bandit": "ucb1_rows",
+}
 
 
 def fresh(op: str) -> dict[str, object]:

@@ -129,7 +129,7 @@ def _verify(args, backend, rng):
 
 
 def _bandit(args: dict, **fields: object) -> tk.BanditState:
-    given = {**args, **fields}
+    given = {**args, "reward": _REWARD[args["reward"]], **fields}
     names = [field.name for field in dataclasses.fields(tk.BanditState)]
     return tk.BanditState(**{name: given.get(name) for name in names})
 
@@ -137,18 +137,19 @@ def _bandit(args: dict, **fields: object) -> tk.BanditState:
 def _bandit_select(args, backend, rng):
     bandit = _bandit(args, policy=_POLICY[args["policy"]])
     return lambda: tk.bandit_select(
-        bandit, args["group"], args["live"], out=args["arm"], backend=backend
+        bandit, args["group"], args["live"], out=args["arm"], rows=args["rows"], backend=backend
     )
 
 
 def _bandit_update(args, backend, rng):
-    bandit = _bandit(args, reward=_REWARD[args["reward"]])
+    bandit = _bandit(args)
     verdict = tk.Verdict(None, args["num_accepted"], None, None, args["status"], None)
     proposal = _proposal(args, tokens=args["draft_tokens"], logits=None)
     table = _rules({**args, "arm": None})
     return lambda: tk.bandit_update(
-        bandit, args["arm"], proposal, verdict, args["group"], **table, backend=backend
-    )
+        bandit, args["arm"], proposal, verdict, args["group"], **table, rows=args["rows"],
+        backend=backend,
+    )  # fmt: skip
 
 
 _CALLS = {
