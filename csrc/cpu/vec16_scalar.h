@@ -87,6 +87,11 @@ inline Vec16 select_ge16(Vec16 a, Vec16 b, Vec16 yes, Vec16 no) {
   return make16([&](int i) { return a.lane[i] >= b.lane[i] ? yes.lane[i] : no.lane[i]; });
 }
 
+// a in the lanes whose bit is set, -inf in the others.
+inline Vec16 keep16(Vec16 a, uint32_t bits) {
+  return make16([&](int i) { return bits >> i & 1u ? a.lane[i] : -INFINITY; });
+}
+
 inline int count_ge16(Vec16 a, Vec16 b) {
   int count = 0;
   for (int i = 0; i < 16; ++i) count += a.lane[i] >= b.lane[i];
