@@ -50,6 +50,11 @@ TAPOUT_HD double uniform_at(int64_t seed, uint32_t lane, int64_t slot, int64_t r
   return uniform_from_words(block.word[0], block.word[1]);
 }
 
+// Positions wrap around instead of overflowing.
+TAPOUT_HD int64_t offset_position(int64_t position, int64_t slot) {
+  return static_cast<int64_t>(static_cast<uint64_t>(position) + static_cast<uint64_t>(slot));
+}
+
 TAPOUT_HD uint32_t gumbel_word(int64_t seed, int64_t position, int64_t target_id) {
   const uint64_t key = static_cast<uint64_t>(seed), where = static_cast<uint64_t>(position);
   const PhiloxBlock counter = {{static_cast<uint32_t>(target_id >> 2), static_cast<uint32_t>(where),

@@ -42,7 +42,9 @@ TAPOUT_HD RowSampling row_sampling(const Sampling& sampling, int64_t row, Rule r
           temperature,
           top_k > 0 && top_k < vocab ? top_k : 0,
           top_p < 1.0f ? static_cast<double>(top_p) : 1.0,
-          min_p > 0.0f ? static_cast<double>(min_p) : 0.0};
+          !(min_p > 0.0f) ? 0.0
+          : min_p < 1.0f  ? static_cast<double>(min_p)
+                          : 1.0};
 }
 
 // Whether a target id may be emitted; ids the mask has no word for may not.

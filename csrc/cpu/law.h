@@ -250,7 +250,7 @@ inline void write_stats(const RowLaw& law, double token_logprob, float* stats) {
   stats[kTokenLogprob] = static_cast<float>(token_logprob);
   stats[kCutoff] = law.cutoff;
   stats[kTemperature] = static_cast<float>(law.temperature);
-  stats[kStatsColumns - 1] = 0.0f;
+  stats[kAcceptEstimate] = 0.0f;
 }
 
 inline void write_invalid_stats(float* stats) {

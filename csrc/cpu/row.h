@@ -117,10 +117,33 @@ inline void load_chunk(const Row& row, int64_t chunk, ChunkBuffer& to) {
   row.mask ? load_columns<true>(row, begin, n, to) : load_columns<false>(row, begin, n, to);
 }
 
-inline float logit_at(const Row& row, int64_t id) {
-  ChunkBuffer buffer;
-  load_chunk(row, id / kChunk, buffer);
-  return buffer.value[id % kChunk];
+template <class Scalar>
+inline float element(const Row& row, int64_t column) {
+  return to_f32(reinterpret_cast<const Scalar*>(row.data)[column]);
+}
+
+inline float logit_at(const Row& row, int64_t column) {
+  if (row.mask && !mask_allows(row.mask, row.mask_words, target_id(row, column))) return -INFINITY;
+  switch (row.dtype) {
+    case DType::kF32: return element<float>(row, column);
+    case DType::kBf16: return element<Bf16>(row, column);
+    case DType::kF16: return element<F16>(row, column);
+  }
+  return -INFINITY;
+}
+
+// Sets the masked ones of columns [begin, end) to -inf in a copy of the row.
+inline void write_masked(const Row& row, int64_t begin, int64_t end, char* copy) {
+  const int64_t bytes = element_bytes(row.dtype);
+  uint32_t lowest = 0xFF800000u;
+  if (row.dtype == DType::kBf16) lowest = 0xFF80u;
+  if (row.dtype == DType::kF16) lowest = 0xFC00u;
+  for (int64_t base = begin; base < end; base += kLanes) {
+    const uint32_t allowed = allowed16(row, base);
+    for (int64_t i = 0; allowed != 0xFFFFu && i < kLanes && base + i < end; ++i) {
+      if (!(allowed >> i & 1u)) memcpy(copy + (base + i) * bytes, &lowest, bytes);
+    }
+  }
 }
 
 struct ChunkStats {
