@@ -251,7 +251,7 @@ class _Shapes:
     def __init__(self, arguments: dict[str, object]):
         self.bound: dict[str, int] = {"": 0}
         self.alias = dict(
-            same for name, same in _SAME_WITHOUT.items() if arguments.get(name) is None
+            same for name, same in _SAME_WITHOUT.items() if arguments.get(name, self) is None
         )
         self.ragged = arguments.get("row_start") is not None
         self.alternative: int | None = None
