@@ -48,7 +48,7 @@ inline BlockEnd read_levels(const Request& request, const Levels& levels) {
     if (level.law.status != Status::kOk) return {i, level.law.status};
     if (i == request.length) return {i, Status::kOk};
     const Draft draft = draft_at(request, i);
-    if (!(draft.p_draft > 0.0)) return {i, Status::kBadDraft};
+    if (draft.bad) return {i, Status::kBadDraft};
     const double p_target = law_probability(level.law, draft.token);
     weight = block_weight(weight, p_target, draft.p_draft);
     params.accept_prob[request.b * params.slots + i] =

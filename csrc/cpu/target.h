@@ -39,8 +39,9 @@ inline double noise(const Request& request, int64_t slot, Domain domain) {
 
 struct Draft {
   int64_t token;
+  double p_draft;  // of the token; 0 where the kept row or the draft vocabulary lacks it
   bool one_hot;    // p_draft has all its mass on the token
-  double p_draft;  // of the token; not above 0 for a token that cannot have been drafted
+  bool bad;        // cannot have been drafted: the draft ends before it
 };
 
 inline const float* draft_stats(const Request& request, int64_t slot) {
@@ -51,18 +52,16 @@ inline Draft draft_at(const Request& request, int64_t slot) {
   const VerifyParams& params = request.params;
   const float* stats = draft_stats(request, slot);
   const int64_t token = params.draft_tokens[request.b * params.slots + slot];
-  const bool one_hot =
-      params.rule == Rule::kGreedy || !params.draft.data || stats[kTemperature] == 0.0f;
-  if (token < 0 || token >= params.target.vocab) return {token, one_hot, 0.0};
-  if (params.draft.data && request.kept < 0) return {token, one_hot, 0.0};
-  const bool weighed = params.rule == Rule::kToken || params.rule == Rule::kBlock;
-  if (!weighed || !params.draft.data) return {token, one_hot, 1.0};
-  const bool known =
-      one_hot || draft_id(params.t2d, params.target_ids, params.draft.vocab, token) >= 0;
-  return {token, one_hot, known ? draft_probability(stats) : 0.0};
+  const bool inside = token >= 0 && token < params.target.vocab;
+  if (params.rule == Rule::kGreedy || !params.draft.data) return {token, 1.0, true, !inside};
+  const bool known = inside && request.kept >= 0 &&
+                     draft_id(params.t2d, params.target_ids, params.draft.vocab, token) >= 0;
+  const double p_draft = known ? draft_probability(stats) : 0.0;
+  const bool weighed = params.rule != Rule::kGumbel;
+  return {token, p_draft, stats[kTemperature] == 0.0f, !inside || (weighed && !(p_draft > 0.0))};
 }
 
-// The kept row of a draft that is not one-hot.
+// The kept row of a draft that is not one-hot and of p_draft > 0.
 inline DraftRow draft_row(const Request& request, int64_t slot, int64_t token) {
   const VerifyParams& params = request.params;
   const float* stats = draft_stats(request, slot);
@@ -71,7 +70,7 @@ inline DraftRow draft_row(const Request& request, int64_t slot, int64_t token) {
   return {row,
           params.t2d,
           params.target_ids,
-          id < 0 ? -INFINITY : logit_at(row, id),
+          logit_at(row, id),
           stats[kTokenLogprob],
           stats[kCutoff],
           static_cast<float>(inverse_temperature(stats[kTemperature]))};
@@ -130,9 +129,12 @@ inline void write_overlap(const Request& request, int64_t i, const RowLaw& law, 
   const VerifyParams& params = request.params;
   if (!params.overlap) return;
   const Draft draft = draft_at(request, i);
-  const double overlap = draft.one_hot
-                             ? law_probability(law, draft.token)
-                             : overlap_mass(law, draft_row(request, i, draft.token), team);
+  double overlap = 0.0;
+  if (draft.one_hot) {
+    overlap = law_probability(law, draft.token);
+  } else if (draft.p_draft > 0.0) {
+    overlap = overlap_mass(law, draft_row(request, i, draft.token), team);
+  }
   params.overlap[request.b * params.slots + i] = static_cast<float>(overlap);
 }
 

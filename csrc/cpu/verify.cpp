@@ -37,7 +37,7 @@ static Decision accept_equal(const Request& request, int64_t i, const Draft& dra
 static Decision decide(const Request& request, int64_t i, RowLaw& law, const Team& team) {
   if (i == request.length) return {false, target_token(request, i, law, team), Status::kOk, -1.0};
   const Draft draft = draft_at(request, i);
-  if (!(draft.p_draft > 0.0)) {
+  if (draft.bad) {
     return {false, target_token(request, i, law, team), Status::kBadDraft, -1.0};
   }
   const bool weighed = request.params.rule == Rule::kToken;
@@ -49,7 +49,7 @@ static Decision decide(const Request& request, int64_t i, RowLaw& law, const Tea
 static void write_later_overlaps(const Request& request, int64_t i, const Team& team) {
   for (; i < request.length; ++i) {
     const RowLaw law = target_law(request, i, team);
-    if (law.status != Status::kOk || !(draft_at(request, i).p_draft > 0.0)) return;
+    if (law.status != Status::kOk || draft_at(request, i).bad) return;
     write_overlap(request, i, law, team);
   }
 }
