@@ -281,7 +281,7 @@ class _Shapes:
             expected = self._size(dim)
             if expected is None and not dim.words:
                 self.bound[self.alias.get(dim.symbol, dim.symbol)] = size - dim.extra
-            elif expected not in (None, size):
+            elif expected is not None and expected != size:
                 return False
             if size == 0 and dim.symbol != "N":  # only a table of drafts made elsewhere
                 return False
