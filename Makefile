@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.in')
 TEST_ARGS ?=
 
-.PHONY: demo test test-full build lint bench wheel clean
+.PHONY: demo test test-full build lint bench docs wheel clean
 
 demo: build
 	$(BIN)/python -m tapout_engine demo
@@ -27,6 +27,9 @@ lint: $(VENV)/.installed
 bench: build
 	$(BIN)/python bench/bench_ops.py --out bench/results/cpu.jsonl
 	$(BIN)/python bench/report.py bench/results/cpu.jsonl
+
+docs: build
+	$(BIN)/python docs/generate.py
 
 wheel: $(VENV)/.installed
 	$(BIN)/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
