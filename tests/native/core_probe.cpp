@@ -129,8 +129,27 @@ double probe_draft_probability(float token_logprob) {
   return draft_probability(stats);
 }
 
-double probe_ucb1(double count, double reward_sum, double pending, double t, double exploration) {
-  return ucb1_score(count, reward_sum, pending, log(t), exploration);
+double probe_ucb1(double mean, double pulls, double t, double exploration) {
+  return ucb1_score(mean, pulls, log_pulls(t), exploration);
+}
+double probe_ucb_tuned(double mean, double variance, double pulls, double t) {
+  return ucb_tuned_score(mean, variance, pulls, log_pulls(t));
+}
+double probe_throughput_mean(double count, double tokens, double cost, double rate, double slots) {
+  return throughput_mean(count, tokens, cost, rate, slots);
+}
+double probe_token_rate(const double* tokens, const double* cost, int64_t arms, int64_t group) {
+  BanditTables tables = {};
+  tables.arms = arms;
+  tables.tokens = tokens;
+  tables.cost = cost;
+  return token_rate(tables, group);
+}
+double probe_thompson(int beta, double count, double reward_sum, double sigma, int64_t seed,
+                      uint32_t lane, uint32_t round, int64_t word) {
+  const ArmValue arm = {count, reward_sum, 0.0, 0.0};
+  const BanditNoise noise = {seed, lane, round};
+  return beta ? thompson_beta(arm, noise, word) : thompson_gaussian(arm, noise, word, sigma);
 }
 double probe_reward(int kind, double accepted, double drafted, double slots, double alpha) {
   return bandit_reward(static_cast<Reward>(kind), accepted, drafted, slots, alpha);
