@@ -108,11 +108,10 @@ WRONG_LAWS = {
     "both gammas from the same draws": (
         "thompson_beta", "some", edit("word + 2 * TRIES)", "word)")),
     "every try accepted": (
-        "thompson_beta", "untried", edit("(u.log() < limit)", "(u.log() < 9 + limit)")),
-    "the last accepted try": (
-        "thompson_beta", "untried", edit("torch.where((v > 0) & (u.log() < limit), d * v, value)",
-                                         "torch.where((v > 0) & (u.log() > limit), d * v, value)")),
-    "the shape itself for d": ("thompson_beta", "some", edit("d = shape - 1 / 3", "d = shape")),
+        "thompson_beta", "untried", edit("(v > 0) & (u.log() <", "(v > 0) & (u.log() < 9 +")),
+    "tries accepted that should not be": (
+        "thompson_beta", "untried", edit("(v > 0) & (u.log() <", "(v > 0) & (u.log() >")),
+    "the shape itself for d": ("thompson_beta", "some", edit("[..., None] - 1 / 3", "[..., None]")),
     "squares for cubes": ("thompson_beta", "some", edit("root * root * root", "root * root")),
 }  # fmt: skip
 
