@@ -55,7 +55,7 @@ def test_beta_cdf_is_a_binomial_tail():
     np.testing.assert_allclose(beta_cdf(3, 5)(x), tail, atol=1e-8)
 
 
-BATCH, SLOTS, ARMS = 20_000, 2, 3
+BATCH, SLOTS, ARMS = 6000, 2, 3
 PULLS = {"untried": (0.0, 0.0), "some": (5.0, 2.0), "many": (40.0, 36.5), "discounted": (1.5, 0.25)}
 
 
@@ -172,8 +172,8 @@ def two_slots(policy: str, **params: float) -> BanditState:
 
 
 def picks_p_value(bandit: BanditState, marginal: list[float], backend: str) -> float:
-    """Both slots of 20,000 rows jointly; arm 1 of slot 0 as likely as arm 0 of slot 1."""
-    found = select(bandit, batch=20_000, backend=backend).long()
+    """Both slots of 8000 rows jointly; arm 1 of slot 0 as likely as arm 0 of slot 1."""
+    found = select(bandit, batch=8000, backend=backend).long()
     found[:, 1] = len(marginal) - 1 - found[:, 1]
     return chi2.p_value(found, np.outer(marginal, marginal))
 
@@ -205,7 +205,7 @@ def test_epsilon_explores_every_arm_alike(backend):
 
 def test_consecutive_calls_draw_anew(backend):
     bandit = two_slots("thompson_beta")
-    first, second = (select(bandit, batch=20_000, backend=backend)[:, 0].long() for _ in range(2))
+    first, second = (select(bandit, batch=8000, backend=backend)[:, 0].long() for _ in range(2))
     joint = torch.stack([first, second], -1)
     assert chi2.p_value(joint, np.outer([0.25, 0.75], [0.25, 0.75])) > LIKELY
 

@@ -9,7 +9,7 @@ from helpers import naive_bandit, raw
 from tapout_kernels.testing import ARMS, TOLERANCES, Case
 from tapout_kernels.testing_bandit import BANDITS
 
-SEEDS = range(8)
+SEEDS = range(4)
 PENDING = [name for name, bandit in BANDITS.items() if bandit["policy"].startswith("ucb")]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tapout_kernels import BanditState
 from tapout_kernels.reference.bandit import POLICIES, REWARDS
 
-K, BATCH, ROUNDS = 4, 8, 150
+K, BATCH, ROUNDS = 4, 8, 90
 BEST = 2
 NONE, RULE, MAX_LENGTH, PRE_DRAFT = range(4)
 Outcome = tuple[Tensor, Tensor, Tensor]  # accepted, length, stop_reason, [B] int32 each

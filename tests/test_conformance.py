@@ -7,6 +7,7 @@ import torch
 from helpers import compare, raw
 
 from tapout_kernels.testing import CASES, MORE_VOCABS, SAMPLINGS, VOCABS, Case
+from tapout_kernels.testing_bandit import BANDITS
 
 
 def outputs(backend: str, case: Case) -> tuple[dict, dict, dict]:
@@ -127,7 +128,7 @@ IGNORES = {  # an axis an operator has no argument for
     "proposal_reset": {"vocab", "dtype", "sampling", "rule", "drafts"},
     "proposal_load": set(),
     "verify": set(),
-    "bandit_select": {"slots", "vocab", "dtype", "sampling", "rule", "drafts"},
+    "bandit_select": {"vocab", "dtype", "sampling", "rule", "drafts"},
     "bandit_update": {"vocab", "dtype", "sampling", "rule", "drafts"},
 }
 
@@ -139,6 +140,13 @@ def test_every_axis_changes_the_inputs(op, axis, value):
     left, right = base.inputs(), base.with_(**{axis: value}).inputs()
     changed = any(not _equal(left[name], right[name]) for name in left)
     assert changed == (axis not in IGNORES[op])
+
+
+@pytest.mark.parametrize("op", raw.ALL_OPS)
+@pytest.mark.parametrize("bandit", [name for name in BANDITS if name != "ucb1"])
+def test_every_bandit_changes_the_inputs_of_bandits(op, bandit):
+    left, right = (Case(op, vocab=7, bandit=name).inputs() for name in ("ucb1", bandit))
+    assert op.startswith("bandit_") == any(not _equal(left[name], right[name]) for name in left)
 
 
 def _equal(left: object, right: object) -> bool:

@@ -98,7 +98,7 @@ def test_dead_rows_of_a_bandit_change_nothing(backend):
     select["live"], update["live"] = torch.zeros(4, dtype=torch.bool), update["live"] & False
     found = raw.run(raw.caller(backend), "bandit_select", select)
     assert found["arm"].equal(select["arm"])
-    assert found["calls"].item() == 1
+    assert found["calls"].item() == select["calls"].item() + 1
     found = raw.run(raw.caller(backend), "bandit_update", update)
     raw.same(found, update, "bandit_update")
 

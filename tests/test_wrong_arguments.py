@@ -175,12 +175,29 @@ def test_raw_operators_refuse_unknown_rules(compiled, op, rule):
     unchanged(args, before, op)
 
 
-@pytest.mark.parametrize(("op", "name"), [("bandit_select", "policy"), ("bandit_update", "reward")])
-@pytest.mark.parametrize("value", [-1, 2, 1 << 40])
-def test_raw_operators_refuse_unknown_policies_and_rewards(compiled, op, name, value):
-    args = {**fresh(op), name: value}
+@pytest.mark.parametrize(
+    ("op", "name", "values"),
+    [
+        ("bandit_select", "policy", [-1, 6, 1 << 40]),
+        ("bandit_select", "reward", [-1, 3, 4, 5, 1 << 40]),  # 3 and 4: those of the other level
+        ("bandit_select", "slots", [0, -1]),
+        ("bandit_update", "reward", [-1, 3, 4, 5, 1 << 40]),
+    ],
+)
+def test_raw_bandits_refuse_unknown_policies_rewards_and_sizes(compiled, op, name, values):
+    for value in values:
+        args = {**fresh(op), name: value}
+        before = snapshot(args)
+        with pytest.raises(RuntimeError, match=f"{op}: {name} must be"):
+            raw.caller(compiled)(op, **args)
+        unchanged(args, before, op)
+
+
+@pytest.mark.parametrize("op", ["bandit_select", "bandit_update"])
+def test_raw_bandits_refuse_rewards_of_the_sequence_level_at_token_level(compiled, op):
+    args = {**Case(op, bandit="ucb1_token").inputs(), "reward": 1}
     before = snapshot(args)
-    with pytest.raises(RuntimeError, match=f"{op}: {name} must be"):
+    with pytest.raises(RuntimeError, match=rf"{op}: reward must be 3 .*at token level, got 1"):
         raw.caller(compiled)(op, **args)
     unchanged(args, before, op)
 
@@ -215,10 +232,8 @@ def later_features() -> dict[str, tuple]:
         "sample min_p": (tk.sample, logits, min_p, rng, {}),
         "row_stats token_mask": (tk.row_stats, logits, {"token_mask": mask}),
         "verify rule ": (*verify, {"rule": "lossy_typical"}),
-        "BanditState policy": (tk.BanditState.create, 2, {"policy": "thompson_gaussian"}),
-        "BanditState reward": (tk.BanditState.create, 2, {"reward": "throughput"}),
+        "BanditState policy": (tk.BanditState.create, 2, {"policy": "exp3"}),
         "StopRules survival": (tk.StopRules, "survival", {}),
-        "BanditState level": (tk.BanditState.create, 2, {"level": "token"}),
         "from_tokens vocab": (tk.Proposal.from_tokens, torch.zeros(1, 1).long(), rng,
                               {"vocab": object()}),
         "proposal_reset prediction": (proposal.reset, rng, {"prediction": logits[:, 0]}),
