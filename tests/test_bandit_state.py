@@ -11,6 +11,7 @@ from helpers import raw
 from helpers.rounds import select, update_arguments
 
 from tapout_kernels import BanditState, NotYetSupported
+from tapout_kernels.testing import Case
 
 TABLES = ("count", "reward_sum", "reward_sq", "tokens", "cost")
 
@@ -97,6 +98,26 @@ def test_select_needs_out_with_rows_and_one_batch():
     with pytest.raises(ValueError, match=r"bandit_select: batch must be 3, got 2"):
         select(bandit, group=rows, batch=2)
     assert bandit.calls.item() == 0
+
+
+@pytest.mark.parametrize(
+    ("op", "bandit", "name", "values"),
+    [
+        ("bandit_select", "ucb1", "policy", [-1, 6, 1 << 40]),
+        ("bandit_select", "ucb1", "slots", [0, -1]),
+        ("bandit_select", "ucb1", "reward", [-1, 3, 4, 5]),  # 3 and 4: those of the token level
+        ("bandit_update", "ucb1", "reward", [-1, 3, 4, 5]),
+        ("bandit_select", "ucb1_token", "reward", [-1, 0, 1, 2, 5, 1 << 40]),
+        ("bandit_update", "ucb1_token", "reward", [-1, 0, 1, 2, 5, 1 << 40]),
+    ],
+)
+def test_raw_operators_refuse_numbers_they_have_no_meaning_for(compiled, op, bandit, name, values):
+    for value in values:
+        args = {**Case(op, bandit=bandit).inputs(), name: value}
+        before = raw.clone(args)
+        with pytest.raises(RuntimeError, match=rf"{op}: {name} must be .*, got {value}"):
+            raw.caller(compiled)(op, **args)
+        raw.same({n: args[n] for n in raw.written(op)}, before)
 
 
 # ---- reset, save, load ---------------------------------------------------------------------------

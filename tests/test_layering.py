@@ -19,9 +19,10 @@ KERNEL_LAYERS = [
     {"_schema", "reference", "_check"},
     {"_library"},
     {"backends"},
-    {"types", "stop_rules", "policies"},
+    {"types", "stop_rules", "draft_vocab", "policies"},
     {"proposal", "bandit_state"},
     {"ops"},
+    {"warmup"},
     {"__init__", "testing", "testing_bandit"},
 ]
 # adapters -> decode -> controller -> tapout_kernels; programs on top.

@@ -81,13 +81,14 @@ def bandit_select(
     for name, value in (("rows", rows), ("group", group), ("live", live), ("out", out)):
         if value is not None:
             require_tensor("bandit_select", name, value)
-    given = next((x.shape[0] for x in (rows, group, live, out) if x is not None), batch or 1)
-    if batch not in (None, given):
-        raise ValueError(f"bandit_select: batch must be {given}, got {batch}")
+    sizes = (list(x.shape[:1]) for x in (rows, group, live, out) if x is not None)
+    given = next(sizes, [batch or 1])
+    if batch is not None and [batch] != given:
+        raise ValueError(f"bandit_select: batch must be {given}, got [{batch}]")
     if out is None:
         if rows is not None:
             raise ValueError("bandit_select: out must be given with rows, got None")
-        shape = (given, *bandit.count.shape[2:])
+        shape = (*given, *bandit.count.shape[2:])
         out = torch.zeros(shape, dtype=torch.int32, device=bandit.count.device)
     call(
         "bandit_select", backend, count=bandit.count, reward_sum=bandit.reward_sum,
