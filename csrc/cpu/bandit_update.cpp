@@ -1,9 +1,5 @@
 // bandit_update: credit each row's arm, then its stop rule's memory (core/bandit.h, core/stop.h).
 // Row after row: what a credit touches (its slot of its group) is discounted, then credited.
-<<<<<<< HEAD
-=======
-
->>>>>>> whole
 #include "../core/bandit.h"
 #include "../core/rows.h"
 #include "../core/stop.h"
@@ -21,14 +17,8 @@ static void discount(const BanditUpdateParams& params, double* group_table, int6
 static void credit(const BanditUpdateParams& params, int64_t group, int64_t arm, int64_t slot,
                    double reward) {
   const int64_t stride = params.table_slots, first = group * params.arms * stride + slot;
-<<<<<<< HEAD
-  discount(params, params.count + first, stride);
-  discount(params, params.reward_sum + first, stride);
-  discount(params, params.reward_sq + first, stride);
-=======
   double* const tables[] = {params.count, params.reward_sum, params.reward_sq};
   for (double* table : tables) discount(params, table + first, stride);
->>>>>>> whole
   const int64_t cell = first + arm * stride;
   params.count[cell] += 1.0;
   params.reward_sum[cell] += reward;
