@@ -8,7 +8,6 @@ from helpers import compare, compare_verify, raw
 
 from tapout_kernels.reference.accept import GREEDY
 from tapout_kernels.testing import CASES, MORE_VOCABS, SAMPLINGS, VOCABS, Case
-from tapout_kernels.testing_bandit import BANDITS
 
 
 def outputs(backend: str, case: Case) -> tuple[dict, dict, dict]:
@@ -145,17 +144,6 @@ AXES = [
     ("ragged", True), ("rows", True), ("extras", True), ("level", "token"),
     ("bandit", "gaussian_token"), ("seed", 1),
 ]  # fmt: skip
-<<<<<<< HEAD
-IGNORES = {  # an axis an operator has no argument for
-    "row_stats": {"slots", "rule", "drafts"},
-    "sample": {"slots", "drafts"},
-    "draft_step": {"drafts"},
-    "proposal_reset": {"vocab", "dtype", "sampling", "rule", "drafts"},
-    "proposal_load": set(),
-    "verify": set(),
-    "bandit_select": {"vocab", "dtype", "sampling", "rule", "drafts"},
-    "bandit_update": {"vocab", "dtype", "sampling", "rule", "drafts"},
-=======
 _SHAPE = {"batch", "seed"}
 _ROW = _SHAPE | {"vocab", "dtype", "sampling", "masked"}
 USES = {  # the axes an operator has arguments for
@@ -167,7 +155,6 @@ USES = {  # the axes an operator has arguments for
     "verify": _ROW | {"slots", "rule", "drafts", "draft_vocab", "ragged", "rows", "extras"},
     "bandit_select": _SHAPE | {"slots", "bandit"},
     "bandit_update": _SHAPE | {"slots", "bandit"},
->>>>>>> whole
 }
 
 
@@ -178,13 +165,6 @@ def test_every_axis_changes_the_inputs(op, axis, value):
     left, right = base.inputs(), base.with_(**{axis: value}).inputs()
     changed = any(not _equal(left[name], right[name]) for name in left)
     assert changed == (axis in USES[op])
-
-
-@pytest.mark.parametrize("op", raw.ALL_OPS)
-@pytest.mark.parametrize("bandit", [name for name in BANDITS if name != "ucb1"])
-def test_every_bandit_changes_the_inputs_of_bandits(op, bandit):
-    left, right = (Case(op, vocab=7, bandit=name).inputs() for name in ("ucb1", bandit))
-    assert op.startswith("bandit_") == any(not _equal(left[name], right[name]) for name in left)
 
 
 def _equal(left: object, right: object) -> bool:

@@ -87,7 +87,7 @@ int64_t probe_inverse_cdf(const double* weight, int64_t n, double target, double
 // (valid, argmax, temperature, top_k, top_p, filtered)
 void probe_row_sampling(float temperature, int32_t top_k, float top_p, int rule, int64_t vocab,
                         double* out) {
-  const Sampling sampling = {&temperature, &top_k, &top_p};
+  const Sampling sampling = {&temperature, &top_k, &top_p, nullptr};
   const RowSampling row = row_sampling(sampling, 0, static_cast<Rule>(rule), vocab);
   const double values[] = {double(row.valid), double(row.argmax), row.temperature,
                            double(row.top_k), row.top_p,          double(row.filtered())};
@@ -101,14 +101,14 @@ int probe_stops(int kind, const float* param, const float* memory, int arm, int6
   float params[2 * kRuleParams] = {3.0f}, memories[2 * kRuleParams] = {};
   memcpy(params + kRuleParams, param, kRuleParams * sizeof(float));
   memcpy(memories + kRuleParams, memory, kRuleParams * sizeof(float));
-  const Rules rules = {kinds, params, arms, memories, 2};
+  const Rules rules = {kinds, params, arms, memories, 2, 1};
   return stops_after(rules, 0, slot, stats + slot * kStatsColumns);
 }
 
 int probe_stops_before(int kind, float param, int arm) {
   const int32_t kinds[1] = {kind}, arms[1] = {arm};
   const float params[kRuleParams] = {param};
-  return stops_before_drafting(Rules{kinds, params, arms, nullptr, 1}, 0);
+  return stops_before_drafting(Rules{kinds, params, arms, nullptr, 1, 1}, 0);
 }
 
 void probe_adaedl_update(float* memory, double accepted, double drafted, double slots) {
