@@ -1,4 +1,4 @@
-"""``verify`` written again from the text of the contract: float64, one request and one id at a time.
+"""``verify`` written again from the text of the contract: float64, one request, one id at a time.
 
 No code in common with the package, nothing clever, no array arithmetic in a decision.  Takes the
 operator's arguments and writes its outputs, so that it can stand where a backend does.
@@ -40,7 +40,7 @@ def gumbel_noise(seed: int, position: int, token: int) -> float:
     return -math.log(-math.log1p(-w))
 
 
-# ---- the processed distribution of one row --------------------------------------------------------
+# ---- the processed distribution of one row ------------------------------------------------------
 
 
 @dataclass
