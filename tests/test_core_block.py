@@ -74,7 +74,10 @@ class Block:
         if level == len(draft):
             return measure(lambda u: self.core.probe_block_accepts_all(u, weight))
         mass = self.mass(weight, contexts[level], draft[level])
-        return measure(lambda u: self.core.probe_block_accepts(u, mass, weight))
+        return measure(
+            lambda u: self.core.probe_block_may_accept(u, weight)
+            and self.core.probe_block_accepts(u, mass, weight)
+        )
 
     def law(self, draft: tuple[int, ...], steps: int) -> np.ndarray:
         """Of ``steps`` tokens: the accepted level, one more token, then the target goes on."""

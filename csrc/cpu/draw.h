@@ -81,16 +81,27 @@ inline int64_t draft_id(const int32_t* t2d, int64_t target_ids, int64_t draft_vo
   return id < draft_vocab ? id : -1;
 }
 
-// The draft's logits of the target ids from `begin`, as the bits they are stored in.
+// The draft's logits of the target ids from `begin`, as the bits they are stored in. Which ids the
+// draft has is not predictable: three loops without a branch instead of one with it.
 template <class Bits>
 inline void gather(const DraftRow& draft, int64_t begin, Bits lowest, ChunkBuffer& to) {
   const Bits* from = reinterpret_cast<const Bits*>(draft.row.data);
-  Bits staged[kChunk];
-  for (int64_t i = 0; i < kChunk; ++i) {
-    const int64_t id = draft_id(draft.t2d, draft.target_ids, draft.row.vocab, begin + i);
-    staged[i] = id < 0 ? lowest : from[id];
+  const int32_t* ids = draft.t2d + begin;
+  const int64_t left = draft.target_ids - begin, known = left < kChunk ? left : kChunk;
+  const uint32_t vocab = static_cast<uint32_t>(draft.row.vocab);
+  uint32_t safe[kChunk];
+  Bits found[kChunk];
+  for (int64_t i = 0; i < known; ++i) {
+    const uint32_t id = static_cast<uint32_t>(ids[i]);
+    safe[i] = id < vocab ? id : 0;
   }
-  Row row = {reinterpret_cast<const char*>(staged), draft.row.dtype, kChunk, nullptr, 0, nullptr};
+  for (int64_t i = 0; i < known; ++i) found[i] = from[safe[i]];
+  for (int64_t i = 0; i < known; ++i) {
+    found[i] = static_cast<uint32_t>(ids[i]) < vocab ? found[i] : lowest;
+  }
+  for (int64_t i = known < 0 ? 0 : known; i < kChunk; ++i) found[i] = lowest;
+  const Row row = {
+      reinterpret_cast<const char*>(found), draft.row.dtype, kChunk, nullptr, 0, nullptr};
   load_chunk(row, 0, to);
 }
 

@@ -48,6 +48,7 @@ SIGNATURES = {
     "probe_block_weight": (F64, [F64, F64, F64]),
     "probe_one_hot_residual": (F64, [F64, F64]),
     "probe_block_accepts": (ctypes.c_int, [F64, F64, F64]),
+    "probe_block_may_accept": (ctypes.c_int, [F64, F64]),
     "probe_block_accepts_all": (ctypes.c_int, [F64, F64]),
     "probe_residual": (F64, [F64, F64]),
     "probe_draft_probability": (F64, [F32]),

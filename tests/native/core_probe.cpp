@@ -130,6 +130,9 @@ double probe_one_hot_residual(double weight, double p_target) {
 int probe_block_accepts(double uniform, double residual, double weight) {
   return block_accepts(uniform, residual, weight);
 }
+int probe_block_may_accept(double uniform, double weight) {
+  return block_may_accept(uniform, weight);
+}
 int probe_block_accepts_all(double uniform, double weight) {
   return block_accepts_all(uniform, weight);
 }
