@@ -28,12 +28,8 @@ inline int64_t draw_from(const double* mass, int64_t chunks, double uniform, con
   return inner.index < 0 ? -1 : outer.index * kChunk + inner.index;
 }
 
-// Chunk masses of the law: without a filter they are the statistics' sums.
+// Chunk masses of the law, from the sums of its kept weights.
 inline void fill_masses(RowLaw& law) {
-  if (law.filtered) {
-    kept_mass(law, law.cutoff);
-    return;
-  }
   for (int64_t c = 0; c < num_chunks(law.row.vocab); ++c) {
     law.scratch.mass[c] = chunk_scale(law, c) * law.scratch.chunk[c].sum;
   }
