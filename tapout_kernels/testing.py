@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,14 +18,13 @@ from torch import Tensor
 
 from .draft_vocab import DraftVocab
 from .reference.accept import RULES
-from .reference.bandit import POLICIES, REWARDS
 from .reference.gumbel import gumbel_index, gumbel_noise
 from .reference.rows import StateRows
 from .reference.stats import NUM_STATS, TOP1_PROB, Sampling, process, row_stats_of
 from .reference.vocab import allowed_ids, target_ids
 from .stop_rules import StopRules, StopState
+from .testing_bandit import BANDITS, bandit_select_inputs, bandit_update_inputs
 
-_GROUPS = 3  # of the bandit cases
 VOCABS = (7, 1024, 49152)  # in every run
 MORE_VOCABS = (1025, 8193, 128256)  # one past a chunk, one past eight, a large real one
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -53,6 +53,8 @@ TOLERANCES: dict[str, Tolerance] = {
     "cutoff": Tolerance(0.0, 0.0),  # an actual logit
     "temperature": Tolerance(0.0, 0.0),  # a copy
     "accept_prob": Tolerance(2.0**-126, 2 * NEAR),  # a quotient of two probabilities
+    "overlap": Tolerance(NEAR, NEAR),  # a mass
+    "logprobs": Tolerance(NEAR, 2.0**-21),  # as token_logprob
     "bandit": Tolerance(0.0, 1e-15),  # f64 in the same order; one ulp of a product
     "memory": Tolerance(0.0, 2.0**-23),  # f64 arithmetic, one rounding to f32
 }
@@ -99,6 +101,7 @@ class Case:
     rows: bool = False  # state per request slot, not per batch row
     extras: bool = False  # verify: overlap and logprobs; draft_step: accept_estimate
     level: str = "sequence"  # or "token": an arm for each slot
+    bandit: str = "ucb1"
     seed: int = 0
 
     @property
@@ -367,44 +370,11 @@ def _flatten(
     return rows[0], rows[1] if mask is not None else None, start
 
 
-def _bandit_tables(generator: torch.Generator) -> dict[str, Tensor]:
-    shape = (_GROUPS, len(ARMS))
-    count = torch.randint(0, 4, shape, generator=generator).double()
-    reward_sum = count * torch.rand(shape, generator=generator, dtype=torch.float64)
-    params = torch.tensor([0.5, 1.0] + [0.0] * 6, dtype=torch.float64)
-    return {"count": count, "reward_sum": reward_sum, "params": params}
-
-
-def _bandit_select(case: Case, generator: torch.Generator) -> dict[str, object]:
-    return {
-        **_bandit_tables(generator),
-        "group": (torch.arange(case.batch) % (_GROUPS + 1)).int(),
-        "live": torch.arange(case.batch) % 5 != 4, "policy": POLICIES["ucb1"],
-        "calls": _zeros(1, dtype=torch.int64), "arm": _zeros(case.batch) - 1,
-    }  # fmt: skip
-
-
-def _bandit_update(case: Case, generator: torch.Generator) -> dict[str, object]:
-    batch, slots = case.batch, case.slots
-    tables = _bandit_tables(generator)
-    length, table = _lengths(batch, slots), _table(batch)
-    accepted = (torch.rand(batch, generator=generator) * (length + 1)).int()
-    return {
-        "arm": table["arm"], "draft_tokens": _zeros(batch, slots, dtype=torch.int64),
-        "length": length, "live": torch.arange(batch) % 5 != 4, "num_accepted": accepted,
-        "status": (torch.arange(batch) % 7 == 6).int(),
-        "group": (torch.arange(batch) % (_GROUPS + 1)).int(),
-        "cost_ratio": torch.full((1,), 0.25), "reward": REWARDS["blend"],
-        "rule_kind": table["rule_kind"], "rule_param": table["rule_param"], **tables,
-        "reward_sq": tables["reward_sum"].square(), "tokens": tables["count"] * 2,
-        "cost": tables["count"] * 1.5, "memory": table["memory"],
-    }  # fmt: skip
-
-
 _BUILDERS = {
     "row_stats": _row_stats, "sample": _sample, "proposal_reset": _proposal_reset,
     "proposal_load": _proposal_load, "draft_step": _draft_step, "verify": _verify,
-    "bandit_select": _bandit_select, "bandit_update": _bandit_update,
+    "bandit_select": partial(bandit_select_inputs, ARMS),
+    "bandit_update": partial(bandit_update_inputs, ARMS),
 }  # fmt: skip
 
 
@@ -446,14 +416,16 @@ def _layout_cases(base: Case) -> list[Case]:
 
 
 def _matrix() -> list[Case]:
-    cases = [Case(op, batch=16) for op in ("proposal_reset", "bandit_select", "bandit_update")]
-    cases += [Case("proposal_reset", batch=16, rows=True, level="token")]
+    cases = [Case("proposal_reset", batch=16)]
+    cases.append(Case("proposal_reset", batch=16, rows=True, level="token"))
+    for op in ("bandit_select", "bandit_update"):
+        cases += [Case(op, batch=16, bandit=bandit) for bandit in BANDITS]
     for vocab in VOCABS + MORE_VOCABS:
         batch = 10 if vocab <= 1025 else 4 if vocab <= 8193 else 2
         base = Case("row_stats", batch, 2 if batch == 2 else 3, vocab)
         cases += _row_cases(base)
         if vocab <= 8193:
-            cases += _layout_cases(base)
+            cases += _layout_cases(base.with_(batch=10))
     return cases
 
 
