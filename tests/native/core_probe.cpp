@@ -121,6 +121,21 @@ int probe_accepts(double uniform, double p_target, double p_draft) {
 double probe_accept_probability(double p_target, double p_draft) {
   return accept_probability(p_target, p_draft);
 }
+double probe_block_weight(double weight, double p_target, double p_draft) {
+  return block_weight(weight, p_target, p_draft);
+}
+double probe_one_hot_residual(double weight, double p_target) {
+  return one_hot_residual(weight, p_target);
+}
+int probe_block_accepts(double uniform, double residual, double weight) {
+  return block_accepts(uniform, residual, weight);
+}
+int probe_block_may_accept(double uniform, double weight) {
+  return block_may_accept(uniform, weight);
+}
+int probe_block_accepts_all(double uniform, double weight) {
+  return block_accepts_all(uniform, weight);
+}
 double probe_residual(double p_target, double p_draft) {
   return residual_weight(p_target, p_draft);
 }
