@@ -67,7 +67,7 @@ def _dimension(text: str) -> Dimension:
 
 # B rows of the batch; R rows of per-request state (B without `rows`); L rows of kept logits (B
 # without `logits_row`); V target ids; D draft ids (V without a draft vocabulary).
-_SAME_WITHOUT = {"rows": ("R", "B"), "logits_row": ("L", "B"), "d2t": ("D", "V"), "t2d": ("D", "V")}
+_SAME_WITHOUT = {("R", "B"): ("rows",), ("L", "B"): ("logits_row",), ("D", "V"): ("d2t", "t2d")}
 
 _SAMPLING = {
     "temperature": Spec("R", F32),
@@ -251,7 +251,9 @@ class _Shapes:
     def __init__(self, arguments: dict[str, object]):
         self.bound: dict[str, int] = {"": 0}
         self.alias = dict(
-            same for name, same in _SAME_WITHOUT.items() if arguments.get(name) is None
+            same
+            for same, names in _SAME_WITHOUT.items()
+            if all(arguments.get(name) is None for name in names)
         )
         self.ragged = arguments.get("row_start") is not None
         self.alternative: int | None = None
@@ -290,7 +292,9 @@ class _Shapes:
 
     def _show(self, dim: Dimension) -> str:
         size = self._size(dim)
-        return str(size) if size is not None and size > 0 else f"{dim.symbol} > 0"
+        if size is not None and size > 0:
+            return str(size)
+        return f"{self.alias.get(dim.symbol, dim.symbol)} > 0"
 
 
 def require_tensor(op: str, name: str, value: object) -> None:

@@ -242,6 +242,15 @@ struct BanditTables {
   const double* params;  // [8]
 };
 
+// One arm while a call of ucb1 or ucb_tuned runs: `pulls` counts those of the call too.
+struct ScoredArm {
+  double score;
+  double pulls;
+  double log_t;
+  double mean;
+  double variance;
+};
+
 struct BanditSelectParams {
   int64_t batch;
   StateRows rows;
@@ -251,9 +260,11 @@ struct BanditSelectParams {
   const bool* live;      // [B]
   Policy policy;
   Reward reward;
-  int64_t slots;   // K of the proposals
-  int64_t* calls;  // [1]
-  int32_t* arm;    // [R] or [R, K]
+  int64_t slots;        // K of the proposals
+  int64_t* calls;       // [1]
+  int32_t* arm;         // [R] or [R, K]
+  int32_t* group_rows;  // [G] zeros, and
+  ScoredArm* scored;    // [G, table_slots, A]: scratch of ucb1 and ucb_tuned
 };
 
 struct BanditUpdateParams {

@@ -91,8 +91,9 @@ def draft_step(
     tokens[b, slot] = torch.where(fills, ids[token], tokens[b, slot])
     if kept_logits is not None:
         raw = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
-        at = kept.index[fills], slot[fills]
-        kept_logits[at] = raw[fills]
+        for i in range(batch):  # one by one: rows that do not exist share a safe index
+            at = kept.index[i : i + 1], slot[i : i + 1]
+            kept_logits[at] = torch.where(fills[i], raw[i], kept_logits[at])
     stop_reason.copy_(torch.where(drafting, reason, stop_reason))
     length.add_(fills)
     active.copy_(torch.where(drafting, reason == NONE, active))
