@@ -33,9 +33,10 @@ def processed(
     if 0 < top_k < len(z):
         keep &= z >= np.sort(z)[-top_k]
     if top_p < 1:
-        probs = softmax(np.where(keep, z, -np.inf), temperature)
-        limits = [t for t in z[keep] if probs[z >= t].sum() >= top_p]
-        keep &= z >= max(limits)
+        mass = softmax(np.where(keep, z, -np.inf), temperature)
+        falling = np.argsort(-z, kind="stable")
+        reached = np.cumsum(mass[falling]) >= top_p
+        keep &= z >= z[falling[reached.argmax()]]  # the largest t with mass{z >= t} >= top_p
     if min_p > 0:
         keep &= np.exp((z - z.max()) / temperature) >= min(min_p, 1.0)
     return softmax(np.where(keep, z, -np.inf), temperature)
