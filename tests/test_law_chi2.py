@@ -7,6 +7,7 @@ reference, or a wrong caller, that it must reject.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -59,9 +60,9 @@ CASES = {
 }  # fmt: skip
 
 
-def keys(batch: int, ordinal: int, mixed: bool = True) -> torch.Tensor:
+def keys(batch: int, ordinal: int, mix: Callable[[int, int], int] = mix64) -> torch.Tensor:
     """User seed of replica b is b; the same for every prompt."""
-    return torch.tensor([mix64(b, ordinal) if mixed else b for b in range(batch)])
+    return torch.tensor([mix(b, ordinal) for b in range(batch)])
 
 
 def target_tables(case: Case = CASES["plain"]) -> np.ndarray:
@@ -69,15 +70,24 @@ def target_tables(case: Case = CASES["plain"]) -> np.ndarray:
     return np.stack([processed(z, *case.target, m) for z, m in zip(TARGET, masks, strict=True)])
 
 
-def chain(call, batch: int, rules: StopRules, case: Case, rule: int = TOKEN, **learner) -> Chain:
+def chain(
+    call,
+    batch: int,
+    rules: StopRules,
+    case: Case,
+    rule: int = TOKEN,
+    slots: int = 2,
+    one_hot: bool = False,
+    **learner: str,
+) -> Chain:
     width = VOCAB if case.d2t is None else len(case.d2t)
     return Chain(
-        call, torch.tensor(TARGET), torch.tensor(DRAFT[:, :width].copy()), rules, batch, rule=rule,
-        sampling=columns([case.target] * batch), draft_sampling=columns([case.draft] * batch),
+        call, torch.tensor(TARGET), torch.tensor(DRAFT[:, :width].copy()), rules, batch, slots,
+        rule, sampling=columns([case.target] * batch), draft_sampling=columns([case.draft] * batch),
         target_mask=None if case.target_mask is None else words(case.target_mask),
         draft_mask=None if case.draft_mask is None else words(case.draft_mask),
         vocab=None if case.d2t is None else DraftVocab(torch.tensor(case.d2t, dtype=torch.int32)),
-        learner=learner,
+        learner=learner, one_hot=one_hot,
     )  # fmt: skip
 
 
@@ -124,7 +134,7 @@ def test_consecutive_rounds_have_the_target_law_on_more_seeds(compiled, rule, ca
 
 
 def two_prompts_p_values(
-    call, batch: int, rule: str, level: str, mixed: bool = True
+    call, batch: int, rule: str, level: str, mix: Callable[[int, int], int] = mix64
 ) -> dict[str, float]:
     """Both prompts begin alike, with one user seed and one bandit: their tokens are independent.
 
@@ -132,9 +142,9 @@ def two_prompts_p_values(
     accepted decides the arm the next prompt begins with.
     """
     run = chain(call, batch, ARMS_0_2, CASES["plain"], RULES[rule], level=level)
-    first = run.prompt(keys(batch, 0, mixed), START, 2)
+    first = run.prompt(keys(batch, 0, mix), START, 2)
     rounds = len(run.arms)
-    second = run.prompt(keys(batch, 1, mixed), START, 2)
+    second = run.prompt(keys(batch, 1, mix), START, 2)
     begins_with = run.arms[rounds].view(batch, -1)[:, 0]
     assert len(begins_with.unique()) == 2, "noise must decide the second prompt's first arm"
     one, two = (markov(target_tables(), START, steps) for steps in (1, 2))
@@ -166,7 +176,9 @@ def test_unmixed_keys_are_rejected(backend, level):
 
     The first prompt alone is sound; the second, even alone, is not: its arm depends on its noise.
     """
-    found = two_prompts_p_values(caller(backend), 2 * MUTANT_REPLICAS, "token", level, False)
+    found = two_prompts_p_values(
+        caller(backend), 2 * MUTANT_REPLICAS, "token", level, lambda seed, ordinal: seed
+    )
     assert found.pop("first prompt") > THRESHOLD, found
     assert max(found.values()) < THRESHOLD, found
 

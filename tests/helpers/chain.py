@@ -41,6 +41,7 @@ class Chain:
     vocab: DraftVocab | None = None
     context: Tensor | None = None  # [V] i64; None: every token is a context of its own
     learner: dict[str, str] = field(default_factory=dict)  # level, policy, reward of the bandit
+    one_hot: bool = False  # the draft table's argmax, proposed without logits
 
     def __post_init__(self):
         self.bandit = BanditState.create(
@@ -74,14 +75,17 @@ class Chain:
         return found[:, :wanted]
 
     def _round(self, last: Tensor, live: Tensor) -> Verdict:
-        width = self.draft.shape[1]
+        width = None if self.one_hot else self.draft.shape[1]
         proposal = Proposal.empty(self.batch, self.slots, width, self.draft.dtype)
         verdict = Verdict.empty(self.batch, self.slots)
         self._select(live)
         self._reset(proposal, live)
-        token = last.clone()
-        for _ in range(self.slots):
-            self._draft_step(proposal, self.context[token], token)
+        if self.one_hot:
+            self._load(proposal, last)
+        else:
+            token = last.clone()
+            for _ in range(self.slots):
+                self._draft_step(proposal, self.context[token], token)
         self._verify(proposal, self.context[proposal.input_ids(last)], verdict)
         self._update(proposal, verdict)
         self.arms.append(self.state.arm.clone())
@@ -130,6 +134,20 @@ class Chain:
             stats=p.stats, stop_reason=p.stop_reason, next_token=token,
         )  # fmt: skip
 
+    def _load(self, p: Proposal, last: Tensor) -> None:
+        best = self.draft.argmax(-1)
+        if self.vocab is not None:
+            best = self.vocab.d2t[best].long()
+        source = [last]
+        for _ in range(self.slots):
+            source.append(best[self.context[source[-1]]])
+        self.call(
+            "proposal_load", source=torch.stack(source[1:], 1), source_length=None, logits=None,
+            **OFF, token_mask=None, d2t=None, t2d=None, rows=None, **self._table(),
+            max_length=p.max_length, tokens=p.tokens, length=p.length, active=p.active,
+            num_active=p.num_active, stats=p.stats, stop_reason=p.stop_reason,
+        )  # fmt: skip
+
     def _verify(self, p: Proposal, context: Tensor, v: Verdict) -> None:
         mask = self.target_mask
         self.call(
@@ -137,7 +155,8 @@ class Chain:
             token_mask=None if mask is None else mask[context], seed=self.keys, rows=None,
             draft_tokens=p.tokens, length=p.length, live=p.live, round=p.round,
             draft_logits=p.logits, logits_row=None,
-            t2d=None if self.vocab is None else self.vocab.t2d, stats=p.stats, rule=self.rule,
+            t2d=None if self.vocab is None or self.one_hot else self.vocab.t2d, stats=p.stats,
+            rule=self.rule,
             raw_logprobs=False, position=self.position, tokens=v.tokens,
             num_accepted=v.num_accepted, num_emitted=v.num_emitted, last_token=v.last_token,
             status=v.status, accept_prob=v.accept_prob, overlap=None, logprobs=None,
