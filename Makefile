@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.in')
 TEST_ARGS ?=
 
-.PHONY: demo test test-full build lint bench wheel clean
+.PHONY: demo test test-full sanitize build lint bench wheel clean
 
 demo: build
 	$(BIN)/python -m tapout_engine demo
@@ -16,6 +16,9 @@ test: build
 
 test-full: build
 	$(BIN)/python -m pytest -m "not gpu" $(TEST_ARGS)
+
+sanitize: $(VENV)/.installed
+	tests/native/sanitize.sh $(BIN)
 
 build: $(VENV)/.built
 
