@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.in')
 TEST_ARGS ?=
 
-.PHONY: demo test test-full sanitize build lint bench wheel clean
+.PHONY: demo test test-full sanitize build lint bench bench-peers wheel clean
 
 demo: build
 	$(BIN)/python -m tapout_engine demo
@@ -29,6 +29,15 @@ lint: $(VENV)/.installed
 
 bench: build
 	$(BIN)/python bench/bench_ops.py --out bench/results/cpu.jsonl
+	$(BIN)/python bench/report.py bench/results/cpu.jsonl
+
+# The same beside other packages. They go to a folder of their own and are never requirements;
+# pydantic is what one of them imports.
+bench-peers: build
+	$(BIN)/python -m pip install --quiet --upgrade --target peers/site --no-deps \
+		flashspec==0.3.1 economize==0.3.2
+	$(BIN)/python -m pip install --quiet --upgrade --target peers/site pydantic
+	$(BIN)/python bench/bench_ops.py --peers peers/site --out bench/results/cpu.jsonl
 	$(BIN)/python bench/report.py bench/results/cpu.jsonl
 
 wheel: $(VENV)/.installed
