@@ -124,18 +124,7 @@ def bench_draft_step(batch: int, vocab: int, dtype: torch.dtype, **filters: floa
     case.rng.round.sub_(1)
     if not torch.equal(ours, both(0)):
         checks.refuse(f"draft_step at V={vocab}", "wrong result")
-    plain = {"eager": baselines.draft_step}
-    if filters:
-        plain = {"eager": baselines.draft_step_sorted, "topk": baselines.draft_step_topk}
-    functions = {**plain, "compile": baselines.compiled(plain["eager"])}
-    for name, function in functions.items():
-        if name != "compile":
-            small = {"top_k": 3, "top_p": 0.8} if filters else {}
-            checks.draft_step_law(name, function, **small)
-        torch.manual_seed(0)
-        found, logits = function(case.draft[0][:, 0], **filters), case.draft[0][:, 0]
-        # Ties at a bfloat16 cutoff are kept by the operator and split by a sort.
-        checks.draft_step_numbers(name, found, logits, sampling, 0.1 if filters else 1e-3)
+    functions = _checked_draft_steps(case.draft[0][:, 0], sampling, filters)
     nbytes = 2 * batch * vocab * dtype.itemsize  # read, and stored in the proposal
     calls = {
         name: lambda i, f=function: f(case.draft[i % SETS][:, 0], **filters)
@@ -143,6 +132,20 @@ def bench_draft_step(batch: int, vocab: int, dtype: torch.dtype, **filters: floa
     }
     shape = {"B": batch, "V": vocab, **filters}
     return _row("draft_step", shape, dtype, times_us(step, before=reset), nbytes, calls, both)
+
+
+def _checked_draft_steps(logits: torch.Tensor, sampling: tk.SamplingParams, filters: dict) -> dict:
+    functions = {"eager": baselines.draft_step}
+    if filters:
+        functions = {"eager": baselines.draft_step_sorted, "topk": baselines.draft_step_topk}
+    for name, function in functions.items():
+        checks.draft_step_law(name, function, **({"top_k": 3, "top_p": 0.8} if filters else {}))
+    functions["compile"] = baselines.compiled(functions["eager"])
+    for name, function in functions.items():
+        # Ties at a bfloat16 cutoff are kept by the operator and split by a sort.
+        found, tolerance = function(logits, **filters), 0.1 if filters else 1e-3
+        checks.draft_step_numbers(name, found, logits, sampling, tolerance)
+    return functions
 
 
 def bench_row_stats(batch: int, vocab: int, dtype: torch.dtype) -> Row:
