@@ -12,17 +12,19 @@ Every operator runs on the best backend for its tensors; ``backend_report()`` sa
 
 from .backends import BackendUnavailable, NotYetSupported, available_backends, backend_report
 from .bandit_state import BanditState
+from .draft_vocab import DraftVocab
 from .ops import bandit_select, bandit_update, draft_step, row_stats, sample, verify
 from .proposal import Proposal
 from .reference.rng import mix64
 from .stop_rules import StopRules, StopState
 from .types import RngState, SamplingParams, Verdict
+from .warmup import warmup
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "BackendUnavailable", "BanditState", "NotYetSupported", "Proposal", "RngState",
+    "BackendUnavailable", "BanditState", "DraftVocab", "NotYetSupported", "Proposal", "RngState",
     "SamplingParams", "StopRules", "StopState", "Verdict", "available_backends",
     "backend_report", "bandit_select", "bandit_update", "draft_step", "mix64", "row_stats",
-    "sample", "verify",
+    "sample", "verify", "warmup",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ symbols, so the message blames the tensor that disagrees with the state, not the
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,37 +21,67 @@ F64, F32, I64, I32, BOOL = (
 
 
 class Spec:
-    """Dimensions ("B K+1 V"), allowed dtypes (or the dtype of another argument, where that is
-    given), and whether rows may be strided."""
+    """What a tensor must be: dimensions, dtypes, layout.
+
+    Dimensions are symbols with an offset ("B K+1 V") or the words of a bit mask ("V/32");
+    ``"R|R K"`` are alternatives, and an operator's tensors all take the same one.  ``dtypes`` are
+    the allowed ones, or that of the argument ``like`` where it is given.  ``rows``: all but the
+    last dimension may be strided.  ``ragged`` replaces the dimensions where ``row_start`` is given.
+    """
 
     def __init__(
-        self, dims: str, dtypes: tuple[torch.dtype, ...], rows: bool = False, like: str = ""
+        self,
+        dims: str,
+        dtypes: tuple[torch.dtype, ...],
+        rows: bool = False,
+        like: str = "",
+        ragged: str = "",
     ):
-        self.dims = tuple(_dimension(dim) for dim in dims.split())
+        self.dims = tuple(_dimensions(part) for part in dims.split("|"))
+        self.ragged = _dimensions(ragged)
         self.dtypes = dtypes
         self.rows = rows
         self.like = like
 
 
-def _dimension(text: str) -> tuple[str, int]:
-    """A dimension as symbol + extra; a number has the empty symbol."""
-    if text.isdigit():
-        return "", int(text)
-    symbol, _, extra = text.partition("+")
-    return symbol, int(extra or 0)
+class Dimension(NamedTuple):
+    """``symbol + extra``, or the words of a bit mask over it; a number has the empty symbol."""
 
+    symbol: str
+    extra: int = 0
+    words: bool = False
+
+
+def _dimensions(text: str) -> tuple[Dimension, ...]:
+    return tuple(_dimension(part) for part in text.split())
+
+
+def _dimension(text: str) -> Dimension:
+    if text.isdigit():
+        return Dimension("", int(text))
+    if text.endswith("/32"):
+        return Dimension(text.removesuffix("/32"), words=True)
+    symbol, _, extra = text.partition("+")
+    return Dimension(symbol, int(extra or 0))
+
+
+# B rows of the batch; R rows of per-request state (B without `rows`); L rows of kept logits (B
+# without `logits_row`); V target ids; D draft ids (V without a draft vocabulary).
+_SAME_WITHOUT = {("R", "B"): ("rows",), ("L", "B"): ("logits_row",), ("D", "V"): ("d2t", "t2d")}
 
 _SAMPLING = {
-    "temperature": Spec("B", F32),
-    "top_k": Spec("B", I32),
-    "top_p": Spec("B", F32),
+    "temperature": Spec("R", F32),
+    "top_k": Spec("R", I32),
+    "top_p": Spec("R", F32),
+    "min_p": Spec("R", F32),
 }
 _RULES = {
     "rule_kind": Spec("A", I32),
     "rule_param": Spec("A 4", F32),
-    "arm": Spec("B", I32),
-    "memory": Spec("B A 4", F32),
+    "arm": Spec("R|R K", I32),
+    "memory": Spec("R A 4", F32),
 }
+_ROWS = {"rows": Spec("B", I32)}
 _PROPOSAL = {
     "tokens": Spec("B K", I64),
     "length": Spec("B", I32),
@@ -59,52 +90,74 @@ _PROPOSAL = {
     "stats": Spec("B K 8", F32),
     "stop_reason": Spec("B", I32),
 }
+_TABLES = {
+    "count": Spec("G A|G A K", F64),
+    "reward_sum": Spec("G A|G A K", F64),
+    "reward_sq": Spec("G A|G A K", F64),
+    "tokens": Spec("G A", F64),
+    "cost": Spec("G A", F64),
+    "params": Spec("8", F64),
+}
 
 TENSORS: dict[str, dict[str, Spec]] = {
     "row_stats": {
-        "logits": Spec("B V", LOGITS, rows=True),
+        "logits": Spec("R V", LOGITS, rows=True),
         **_SAMPLING,
-        "token": Spec("B", I64),
-        "stats": Spec("B 8", F32),
+        "token_mask": Spec("R V/32", I32),
+        "token": Spec("R", I64),
+        "stats": Spec("R 8", F32),
     },
     "sample": {
-        "seed": Spec("B", I64),
-        "rng_round": Spec("B", I64),
-        "position": Spec("B", I64),
+        **_ROWS,
+        "seed": Spec("R", I64),
+        "rng_round": Spec("R", I64),
+        "position": Spec("R", I64),
         "tokens": Spec("B", I64),
         "live": Spec("B", BOOL),
         **_SAMPLING,
         "logits": Spec("B V", LOGITS, rows=True),
+        "token_mask": Spec("B V/32", I32),
     },
     "proposal_reset": {
         **_PROPOSAL,
+        **_ROWS,
         "out_max_length": Spec("B", I32),
         "out_live": Spec("B", BOOL),
         "round": Spec("B", I64),
-        "rng_round": Spec("B", I64),
+        "rng_round": Spec("R", I64),
         "max_length": Spec("B", I32),
         "live": Spec("B", BOOL),
         **_RULES,
     },
     "proposal_load": {
         **_PROPOSAL,
+        **_ROWS,
         "max_length": Spec("B", I32),
         **_SAMPLING,
         **_RULES,
+        "d2t": Spec("D", I32),
+        "t2d": Spec("T", I32),
         "source": Spec("B N", I64),
         "source_length": Spec("B", I32),
-        "logits": Spec("B N V", LOGITS, rows=True),
+        "logits": Spec("B N D", LOGITS, rows=True),
+        "token_mask": Spec("B N V/32", I32),
     },
     "draft_step": {
         **_PROPOSAL,
+        **_ROWS,
         "round": Spec("B", I64),
         "max_length": Spec("B", I32),
-        "seed": Spec("B", I64),
+        "seed": Spec("R", I64),
+        "position": Spec("R", I64),
         "next_token": Spec("B", I64),
         **_SAMPLING,
         **_RULES,
-        "kept_logits": Spec("B K V", LOGITS),
-        "logits": Spec("B V", LOGITS, rows=True, like="kept_logits"),
+        "accept_estimate": Spec("B", F32),
+        "logits_row": Spec("B", I32),
+        "d2t": Spec("D", I32),
+        "kept_logits": Spec("L K D", LOGITS),
+        "logits": Spec("B D", LOGITS, rows=True, like="kept_logits"),
+        "token_mask": Spec("B V/32", I32),
     },
     "verify": {
         "draft_tokens": Spec("B K", I64),
@@ -112,45 +165,49 @@ TENSORS: dict[str, dict[str, Spec]] = {
         "live": Spec("B", BOOL),
         "round": Spec("B", I64),
         "stats": Spec("B K 8", F32),
-        "seed": Spec("B", I64),
-        "position": Spec("B", I64),
+        **_ROWS,
+        "seed": Spec("R", I64),
+        "position": Spec("R", I64),
         **_SAMPLING,
-        "draft_logits": Spec("B K V", LOGITS, rows=True),
-        "target_logits": Spec("B K+1 V", LOGITS, rows=True),
+        "row_start": Spec("B+1", I32),
+        "logits_row": Spec("B", I32),
+        "t2d": Spec("T", I32),
+        "draft_logits": Spec("L K D", LOGITS, rows=True),
+        "target_logits": Spec("B K+1 V", LOGITS, rows=True, ragged="n V"),
+        "token_mask": Spec("B K+1 V/32", I32, ragged="n V/32"),
         "tokens": Spec("B K+1", I64),
         "num_accepted": Spec("B", I32),
         "num_emitted": Spec("B", I32),
         "last_token": Spec("B", I64),
         "status": Spec("B", I32),
         "accept_prob": Spec("B K", F32),
+        "overlap": Spec("B K", F32),
+        "logprobs": Spec("B K+1", F32),
     },
     "bandit_select": {
-        "count": Spec("G A", F64),
-        "reward_sum": Spec("G A", F64),
-        "params": Spec("8", F64),
+        **_TABLES,
+        "seed": Spec("1", I64),
         "calls": Spec("1", I64),
-        "arm": Spec("B", I32),
+        "arm": Spec("R|R K", I32),
+        **_ROWS,
         "group": Spec("B", I32),
         "live": Spec("B", BOOL),
     },
     "bandit_update": {
-        "count": Spec("G A", F64),
-        "reward_sum": Spec("G A", F64),
-        "reward_sq": Spec("G A", F64),
-        "tokens": Spec("G A", F64),
-        "cost": Spec("G A", F64),
-        "params": Spec("8", F64),
+        **_TABLES,
         "cost_ratio": Spec("1", F32),
         "draft_tokens": Spec("B K", I64),
-        "arm": Spec("B", I32),
+        **_ROWS,
+        "arm": Spec("R|R K", I32),
         "length": Spec("B", I32),
         "live": Spec("B", BOOL),
+        "stop_reason": Spec("B", I32),
         "num_accepted": Spec("B", I32),
         "status": Spec("B", I32),
         "group": Spec("B", I32),
         "rule_kind": Spec("A", I32),
         "rule_param": Spec("A 4", F32),
-        "memory": Spec("B A 4", F32),
+        "memory": Spec("R A 4", F32),
     },
 }
 
@@ -166,7 +223,7 @@ def check(op: str, arguments: dict[str, object]) -> torch.device:
     All tensors must share one device, which is returned; optional tensors that are None are
     skipped.  Nothing is cast, moved or copied.
     """
-    symbols: dict[str, int] = {"": 0}
+    shapes = _Shapes(arguments)
     device = None
     for name, spec in TENSORS[op].items():
         value = arguments[name]
@@ -177,8 +234,9 @@ def check(op: str, arguments: dict[str, object]) -> torch.device:
         dtypes = spec.dtypes if like is None else (like.dtype,)
         if value.dtype not in dtypes:
             raise TypeError(_wrong_dtype(op, name, dtypes, value))
-        if not _fits(spec, value.shape, symbols):
-            raise ValueError(_wrong_shape(op, name, spec, value, symbols))
+        dims = shapes.dimensions(spec, value.dim())
+        if not shapes.fit(dims, value.shape):
+            raise ValueError(f"{op}: {name} must be {shapes.show(dims)}, got {list(value.shape)}")
         if not (_rows_contiguous(value) if spec.rows else value.is_contiguous()):
             raise ValueError(_wrong_layout(op, name, spec, value))
         device = device or value.device
@@ -187,21 +245,62 @@ def check(op: str, arguments: dict[str, object]) -> torch.device:
     return device
 
 
+class _Shapes:
+    """The symbols of one call, bound as its tensors are looked at."""
+
+    def __init__(self, arguments: dict[str, object]):
+        self.bound: dict[str, int] = {"": 0}
+        self.alias = dict(
+            same
+            for same, names in _SAME_WITHOUT.items()
+            if all(arguments.get(name) is None for name in names)
+        )
+        self.ragged = arguments.get("row_start") is not None
+        self.alternative: int | None = None
+
+    def dimensions(self, spec: Spec, dims: int) -> tuple[Dimension, ...]:
+        if self.ragged and spec.ragged:
+            return spec.ragged
+        if len(spec.dims) == 1:
+            return spec.dims[0]
+        if self.alternative is None:
+            self.alternative = int(dims == len(spec.dims[1]))
+        return spec.dims[self.alternative]
+
+    def _size(self, dim: Dimension) -> int | None:
+        """None while the symbol is free."""
+        bound = self.bound.get(self.alias.get(dim.symbol, dim.symbol))
+        if bound is None:
+            return None
+        return -(-bound // 32) if dim.words else bound + dim.extra
+
+    def fit(self, dims: tuple[Dimension, ...], shape: torch.Size) -> bool:
+        if len(shape) != len(dims):
+            return False
+        for dim, size in zip(dims, shape, strict=True):
+            expected = self._size(dim)
+            if expected is None and not dim.words:
+                self.bound[self.alias.get(dim.symbol, dim.symbol)] = size - dim.extra
+            elif expected not in (None, size):
+                return False
+            if size == 0 and dim.symbol != "N":  # only a table of drafts made elsewhere
+                return False
+        return True
+
+    def show(self, dims: tuple[Dimension, ...]) -> str:
+        return f"[{', '.join(map(self._show, dims))}]"
+
+    def _show(self, dim: Dimension) -> str:
+        size = self._size(dim)
+        if size is not None and size > 0:
+            return str(size)
+        return f"{self.alias.get(dim.symbol, dim.symbol)} > 0"
+
+
 def require_tensor(op: str, name: str, value: object) -> None:
     """For functions that look at an argument's shape before the operator is called."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
-
-
-def _fits(spec: Spec, shape: torch.Size, symbols: dict[str, int]) -> bool:
-    if len(shape) != len(spec.dims):
-        return False
-    for (symbol, extra), size in zip(spec.dims, shape, strict=True):
-        if symbols.setdefault(symbol, size - extra) + extra != size:
-            return False
-        if size == 0 and symbol != "N":  # only a table of drafts made elsewhere may be empty
-            return False
-    return True
 
 
 def _rows_contiguous(value: Tensor) -> bool:
@@ -211,16 +310,6 @@ def _rows_contiguous(value: Tensor) -> bool:
 def _wrong_dtype(op: str, name: str, dtypes: tuple[torch.dtype, ...], value: Tensor) -> str:
     expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
     return f"{op}: {name} must be {expected}, got {str(value.dtype).removeprefix('torch.')}"
-
-
-def _wrong_shape(op: str, name: str, spec: Spec, value: Tensor, symbols: dict[str, int]) -> str:
-    def shown(symbol: str, extra: int) -> str:
-        if symbols.get(symbol, 0) + extra > 0:
-            return str(symbols.get(symbol, 0) + extra)
-        return f"{symbol} > 0"
-
-    expected = ", ".join(shown(*dim) for dim in spec.dims)
-    return f"{op}: {name} must be [{expected}], got {list(value.shape)}"
 
 
 def _wrong_layout(op: str, name: str, spec: Spec, value: Tensor) -> str:

@@ -7,47 +7,55 @@ what each tensor must look like is in :mod:`._check`.
 
 from __future__ import annotations
 
-SAMPLING = "Tensor? temperature, Tensor? top_k, Tensor? top_p"
+SAMPLING = "Tensor? temperature, Tensor? top_k, Tensor? top_p, Tensor? min_p"
 RULES = "Tensor? rule_kind, Tensor? rule_param, Tensor? arm, Tensor? memory"
 
 SCHEMAS: dict[str, str] = {
-    "row_stats": f"(Tensor logits, {SAMPLING}, Tensor? token, Tensor(a!) stats) -> ()",
+    "row_stats": (
+        f"(Tensor logits, {SAMPLING}, Tensor? token_mask, Tensor? token, Tensor(a!) stats) -> ()"
+    ),
     "sample": (
-        f"(Tensor logits, {SAMPLING}, Tensor seed, Tensor? live, int rule, "
-        "Tensor(a!) rng_round, Tensor(b!) position, Tensor(c!) tokens) -> ()"
+        f"(Tensor logits, {SAMPLING}, Tensor? token_mask, Tensor seed, Tensor? live, "
+        "Tensor? rows, int rule, Tensor(a!) rng_round, Tensor(b!) position, "
+        "Tensor(c!) tokens) -> ()"
     ),
     "proposal_reset": (
-        f"(Tensor? max_length, Tensor? live, {RULES}, Tensor(a!) rng_round, "
+        f"(Tensor? max_length, Tensor? live, Tensor? rows, {RULES}, Tensor(a!) rng_round, "
         "Tensor(b!) tokens, Tensor(c!) length, Tensor(d!) out_max_length, Tensor(e!) active, "
         "Tensor(f!) out_live, Tensor(g!) round, Tensor(h!) num_active, Tensor(i!) stats, "
         "Tensor(j!) stop_reason) -> ()"
     ),
     "proposal_load": (
-        f"(Tensor source, Tensor? source_length, Tensor? logits, {SAMPLING}, {RULES}, "
-        "Tensor max_length, Tensor(a!) tokens, Tensor(b!) length, Tensor(c!) active, "
-        "Tensor(d!) num_active, Tensor(e!) stats, Tensor(f!) stop_reason) -> ()"
+        f"(Tensor source, Tensor? source_length, Tensor(a!)? logits, {SAMPLING}, "
+        f"Tensor? token_mask, Tensor? d2t, Tensor? t2d, Tensor? rows, {RULES}, "
+        "Tensor max_length, Tensor(b!) tokens, Tensor(c!) length, Tensor(d!) active, "
+        "Tensor(e!) num_active, Tensor(f!) stats, Tensor(g!) stop_reason) -> ()"
     ),
     "draft_step": (
-        f"(Tensor logits, {SAMPLING}, Tensor seed, Tensor round, Tensor max_length, {RULES}, "
-        "int rule, Tensor(a!) tokens, Tensor(b!) length, Tensor(c!) active, "
+        f"(Tensor logits, {SAMPLING}, Tensor? token_mask, Tensor? d2t, Tensor? accept_estimate, "
+        f"Tensor seed, Tensor position, Tensor round, Tensor max_length, Tensor? rows, {RULES}, "
+        "int rule, Tensor? logits_row, Tensor(a!) tokens, Tensor(b!) length, Tensor(c!) active, "
         "Tensor(d!) num_active, Tensor(e!)? kept_logits, Tensor(f!) stats, "
         "Tensor(g!) stop_reason, Tensor(h!) next_token) -> ()"
     ),
     "verify": (
-        f"(Tensor target_logits, {SAMPLING}, Tensor seed, Tensor draft_tokens, Tensor length, "
-        "Tensor live, Tensor round, Tensor? draft_logits, Tensor stats, int rule, "
-        "Tensor(a!) position, Tensor(b!) tokens, Tensor(c!) num_accepted, "
+        f"(Tensor target_logits, Tensor? row_start, {SAMPLING}, Tensor? token_mask, Tensor seed, "
+        "Tensor? rows, Tensor draft_tokens, Tensor length, Tensor live, Tensor round, "
+        "Tensor? draft_logits, Tensor? logits_row, Tensor? t2d, Tensor stats, int rule, "
+        "bool raw_logprobs, Tensor(a!) position, Tensor(b!) tokens, Tensor(c!) num_accepted, "
         "Tensor(d!) num_emitted, Tensor(e!) last_token, Tensor(f!) status, "
-        "Tensor(g!) accept_prob) -> ()"
+        "Tensor(g!) accept_prob, Tensor(h!)? overlap, Tensor(i!)? logprobs) -> ()"
     ),
     "bandit_select": (
-        "(Tensor count, Tensor reward_sum, Tensor params, Tensor? group, Tensor? live, "
-        "int policy, Tensor(a!) calls, Tensor(b!) arm) -> ()"
+        "(Tensor count, Tensor reward_sum, Tensor reward_sq, Tensor tokens, Tensor cost, "
+        "Tensor params, Tensor seed, Tensor? group, Tensor? live, Tensor? rows, int policy, "
+        "int reward, int slots, Tensor(a!) calls, Tensor(b!) arm) -> ()"
     ),
     "bandit_update": (
-        "(Tensor arm, Tensor draft_tokens, Tensor length, Tensor live, Tensor num_accepted, "
-        "Tensor status, Tensor? group, Tensor params, Tensor cost_ratio, int reward, "
-        "Tensor? rule_kind, Tensor? rule_param, Tensor(a!) count, Tensor(b!) reward_sum, "
-        "Tensor(c!) reward_sq, Tensor(d!) tokens, Tensor(e!) cost, Tensor(f!)? memory) -> ()"
+        "(Tensor arm, Tensor? rows, Tensor draft_tokens, Tensor length, Tensor live, "
+        "Tensor stop_reason, Tensor num_accepted, Tensor status, Tensor? group, Tensor params, "
+        "Tensor cost_ratio, int reward, Tensor? rule_kind, Tensor? rule_param, "
+        "Tensor(a!) count, Tensor(b!) reward_sum, Tensor(c!) reward_sq, Tensor(d!) tokens, "
+        "Tensor(e!) cost, Tensor(f!)? memory) -> ()"
     ),
 }

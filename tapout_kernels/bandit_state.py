@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .backends import NotYetSupported
-from .reference.bandit import ALPHA, NUM_PARAMS, POLICIES, POLICY_PARAM, REWARDS
+from ._check import require_tensor
+from .policies import check_policy, parameters
 
-_POLICY_DEFAULTS: dict[str, dict[str, float]] = {
-    "ucb1": {"exploration": 1.0},
-    "fixed": {"arm": 0},
-}
+_TABLES = ("count", "reward_sum", "reward_sq", "tokens", "cost")
+_TENSORS = (*_TABLES, "calls", "cost_ratio", "params", "seed")
+_SETTINGS = ("policy", "reward", "level", "slots")
 
 
 @dataclass
@@ -22,15 +21,18 @@ class BanditState:
 
     Parameters
     ----------
-    count, reward_sum, reward_sq, tokens, cost : Tensor
-        [G, A] float64: rounds, their rewards and squared rewards, tokens emitted, and cost in
-        target forwards (``1 + cost_ratio * drafted``) of each arm of each group.
+    count, reward_sum, reward_sq : Tensor
+        [G, A] float64, or [G, A, K] at token level: pulls, their rewards and squared rewards, of
+        each arm of each group. A discounted count is no integer.
+    tokens, cost : Tensor
+        [G, A] float64: tokens emitted, and cost in target forwards (``1 + cost_ratio * drafted``).
     calls : Tensor
-        [1] int64, number of selections.
+        [1] int64, number of selections: the round of the noise address, never reset.
     cost_ratio : Tensor
-        [1] float32, cost of one draft step in target forwards; the caller may overwrite it.
+        [1] float32, cost of one draft step (and of verifying one more row) in target forwards;
+        read when a round is learnt from, the caller may overwrite it.
     params : Tensor
-        [8] float64 of the policy and the reward.
+        [8] float64 of the policy, the reward and the discount.
     seed : Tensor
         [1] int64, key of policies that draw at random.
     policy, reward, level : str
@@ -59,92 +61,192 @@ class BanditState:
         slots: int = 1,
         level: str = "sequence",
         policy: str = "ucb1",
-        reward: str = "blend",
+        reward: str | None = None,
         seed: int = 0,
         device: torch.device | str | None = None,
+        discount: float = 1.0,
         **policy_params: float,
     ) -> BanditState:
-        """A bandit that has seen nothing.
+        r"""A bandit that has seen nothing.
 
         Parameters
         ----------
         arms, groups : int
             Arms, and independent tables (one for each request group or tenant).
         slots : int
-            K of the proposals it learns from: the size of tables with an arm for each slot. At
-            level ``sequence`` nothing depends on it; rewards divide by the proposal's own K.
-        level : {"sequence"}
-            One arm for a whole draft. ``"token"`` is not supported in this version.
-        policy : {"ucb1", "fixed"}
-            ``ucb1`` takes ``exploration`` (default 1, [Auer et al. 2002]); ``fixed`` takes
-            ``arm`` (default 0).
-        reward : {"blend", "simple"}
-            ``simple``: accepted/K. ``blend``: ``alpha * accepted/K + (1 - alpha) *
-            accepted/drafted``, ``alpha`` = 0.5 unless given. TapOut, arXiv 2511.02017.
+            K of the proposals it learns from. Level ``token`` and reward ``throughput`` need it;
+            nothing else depends on it.
+        level : {"sequence", "token"}
+            ``sequence``: one arm for a whole draft. ``token``: an arm for every slot, each slot
+            with a table of its own.
+        policy : {"ucb1", "ucb_tuned", "thompson_gaussian", "thompson_beta", "epsilon_greedy", \
+"fixed"}
+            How an arm is picked, see :func:`bandit_select`. ``ucb1`` takes ``exploration`` (1;
+            0.2 with ``throughput``), ``thompson_gaussian`` ``sigma`` (0.5), ``epsilon_greedy``
+            ``epsilon`` (0.1), ``fixed`` ``arm`` (0).
+        reward : str, optional
+            How a round is judged, see :func:`bandit_update`. Level ``sequence``: ``blend`` (the
+            default; takes ``alpha``, 0.5), ``simple`` or ``throughput``. Level ``token``:
+            ``decision`` (the default) or ``token_accept``.
         seed : int
+            Key of the policies that draw at random.
         device : torch.device or str, optional
+        discount : float
+            In (0, 1]: what a table keeps of its past at every credited round of its group, for
+            traffic that drifts; 1 forgets nothing.
+        **policy_params : float
+            The parameters named above.
 
         Raises
         ------
         ValueError
-            For an unknown policy, reward or parameter, or sizes below 1.
+            For an unknown policy, level or parameter, a reward of the other level, ``ucb_tuned``
+            with ``throughput`` (which has no variance), a value out of range, or sizes below 1.
+
+        Notes
+        -----
+        Source: TapOut, arXiv 2511.02017; Auer et al. 2002 (UCB1, UCB-Tuned). Reward
+        ``throughput``, credit ``decision`` and every default are this project's.
 
         Examples
         --------
         >>> BanditState.create(arms=3, slots=6).count.tolist()
         [[0.0, 0.0, 0.0]]
+        >>> BanditState.create(arms=3, slots=6, level="token", policy="thompson_beta").reward
+        'decision'
         """
         if min(arms, groups, slots) < 1:
             raise ValueError(
                 f"BanditState: arms, groups, slots must be >= 1, got {arms}, {groups}, {slots}"
             )
-        if level != "sequence":
-            raise NotYetSupported(f"BanditState: level must be 'sequence' in 0.1, got {level!r}")
-        _one_of("policy", policy, POLICIES)
-        _one_of("reward", reward, REWARDS)
+        reward = check_policy(policy, level, reward)
+        values = parameters(policy, reward, arms, {**policy_params, "discount": discount})
+        each = (groups, arms) if level == "sequence" else (groups, arms, slots)
 
-        def table() -> Tensor:
-            return torch.zeros(groups, arms, dtype=torch.float64, device=device)
+        def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
 
         return cls(
-            count=table(), reward_sum=table(), reward_sq=table(), tokens=table(), cost=table(),
-            calls=torch.zeros(1, dtype=torch.int64, device=device),
-            cost_ratio=torch.zeros(1, dtype=torch.float32, device=device),
-            params=_params(policy, arms, policy_params, device),
+            count=zeros(*each), reward_sum=zeros(*each), reward_sq=zeros(*each),
+            tokens=zeros(groups, arms), cost=zeros(groups, arms),
+            calls=zeros(1, dtype=torch.int64), cost_ratio=zeros(1, dtype=torch.float32),
+            params=torch.tensor(values, dtype=torch.float64, device=device),
             seed=torch.tensor([seed], dtype=torch.int64, device=device),
             policy=policy, reward=reward, level=level, slots=slots,
         )  # fmt: skip
 
     @property
+    def groups(self) -> int:
+        return self.count.shape[0]
+
+    @property
     def arms(self) -> int:
         return self.count.shape[1]
 
+    def reset(self, groups: Tensor | None = None) -> None:
+        """Forget what groups have learned, in place and without reading a tensor on the host.
 
-_LATER = (
-    "ucb_tuned", "thompson_gaussian", "thompson_beta", "epsilon_greedy", "ucbspec", "exp3",
-    "exp3spec", "hedge", "normalhedge", "metasd", "throughput",
-)  # fmt: skip
+        ``calls`` goes on: noise never repeats.
+
+        Parameters
+        ----------
+        groups : Tensor, optional
+            [G] bool, the groups to forget. None: all of them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a mask of the wrong type, dtype, shape or device; nothing is written.
+
+        Examples
+        --------
+        >>> bandit = BanditState.create(arms=2, groups=2)
+        >>> bandit.count.fill_(5.0)[0].tolist()
+        [5.0, 5.0]
+        >>> bandit.reset(torch.tensor([True, False]))
+        >>> bandit.count.tolist()
+        [[0.0, 0.0], [5.0, 5.0]]
+        """
+        if groups is None:
+            groups = torch.ones(self.groups, dtype=torch.bool, device=self.count.device)
+        _like("BanditState.reset: groups", groups, torch.bool, (self.groups,))
+        if groups.device != self.count.device:
+            raise ValueError(
+                f"BanditState.reset: groups must be on {self.count.device}, got {groups.device}"
+            )
+        for table in (getattr(self, name) for name in _TABLES):
+            table.masked_fill_(groups.view(-1, *[1] * (table.dim() - 1)), 0.0)
+
+    def state_dict(self) -> dict[str, Tensor | str | int]:
+        """A snapshot: copies of all tensors, and the settings they belong to.
+
+        Returns
+        -------
+        dict
+            Tensors, strings and integers only: ``torch.load(..., weights_only=True)`` reads it.
+
+        Examples
+        --------
+        >>> sorted(BanditState.create(arms=2).state_dict())[:3]
+        ['calls', 'cost', 'cost_ratio']
+        """
+        tensors = {name: getattr(self, name).clone() for name in _TENSORS}
+        return tensors | {name: getattr(self, name) for name in _SETTINGS}
+
+    def load_state_dict(self, state: dict[str, Tensor | str | int]) -> None:
+        """Continue from a snapshot of a bandit of the same sizes and settings, in place.
+
+        Parameters
+        ----------
+        state : dict
+            From :meth:`state_dict`; its tensors may be on another device.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a missing or unknown entry, another policy, reward, level or K, or a tensor of the
+            wrong dtype or shape; nothing is written.
+
+        Examples
+        --------
+        >>> old, new = BanditState.create(arms=2), BanditState.create(arms=2)
+        >>> bandit_select(old, batch=3).tolist()
+        [0, 1, 0]
+        >>> new.load_state_dict(old.state_dict())
+        >>> new.calls.tolist()
+        [1]
+        """
+        if not isinstance(state, dict):
+            raise TypeError(
+                f"BanditState.load_state_dict: state must be a dict, got {type(state).__name__}"
+            )
+        expected, found = {*_TENSORS, *_SETTINGS}, set(state)
+        if found != expected:
+            raise ValueError(
+                f"BanditState.load_state_dict: state must have {', '.join(sorted(expected))}, "
+                f"got {', '.join(sorted(map(str, found))) or 'none'}"
+            )
+        for name in _SETTINGS:
+            own = getattr(self, name)
+            if state[name] != own:
+                raise ValueError(
+                    f"BanditState.load_state_dict: {name} must be {own!r}, got {state[name]!r}"
+                )
+        for name in _TENSORS:
+            own = getattr(self, name)
+            _like(f"BanditState.load_state_dict: {name}", state[name], own.dtype, own.shape)
+        for name in _TENSORS:
+            getattr(self, name).copy_(state[name])
 
 
-def _one_of(what: str, name: str, table: dict[str, int]) -> None:
-    if name in _LATER:
-        raise NotYetSupported(f"BanditState: {what} is not supported in version 0.1, got {name!r}")
-    if name not in table:
-        raise ValueError(f"BanditState: {what} must be one of {', '.join(table)}, got {name!r}")
+def _like(what: str, value: object, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    op, _, name = what.partition(": ")
+    require_tensor(op, name, value)
+    if value.dtype != dtype:
+        raise TypeError(f"{what} must be {_short(dtype)}, got {_short(value.dtype)}")
+    if value.shape != shape:
+        raise ValueError(f"{what} must be {list(shape)}, got {list(value.shape)}")
 
 
-def _params(
-    policy: str, arms: int, given: dict[str, float], device: torch.device | str | None
-) -> Tensor:
-    defaults = {"alpha": 0.5, **_POLICY_DEFAULTS[policy]}
-    unknown = set(given) - set(defaults)
-    if unknown:
-        known = ", ".join(defaults)
-        raise ValueError(f"BanditState: {policy} takes {known}, got {', '.join(sorted(unknown))}")
-    merged = {**defaults, **given}
-    if policy == "fixed" and merged["arm"] not in range(arms):
-        raise ValueError(f"BanditState: arm must be in [0, {arms}), got {merged['arm']}")
-    values = [0.0] * NUM_PARAMS
-    values[ALPHA] = merged.pop("alpha")
-    (values[POLICY_PARAM],) = merged.values()
-    return torch.tensor(values, dtype=torch.float64, device=device)
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from ._check import check, require_tensor
 from .backends import call, refuse
+from .draft_vocab import DraftVocab, vocab_tables
+from .reference.stop import NOT_LIVE
 from .stop_rules import StopRules, StopState, rule_arguments
-from .types import NUM_STATS, RngState, SamplingParams
+from .types import NUM_STATS, RngState, SamplingParams, require_rows
 
 
 @dataclass
@@ -32,16 +34,19 @@ class Proposal:
     num_active : Tensor
         [1] int32, how many rows are active: the flag of a device-side loop.
     logits : Tensor or None
-        [B, K, V] raw draft logits in their own dtype, or None for one-hot drafts.
+        [B, K, D] raw draft logits in their own dtype, -inf where masked, or None for drafts that
+        are one-hot or of rule ``gumbel``. D is the draft vocabulary.
     stats : Tensor
         [B, K, 8] float32: lse, entropy, top1_prob, top2_prob, token_logprob, cutoff, temperature,
-        0. Entropy and top probabilities are of the softmax *before* top-k and top-p, at the row's
-        temperature (1 where it counts as 0); lse and token_logprob are of the processed
-        distribution; ``cutoff`` is a logit of the row, at or above it is kept.
+        accept_estimate. Entropy and top probabilities are of the softmax *before* top-k, top-p
+        and min-p, at the row's temperature (1 where it counts as 0); lse and token_logprob are of
+        the processed distribution; ``cutoff`` is a logit of the row, at or above it is kept; the
+        estimate is the one passed to ``draft_step``, 0 without.
     stop_reason : Tensor
         [B] int32: NONE 0, RULE 1, MAX_LENGTH 2, PRE_DRAFT 3, NOT_LIVE 4, BAD_LOGITS 5.
     logits_row : Tensor or None
-        Not supported in this version.
+        [B] int32. An engine that keeps draft logits per request slot sets ``logits`` to its
+        [R, K, D] and this to the slot of each batch row. None: row b.
     """
 
     tokens: Tensor
@@ -124,6 +129,7 @@ class Proposal:
         live: Tensor | None = None,
         prediction: Tensor | None = None,
         *,
+        rows: Tensor | None = None,
         backend: str | None = None,
     ) -> None:
         """Begin a round, in one launch: clear, take a round number, apply the pre-draft test.
@@ -140,6 +146,9 @@ class Proposal:
             [B] bool. None: every row.
         prediction : Tensor, optional
             Not supported in this version.
+        rows : Tensor, optional
+            [B] int32, the row of ``rng`` and ``state`` of each batch row; one outside them is not
+            live. None: row b.
         backend : str, optional
             See :func:`tapout_kernels.available_backends`.
 
@@ -151,7 +160,7 @@ class Proposal:
         refuse("proposal_reset", prediction=prediction)
         call(
             "proposal_reset", backend,
-            max_length=max_length, live=live,
+            max_length=max_length, live=live, rows=rows,
             **rule_arguments("proposal_reset", rules, state),
             rng_round=rng.round, tokens=self.tokens, length=self.length,
             out_max_length=self.max_length, active=self.active, out_live=self.live,
@@ -167,13 +176,14 @@ class Proposal:
         length: Tensor | None = None,
         logits: Tensor | None = None,
         sampling: SamplingParams | None = None,
-        vocab: object | None = None,
+        vocab: DraftVocab | None = None,
         token_mask: Tensor | None = None,
         live: Tensor | None = None,
         max_length: Tensor | None = None,
         *,
         rules: StopRules | None = None,
         state: StopState | None = None,
+        rows: Tensor | None = None,
         out: Proposal | None = None,
         backend: str | None = None,
     ) -> Proposal:
@@ -188,7 +198,7 @@ class Proposal:
         length : Tensor, optional
             [B] int32. None: up to the first -1.
         logits : Tensor, optional
-            [B, K, V] raw logits the tokens were *sampled from under* ``sampling``. Without them
+            [B, K, D] raw logits the tokens were *sampled from under* ``sampling``. Without them
             the draft is one-hot: the drafter would have proposed exactly these tokens.
         sampling : SamplingParams, optional
             Required with ``logits``: the very parameters the drafter sampled with.
@@ -199,13 +209,23 @@ class Proposal:
         out : Proposal, optional
             Buffers to reuse; else K = N. Its ``logits`` become the tensor given, which must stay
             unchanged until ``verify``; one that keeps logits of its own is for ``draft_step``.
-        vocab, token_mask : optional
-            Not supported in this version.
+        vocab : DraftVocab, optional
+            The draft vocabulary of ``logits``; ``tokens`` are target ids always.
+        token_mask : Tensor, optional
+            [B, K, ceil(V/32)] int32, the mask the drafter sampled under, bit 1 = allowed target
+            id. Masked entries of ``logits`` are set to -inf in place. Only with ``logits``.
+        rows : Tensor, optional
+            As in :meth:`reset`; for ``sampling`` too.
 
         Returns
         -------
         Proposal
             ``out``, or a new one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a tensor of the wrong dtype, shape, device or layout; nothing is written.
 
         Examples
         --------
@@ -213,19 +233,19 @@ class Proposal:
         >>> Proposal.from_tokens(draft, RngState.of(0)).length.tolist()
         [2]
         """
-        refuse("from_tokens", vocab=vocab, token_mask=token_mask)
         require_tensor("from_tokens", "tokens", tokens)
         if tokens.dim() != 2:
             raise ValueError(f"from_tokens: tokens must be [B, N], got {list(tokens.shape)}")
         proposal = out or cls.empty(*tokens.shape, device=tokens.device)
         if logits is not None and sampling is None:
             raise ValueError("from_tokens: sampling must be given with logits, got None")
-        sampling = sampling or SamplingParams()
-        refuse("from_tokens", min_p=sampling.min_p)
+        if logits is None and token_mask is not None:
+            raise ValueError("from_tokens: token_mask must be None without logits, got a Tensor")
+        d2t, t2d = vocab_tables("from_tokens", vocab)
         arguments = dict(
             source=tokens, source_length=length, logits=logits,
-            temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p,
-            **rule_arguments("proposal_load", rules, state),
+            **(sampling or SamplingParams()).arguments(), token_mask=token_mask, d2t=d2t,
+            t2d=t2d, rows=rows, **rule_arguments("proposal_load", rules, state),
             max_length=proposal.max_length, tokens=proposal.tokens, length=proposal.length,
             active=proposal.active, num_active=proposal.num_active, stats=proposal.stats,
             stop_reason=proposal.stop_reason,
@@ -239,10 +259,40 @@ class Proposal:
             raise ValueError(
                 f"from_tokens: tokens must have {bound} {slots} columns, got {columns}"
             )
-        proposal.reset(rng, rules, state, max_length, live, backend=backend)
-        proposal.logits = logits
+        proposal.reset(rng, rules, state, max_length, live, rows=rows, backend=backend)
+        proposal.logits, proposal.logits_row = logits, None
         call("proposal_load", backend, **arguments)
         return proposal
+
+    def reset_rows(self, mask: Tensor) -> None:
+        """Forget the drafts of rows that change hands: empty and not live until :meth:`reset`.
+
+        In place, without a sync.
+
+        Parameters
+        ----------
+        mask : Tensor
+            [B] bool.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a mask of the wrong dtype or shape.
+
+        Examples
+        --------
+        >>> draft = Proposal.from_tokens(torch.tensor([[5], [6]]), RngState.of([1, 2]))
+        >>> draft.reset_rows(torch.tensor([True, False]))
+        >>> draft.length.tolist(), draft.live.tolist()
+        ([0, 1], [False, True])
+        """
+        require_rows("Proposal.reset_rows", self.length, torch.bool, mask=mask)
+        for value in (self.length, self.max_length, self.active, self.live, self.round):
+            value.masked_fill_(mask, 0)
+        self.tokens.masked_fill_(mask[:, None], -1)
+        self.stats.masked_fill_(mask[:, None, None], 0)
+        self.stop_reason.masked_fill_(mask, NOT_LIVE)
+        self.num_active.copy_(self.active.sum())
 
     def input_ids(self, last_token: Tensor, vocab: int | None = None) -> Tensor:
         """[B, K+1] int64 for the target's verify forward, free of -1.

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from .backends import NotYetSupported
 from .reference.stop import KINDS, NUM_MEMORY, NUM_PARAMS, STOP_RULES
+from .types import require_rows
 
 _LATER = (
-    "survival", "gammatune", "gammatune_plus", "heuristic", "hysteresis", "depth_logsumexp",
+    "gammatune", "gammatune_plus", "heuristic", "hysteresis", "depth_logsumexp",
     "adasd_entropy", "predicted_length", "adl",
 )  # fmt: skip
 
@@ -26,7 +27,8 @@ class StopRules:
         Name of a rule, with parameters where they differ from the defaults: ``fixed_length``
         (n), ``max_confidence``, ``svip_difference``, ``logit_margin`` (threshold; TapOut,
         arXiv 2511.02017), ``svip`` (threshold; 2411.18462), ``adaedl`` (gamma,
-        initial_threshold; 2410.18351).
+        initial_threshold; 2410.18351), ``survival`` (threshold on the product of top-1
+        probabilities, or of the estimates passed to ``draft_step``; 2405.19715).
     device : torch.device or str, optional
 
     Attributes
@@ -104,19 +106,30 @@ class StopState:
     Parameters
     ----------
     arm : Tensor
-        [B] int32; an arm outside the table means "no rule".
+        [B] int32, or [B, K] at token level (the arm of slot j decides after slot j); an arm
+        outside the table means "no rule".
     memory : Tensor
         [B, A, 4] float32, updated by ``bandit_update`` in rounds the arm ran.
+    initial_memory : Tensor
+        [A, 4] float32, what a new request starts with.
+
+    With ``rows`` in a call, B is the number of request slots of the engine.
     """
 
     arm: Tensor
     memory: Tensor
+    initial_memory: Tensor
 
     @classmethod
     def of(
-        cls, batch: int, rules: StopRules, arm: int = 0, device: torch.device | str | None = None
+        cls,
+        batch: int,
+        rules: StopRules,
+        arm: int = 0,
+        device: torch.device | str | None = None,
+        slots: int | None = None,
     ) -> StopState:
-        """Every request at ``arm`` with the rules' initial memory.
+        """Every request at ``arm`` with the rules' initial memory; ``slots``: token level.
 
         Examples
         --------
@@ -124,8 +137,32 @@ class StopState:
         torch.Size([2, 2, 4])
         """
         device = rules.kind.device if device is None else device
-        arms = torch.full((batch,), arm, dtype=torch.int32, device=device)
-        return cls(arms, rules.initial_memory.to(device).repeat(batch, 1, 1))
+        shape = (batch,) if slots is None else (batch, slots)
+        arms = torch.full(shape, arm, dtype=torch.int32, device=device)
+        initial = rules.initial_memory.to(device)
+        return cls(arms, initial.repeat(batch, 1, 1), initial)
+
+    def reset_rows(self, mask: Tensor) -> None:
+        """Admit new requests: where ``mask`` [B] bool, forget what the arms remember.
+
+        In place, without a sync; arms stay until the next ``bandit_select``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a mask of the wrong dtype or shape.
+
+        Examples
+        --------
+        >>> state = StopState.of(2, StopRules("adaedl"))
+        >>> state.memory.fill_(7).sum().item()
+        56.0
+        >>> state.reset_rows(torch.tensor([True, False]))
+        >>> state.memory[0, 0].tolist()
+        [0.5, 0.0, 0.0, 0.0]
+        """
+        require_rows("StopState.reset_rows", self.arm, torch.bool, mask=mask)
+        self.memory.copy_(torch.where(mask[:, None, None], self.initial_memory, self.memory))
 
 
 def rule_arguments(

@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .draft_vocab import DraftVocab
 from .reference.accept import RULES
-from .reference.bandit import POLICIES, REWARDS
-from .reference.stats import NUM_STATS, process, row_stats_of
+from .reference.gumbel import gumbel_index, gumbel_noise
+from .reference.rows import StateRows
+from .reference.stats import NUM_STATS, TOP1_PROB, Sampling, process, row_stats_of
+from .reference.vocab import allowed_ids, target_ids
 from .stop_rules import StopRules, StopState
+from .testing_bandit import BANDITS, bandit_select_inputs, bandit_update_inputs
 
-_GROUPS = 3  # of the bandit cases
 VOCABS = (7, 1024, 49152)  # in every run
 MORE_VOCABS = (1025, 8193, 128256)  # one past a chunk, one past eight, a large real one
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -49,6 +53,8 @@ TOLERANCES: dict[str, Tolerance] = {
     "cutoff": Tolerance(0.0, 0.0),  # an actual logit
     "temperature": Tolerance(0.0, 0.0),  # a copy
     "accept_prob": Tolerance(2.0**-126, 2 * NEAR),  # a quotient of two probabilities
+    "overlap": Tolerance(NEAR, NEAR),  # a mass
+    "logprobs": Tolerance(NEAR, 2.0**-21),  # as token_logprob
     "bandit": Tolerance(0.0, 1e-15),  # f64 in the same order; one ulp of a product
     "memory": Tolerance(0.0, 2.0**-23),  # f64 arithmetic, one rounding to f32
 }
@@ -61,16 +67,19 @@ SAMPLINGS: dict[str, dict[str, list[float]]] = {
     "zero": {"temperature": [0.0]},
     "top_k": {"temperature": [0.7], "top_k": [5]},
     "top_p": {"temperature": [1.3], "top_p": [0.9]},
-    "both": {"temperature": [0.9], "top_k": [5], "top_p": [0.8]},
+    "min_p": {"temperature": [0.8], "min_p": [0.05]},
+    "all": {"temperature": [0.9], "top_k": [5], "top_p": [0.8], "min_p": [0.2]},
     "mixed": {
         "temperature": [1.0, 0.0, 0.01, 2.0],
         "top_k": [0, 3, 6, 1, 1 << 30],
         "top_p": [1.0, 0.5, 0.95],
+        "min_p": [0.0, 0.3, 0.02, 0.0, 1.0],
     },
 }
 ARMS = StopRules(
     ("fixed_length", {"n": 2}), "max_confidence", ("svip", {"threshold": 1.0}),
     ("svip_difference", {"threshold": 0.01}), "logit_margin", "adaedl", ("fixed_length", {"n": 0}),
+    "survival",
 )  # fmt: skip
 
 
@@ -86,12 +95,25 @@ class Case:
     sampling: str = "plain"
     rule: str = "token"
     drafts: str = "full"  # or "one_hot"
+    masked: bool = False  # token masks
+    draft_vocab: bool = False  # a smaller, permuted draft vocabulary
+    ragged: bool = False  # row_start
+    rows: bool = False  # state per request slot, not per batch row
+    extras: bool = False  # verify: overlap and logprobs; draft_step: accept_estimate
+    level: str = "sequence"  # or "token": an arm for each slot
+    bandit: str = "ucb1"
     seed: int = 0
 
     @property
     def name(self) -> str:
+        """Operator, shape, and every other field that is not the default."""
         shape = f"b{self.batch}k{self.slots}v{self.vocab}-{str(self.dtype).removeprefix('torch.')}"
-        return f"{self.op}-{shape}-{self.sampling}-{self.rule}-{self.drafts}-{self.seed}"
+        parts = [self.op, shape]
+        for field in dataclasses.fields(self)[5:]:
+            value = getattr(self, field.name)
+            if value != field.default:
+                parts.append(field.name if value is True else str(value))
+        return "-".join(parts)
 
     def with_(self, **fields: object) -> Case:
         return dataclasses.replace(self, **fields)
@@ -100,16 +122,22 @@ class Case:
         """Fresh arguments of the raw operator by name: inputs, state and output buffers."""
         return _BUILDERS[self.op](self, torch.Generator().manual_seed(self.seed + 1))
 
+    @property
+    def state(self) -> int:
+        """R, rows of per-request state."""
+        return self.batch + 2 if self.rows else self.batch
 
-def sampling_columns(name: str, batch: int) -> dict[str, Tensor | None]:
-    """temperature, top_k and top_p of ``batch`` rows, None where off for all."""
-    dtypes = {"temperature": torch.float32, "top_k": torch.int32, "top_p": torch.float32}
-    given = SAMPLINGS[name]
-    return {
-        key: None if key not in given
-        else torch.tensor([given[key][b % len(given[key])] for b in range(batch)], dtype=dtype)
-        for key, dtype in dtypes.items()
-    }  # fmt: skip
+
+def sampling_columns(name: str, rows: int) -> dict[str, Tensor | None]:
+    """temperature, top_k, top_p and min_p of ``rows`` rows, None where off for all."""
+    columns: dict[str, Tensor | None] = {}
+    for key in Sampling._fields:
+        given = SAMPLINGS[name].get(key)
+        dtype = torch.int32 if key == "top_k" else torch.float32
+        columns[key] = None
+        if given is not None:
+            columns[key] = torch.tensor([given[b % len(given)] for b in range(rows)], dtype=dtype)
+    return columns
 
 
 def draw_logits(case: Case, generator: torch.Generator, rows: int) -> tuple[Tensor, Tensor]:
@@ -127,18 +155,52 @@ def draw_logits(case: Case, generator: torch.Generator, rows: int) -> tuple[Tens
     return draft.to(case.dtype), target.masked_fill(masked, -torch.inf).to(case.dtype)
 
 
-def _seeds(batch: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(-(1 << 62), 1 << 62, (batch,), generator=generator)
+def _mask(case: Case, generator: torch.Generator, *rows: int) -> Tensor | None:
+    """Three quarters of the ids allowed; random bits beyond the vocabulary."""
+    if not case.masked:
+        return None
+    shape = (*rows, -(-case.vocab // 32))
+    words = [torch.randint(-(1 << 31), 1 << 31, shape, generator=generator) for _ in range(2)]
+    return (words[0] | words[1]).int()
+
+
+def _vocab(case: Case, generator: torch.Generator) -> dict[str, Tensor | None]:
+    if not case.draft_vocab:
+        return {"d2t": None, "t2d": None}
+    size = case.vocab * 2 // 3 + 1
+    vocab = DraftVocab(torch.randperm(case.vocab, generator=generator)[:size].int())
+    return {"d2t": vocab.d2t, "t2d": vocab.t2d}
+
+
+def _rows(case: Case) -> Tensor | None:
+    """The last of four or more batch rows names a row that does not exist."""
+    if not case.rows:
+        return None
+    rows = torch.arange(case.batch, dtype=torch.int32).flip(0) + 2
+    if case.batch > 3:
+        rows[-1] = case.state
+    return rows
+
+
+def _seeds(rows: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(-(1 << 62), 1 << 62, (rows,), generator=generator)
 
 
 def _lengths(batch: int, slots: int) -> Tensor:
     return (torch.arange(batch, dtype=torch.int32) * -1 + slots) % (slots + 1)
 
 
-def _table(batch: int) -> dict[str, Tensor]:
-    arm = torch.arange(batch, dtype=torch.int32) % (len(ARMS) + 1) - 1  # -1: a row without a rule
-    memory = StopState.of(batch, ARMS).memory
+def _table(rows: int, slots: int = 0) -> dict[str, Tensor]:
+    """``slots`` > 0: token level."""
+    arm = torch.arange(rows, dtype=torch.int32) % (len(ARMS) + 1) - 1  # -1: a row without a rule
+    if slots:
+        arm = (arm[:, None] + torch.arange(slots, dtype=torch.int32) + 1) % (len(ARMS) + 1) - 1
+    memory = StopState.of(rows, ARMS).memory
     return {"rule_kind": ARMS.kind, "rule_param": ARMS.param, "arm": arm, "memory": memory}
+
+
+def _rules(case: Case) -> dict[str, Tensor]:
+    return _table(case.state, case.slots if case.level == "token" else 0)
 
 
 def _zeros(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
@@ -157,20 +219,49 @@ def _proposal(case: Case) -> dict[str, Tensor]:
     }
 
 
-def draft_tokens(case: Case, logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """[B, K] tokens drawn from the processed draft rows, and their statistics [B, K, 8]."""
-    columns = sampling_columns(case.sampling, case.batch).values()
-    columns = [x if x is None else x.repeat_interleave(case.slots) for x in columns]
-    rows = process(logits.reshape(-1, case.vocab), *columns, case.rule == "greedy")
-    token = torch.multinomial(rows.weights, 1, generator=generator)[:, 0]
-    shape = (case.batch, case.slots)
-    return token.view(shape), row_stats_of(rows, token).view(*shape, NUM_STATS)
+class Drawn(NamedTuple):
+    """Drafts as a drafter would have made them, one for each of K rows of logits."""
+
+    logits: Tensor  # [B, K, D], -inf where masked
+    tokens: Tensor  # [B, K] target ids
+    stats: Tensor  # [B, K, 8]
+
+
+def draw_drafts(
+    case: Case,
+    logits: Tensor,  # [B, K, V]
+    generator: torch.Generator,
+    mask: Tensor | None = None,  # [B, K, W]
+    d2t: Tensor | None = None,
+    seed: Tensor | None = None,  # [R], and the position of slot 0: for the noise of `gumbel`
+    position: Tensor | None = None,
+) -> Drawn:
+    state = StateRows(_rows(case), case.state, logits.device)
+    sampling = Sampling(**sampling_columns(case.sampling, case.state)).map(state.of)
+    ids = target_ids(d2t, case.vocab, logits.device)
+    kept = logits[..., ids]
+    if mask is not None:
+        kept = kept.masked_fill(~allowed_ids(mask, ids), -torch.inf)
+    slots = logits.shape[1]
+    flat = kept.reshape(-1, len(ids))
+    each = sampling.map(lambda x: x.repeat_interleave(slots))
+    rows = process(flat, each, greedy=case.rule == "greedy")
+    if case.rule == "gumbel":
+        at = (state.of(position)[:, None] + torch.arange(slots)).view(-1)
+        noise = gumbel_noise(state.of(seed).repeat_interleave(slots), at, ids)
+        token = gumbel_index(rows, noise)
+    else:
+        token = torch.multinomial(rows.weights, 1, generator=generator)[:, 0]
+    shape = (case.batch, slots)
+    stats = row_stats_of(rows, token).view(*shape, NUM_STATS)
+    return Drawn(kept.contiguous(), ids[token].view(shape), stats)
 
 
 def _row_stats(case: Case, generator: torch.Generator) -> dict[str, object]:
     _, logits = draw_logits(case, generator, 1)
     return {
         "logits": logits[:, 0], **sampling_columns(case.sampling, case.batch),
+        "token_mask": _mask(case, generator, case.batch),
         "token": torch.randint(0, case.vocab, (case.batch,), generator=generator),
         "stats": _zeros(case.batch, NUM_STATS, dtype=torch.float32),
     }  # fmt: skip
@@ -179,9 +270,11 @@ def _row_stats(case: Case, generator: torch.Generator) -> dict[str, object]:
 def _sample(case: Case, generator: torch.Generator) -> dict[str, object]:
     _, logits = draw_logits(case, generator, 1)
     return {
-        "logits": logits[:, 0], **sampling_columns(case.sampling, case.batch),
-        "seed": _seeds(case.batch, generator), "live": None, "rule": RULES[case.rule],
-        "rng_round": torch.arange(case.batch), "position": torch.arange(case.batch) + 10,
+        "logits": logits[:, 0], **sampling_columns(case.sampling, case.state),
+        "token_mask": _mask(case, generator, case.batch),
+        "seed": _seeds(case.state, generator), "live": None, "rows": _rows(case),
+        "rule": RULES[case.rule], "rng_round": torch.arange(case.state),
+        "position": torch.arange(case.state) + 10,
         "tokens": _zeros(case.batch, dtype=torch.int64),
     }  # fmt: skip
 
@@ -189,8 +282,9 @@ def _sample(case: Case, generator: torch.Generator) -> dict[str, object]:
 def _proposal_reset(case: Case, generator: torch.Generator) -> dict[str, object]:
     return {
         "max_length": torch.arange(case.batch, dtype=torch.int32) - 1,
-        "live": torch.arange(case.batch) % 3 != 2, **_table(case.batch), **_proposal(case),
-        "rng_round": torch.randint(0, 1 << 40, (case.batch,), generator=generator),
+        "live": torch.arange(case.batch) % 3 != 2, "rows": _rows(case), **_rules(case),
+        **_proposal(case),
+        "rng_round": torch.randint(0, 1 << 40, (case.state,), generator=generator),
         "out_max_length": _zeros(case.batch), "out_live": _zeros(case.batch, dtype=torch.bool),
         "round": _zeros(case.batch, dtype=torch.int64),
     }  # fmt: skip
@@ -198,23 +292,33 @@ def _proposal_reset(case: Case, generator: torch.Generator) -> dict[str, object]
 
 def _proposal_load(case: Case, generator: torch.Generator) -> dict[str, object]:
     draft, _ = draw_logits(case, generator, case.slots)
-    source, _ = draft_tokens(case, draft, generator)
+    mask, vocab = _mask(case, generator, case.batch, case.slots), _vocab(case, generator)
+    drawn = draw_drafts(case, draft, generator, mask, vocab["d2t"])
+    full = case.drafts == "full"
     return {
-        "source": source, "source_length": _lengths(case.batch, case.slots),
-        "logits": None if case.drafts == "one_hot" else draft,
-        **sampling_columns(case.sampling, case.batch), **_table(case.batch), **_proposal(case),
+        "source": drawn.tokens, "source_length": _lengths(case.batch, case.slots),
+        "logits": draft[..., target_ids(vocab["d2t"], case.vocab, draft.device)] if full else None,
+        **sampling_columns(case.sampling, case.state), "token_mask": mask if full else None,
+        **vocab, "rows": _rows(case), **_rules(case), **_proposal(case),
         "max_length": torch.full((case.batch,), case.slots, dtype=torch.int32),
     }  # fmt: skip
 
 
 def _draft_step(case: Case, generator: torch.Generator) -> dict[str, object]:
     draft, _ = draw_logits(case, generator, case.slots)
+    mask, d2t = _mask(case, generator, case.batch), _vocab(case, generator)["d2t"]
+    logits = draft[:, 0, target_ids(d2t, case.vocab, draft.device)]
+    estimate = torch.rand(case.batch, generator=generator) - 0.2
+    kept = (case.state, case.slots, logits.shape[-1])
     return {
-        "logits": draft[:, 0], **sampling_columns(case.sampling, case.batch),
-        "seed": _seeds(case.batch, generator), "round": torch.arange(case.batch) + 5,
+        "logits": logits, **sampling_columns(case.sampling, case.state), "token_mask": mask,
+        "d2t": d2t, "accept_estimate": estimate if case.extras else None,
+        "seed": _seeds(case.state, generator), "position": torch.arange(case.state) + 10,
+        "round": torch.arange(case.batch) + 5,
         "max_length": torch.full((case.batch,), case.slots, dtype=torch.int32),
-        **_table(case.batch), "rule": RULES[case.rule], **_proposal(case),
-        "kept_logits": torch.zeros(case.batch, case.slots, case.vocab, dtype=case.dtype),
+        "rows": _rows(case), **_rules(case), "rule": RULES[case.rule],
+        "logits_row": _rows(case), **_proposal(case),
+        "kept_logits": torch.zeros(kept, dtype=case.dtype),
         "next_token": _zeros(case.batch, dtype=torch.int64),
     }  # fmt: skip
 
@@ -222,78 +326,106 @@ def _draft_step(case: Case, generator: torch.Generator) -> dict[str, object]:
 def _verify(case: Case, generator: torch.Generator) -> dict[str, object]:
     batch, slots = case.batch, case.slots
     draft, target = draw_logits(case, generator, slots + 1)
-    kept = draft[:, :-1].contiguous()
-    tokens, stats = draft_tokens(case, kept, generator)
+    vocab, seed = _vocab(case, generator), _seeds(case.state, generator)
+    position = torch.arange(case.state) + 10
+    masks = _mask(case, generator, batch, slots), _mask(case, generator, batch, slots + 1)
+    drawn = draw_drafts(case, draft[:, :-1], generator, masks[0], vocab["d2t"], seed, position)
+    kept, stats = drawn.logits, drawn.stats
     if case.drafts == "one_hot":
-        kept = None
-        stats = torch.zeros_like(stats)
-        stats[..., 2] = 1.0
+        kept, stats = None, torch.zeros_like(stats)
+        stats[..., TOP1_PROB] = 1.0
+    elif case.rows:  # row b of the draft is kept in its request's slot
+        kept = torch.zeros(case.state, *kept.shape[1:], dtype=kept.dtype)
+        state = StateRows(_rows(case), case.state, kept.device)
+        kept[state.index[state.known]] = drawn.logits[state.known]
+    length, mask = _lengths(batch, slots), masks[1]
+    if mask is not None:
+        mask[0, 1] = 0  # nothing allowed: EMPTY
+    row_start = None
+    if case.ragged:
+        target, mask, row_start = _flatten(target, mask, length)
     return {
-        "target_logits": target, **sampling_columns(case.sampling, batch),
-        "seed": _seeds(batch, generator), "draft_tokens": tokens,
-        "length": _lengths(batch, slots), "live": torch.ones(batch, dtype=torch.bool),
-        "round": torch.arange(batch) + 3, "draft_logits": kept, "stats": stats,
-        "rule": RULES[case.rule], "position": torch.arange(batch) + 10,
+        "target_logits": target, "row_start": row_start,
+        **sampling_columns(case.sampling, case.state), "token_mask": mask, "seed": seed,
+        "rows": _rows(case), "draft_tokens": drawn.tokens, "length": length,
+        "live": torch.ones(batch, dtype=torch.bool), "round": torch.arange(batch) + 3,
+        "draft_logits": kept, "logits_row": None if kept is None else _rows(case),
+        "t2d": None if kept is None else vocab["t2d"], "stats": stats, "rule": RULES[case.rule],
+        "raw_logprobs": case.seed % 2 == 1, "position": position,
         "tokens": _zeros(batch, slots + 1, dtype=torch.int64), "num_accepted": _zeros(batch),
         "num_emitted": _zeros(batch), "last_token": _zeros(batch, dtype=torch.int64),
         "status": _zeros(batch), "accept_prob": _zeros(batch, slots, dtype=torch.float32),
+        "overlap": _zeros(batch, slots, dtype=torch.float32) if case.extras else None,
+        "logprobs": _zeros(batch, slots + 1, dtype=torch.float32) if case.extras else None,
     }  # fmt: skip
 
 
-def _bandit_tables(generator: torch.Generator) -> dict[str, Tensor]:
-    shape = (_GROUPS, len(ARMS))
-    count = torch.randint(0, 4, shape, generator=generator).double()
-    reward_sum = count * torch.rand(shape, generator=generator, dtype=torch.float64)
-    params = torch.tensor([0.5, 1.0] + [0.0] * 6, dtype=torch.float64)
-    return {"count": count, "reward_sum": reward_sum, "params": params}
-
-
-def _bandit_select(case: Case, generator: torch.Generator) -> dict[str, object]:
-    return {
-        **_bandit_tables(generator),
-        "group": (torch.arange(case.batch) % (_GROUPS + 1)).int(),
-        "live": torch.arange(case.batch) % 5 != 4, "policy": POLICIES["ucb1"],
-        "calls": _zeros(1, dtype=torch.int64), "arm": _zeros(case.batch) - 1,
-    }  # fmt: skip
-
-
-def _bandit_update(case: Case, generator: torch.Generator) -> dict[str, object]:
-    batch, slots = case.batch, case.slots
-    tables = _bandit_tables(generator)
-    length, table = _lengths(batch, slots), _table(batch)
-    accepted = (torch.rand(batch, generator=generator) * (length + 1)).int()
-    return {
-        "arm": table["arm"], "draft_tokens": _zeros(batch, slots, dtype=torch.int64),
-        "length": length, "live": torch.arange(batch) % 5 != 4, "num_accepted": accepted,
-        "status": (torch.arange(batch) % 7 == 6).int(),
-        "group": (torch.arange(batch) % (_GROUPS + 1)).int(),
-        "cost_ratio": torch.full((1,), 0.25), "reward": REWARDS["blend"],
-        "rule_kind": table["rule_kind"], "rule_param": table["rule_param"], **tables,
-        "reward_sq": tables["reward_sum"].square(), "tokens": tables["count"] * 2,
-        "cost": tables["count"] * 1.5, "memory": table["memory"],
-    }  # fmt: skip
+def _flatten(
+    target: Tensor, mask: Tensor | None, length: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Rows 0..length of every request one after the other, and two that belong to none."""
+    used = torch.arange(target.shape[1]) <= length[:, None]
+    start = torch.nn.functional.pad((length + 1).cumsum(0), (1, 0)).int()
+    rows = [torch.cat([x[used], x[-1, -2:]]) for x in (target, mask) if x is not None]
+    return rows[0], rows[1] if mask is not None else None, start
 
 
 _BUILDERS = {
     "row_stats": _row_stats, "sample": _sample, "proposal_reset": _proposal_reset,
     "proposal_load": _proposal_load, "draft_step": _draft_step, "verify": _verify,
-    "bandit_select": _bandit_select, "bandit_update": _bandit_update,
+    "bandit_select": partial(bandit_select_inputs, ARMS),
+    "bandit_update": partial(bandit_update_inputs, ARMS),
 }  # fmt: skip
 
 
+def _row_cases(base: Case) -> list[Case]:
+    """dtype, sampling, rule and draft of every operator that reads rows of logits."""
+    cases = []
+    for op in ("row_stats", "sample", "proposal_load", "draft_step", "verify"):
+        cases += [base.with_(op=op, dtype=dtype) for dtype in DTYPES]
+        names = ("top_k", "mixed") if base.vocab > 1025 else tuple(SAMPLINGS)[1:]
+        cases += [base.with_(op=op, sampling=s, seed=i) for i, s in enumerate(names)]
+    for op in ("sample", "draft_step", "verify"):
+        cases += [base.with_(op=op, rule=rule, sampling="cold") for rule in ("greedy", "gumbel")]
+    cases += [base.with_(op="verify", rule="block", sampling=s) for s in ("cold", "mixed")]
+    for op in ("proposal_load", "verify"):
+        cases.append(base.with_(op=op, drafts="one_hot", sampling="cold"))
+    return cases
+
+
+def _layout_cases(base: Case) -> list[Case]:
+    """Masks, vocabularies, layouts and optional outputs; "mixed" includes temperature 0."""
+    base = base.with_(sampling="mixed")
+    cases = [base.with_(op=op, masked=True, dtype=torch.bfloat16) for op in ("row_stats", "sample")]
+    cases += [base.with_(op="sample", rows=True, rule=rule) for rule in ("token", "gumbel")]
+    for op in ("proposal_load", "draft_step"):
+        for option in ("masked", "draft_vocab", "rows", "extras"):
+            cases.append(base.with_(op=op, **{option: True}))
+        cases.append(base.with_(op=op, level="token"))
+        cases.append(base.with_(op=op, masked=True, draft_vocab=True, rows=True, level="token"))
+    every = {"masked": True, "draft_vocab": True, "rows": True, "extras": True}
+    cases.append(base.with_(op="draft_step", rule="gumbel", **every))
+    for rule in RULES:
+        verify = base.with_(op="verify", rule=rule)
+        for option in ("masked", "draft_vocab", "ragged", "rows", "extras"):
+            cases.append(verify.with_(**{option: True}))
+        cases.append(verify.with_(ragged=True, **every))
+        if rule != "gumbel":  # overlap of a draft without logits
+            cases.append(verify.with_(drafts="one_hot", masked=True, extras=True, seed=1))
+    return cases
+
+
 def _matrix() -> list[Case]:
-    cases = [Case(op, batch=16) for op in ("proposal_reset", "bandit_select", "bandit_update")]
+    cases = [Case("proposal_reset", batch=16)]
+    cases.append(Case("proposal_reset", batch=16, rows=True, level="token"))
+    for op in ("bandit_select", "bandit_update"):
+        cases += [Case(op, batch=16, bandit=bandit) for bandit in BANDITS]
     for vocab in VOCABS + MORE_VOCABS:
         batch = 10 if vocab <= 1025 else 4 if vocab <= 8193 else 2
         base = Case("row_stats", batch, 2 if batch == 2 else 3, vocab)
-        for op in ("row_stats", "sample", "proposal_load", "draft_step", "verify"):
-            cases += [base.with_(op=op, dtype=dtype) for dtype in DTYPES]
-            names = ("top_k", "mixed") if vocab > 1025 else tuple(SAMPLINGS)[1:]
-            cases += [base.with_(op=op, sampling=s, seed=i) for i, s in enumerate(names)]
-        for op in ("sample", "draft_step", "verify"):
-            cases.append(base.with_(op=op, rule="greedy", sampling="cold"))
-        for op in ("proposal_load", "verify"):
-            cases.append(base.with_(op=op, drafts="one_hot", sampling="cold"))
+        cases += _row_cases(base)
+        if vocab <= 8193:
+            cases += _layout_cases(base)
     return cases
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .backends import refuse
 from .reference.stats import NUM_STATS
 
 __all__ = ["NUM_STATS", "RngState", "SamplingParams", "Verdict"]
@@ -31,7 +30,10 @@ class SamplingParams:
     top_p : Tensor or None
         [B] float32 in (0, 1]; 1 is off. None: off for every row.
     min_p : Tensor or None
-        Not supported in this version: operators raise if it is given.
+        [B] float32 in [0, 1]: keeps tokens of at least ``min_p`` times the largest probability;
+        0 is off. None: off for every row.
+
+    With ``rows`` in a call, [R] instead of [B]: one row for each request slot of the engine.
 
     Notes
     -----
@@ -86,6 +88,10 @@ class SamplingParams:
             column("min_p", min_p, 0.0, torch.float32),
         )
 
+    def arguments(self) -> dict[str, Tensor | None]:
+        """The fields as arguments of an operator."""
+        return dict(vars(self))
+
 
 @dataclass
 class RngState:
@@ -124,6 +130,52 @@ class RngState:
         start = _as_tensor("RngState.of: position", position, torch.int64, seed.device)
         return cls(seed, torch.zeros_like(seed), start.expand_as(seed).clone())
 
+    def reset_rows(self, mask: Tensor, seed: Tensor | int, position: Tensor | int) -> None:
+        """Admit new requests: where ``mask``, take ``seed`` and ``position`` and start at round 0.
+
+        In place, without a sync.
+
+        Parameters
+        ----------
+        mask : Tensor
+            [B] bool.
+        seed, position : Tensor or int
+            [B] int64, read where ``mask``. A seed must not have been used before with the same
+            bandit (:func:`tapout_kernels.mix64`).
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a tensor of the wrong dtype or shape; nothing is written.
+
+        Examples
+        --------
+        >>> rng = RngState.of([1, 2], position=5)
+        >>> rng.reset_rows(torch.tensor([False, True]), seed=9, position=0)
+        >>> rng.seed.tolist(), rng.position.tolist()
+        ([1, 9], [5, 0])
+        """
+        columns = {"seed": seed, "position": position}
+        given = {name: value for name, value in columns.items() if isinstance(value, Tensor)}
+        require_rows("RngState.reset_rows", self.seed, torch.int64, **given)
+        require_rows("RngState.reset_rows", self.seed, torch.bool, mask=mask)
+        self.seed.copy_(torch.where(mask, seed, self.seed))
+        self.position.copy_(torch.where(mask, position, self.position))
+        self.round.masked_fill_(mask, 0)
+
+
+def require_rows(op: str, like: Tensor, dtype: torch.dtype, **tensors: Tensor) -> None:
+    """Each must be a tensor of ``dtype``, one entry for each row of ``like``, on its device."""
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor) or value.dtype != dtype:
+            got = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+            expected = str(dtype).removeprefix("torch.")
+            raise TypeError(f"{op}: {name} must be {expected}, got {got.removeprefix('torch.')}")
+        if value.shape != like.shape[:1]:
+            raise ValueError(f"{op}: {name} must be [{like.shape[0]}], got {list(value.shape)}")
+        if value.device != like.device:
+            raise ValueError(f"{op}: {name} must be on {like.device}, got {value.device}")
+
 
 def _as_tensor(
     name: str, value: object, dtype: torch.dtype, device: torch.device | str | None
@@ -151,10 +203,15 @@ class Verdict:
         [B] int32: OK 0, NAN 1 (NaN or +inf logits, bad temperature), EMPTY 2 (nothing allowed),
         BAD_DRAFT 3 (a drafted id outside the vocabulary or of draft probability 0).
     accept_prob : Tensor
-        [B, K] float32: min(1, p_target/p_draft) of every decided slot (``greedy``: 1 or 0);
-        -1 after the deciding slot.
-    overlap, logprobs : Tensor or None
-        Not produced in this version.
+        [B, K] float32: min(1, p_target/p_draft) of every decided slot (``greedy``, ``gumbel``: 1
+        or 0); -1 after the deciding slot (``block``: after the draft).
+    overlap : Tensor or None
+        [B, K] float32: the sum over the vocabulary of min(p_target, p_draft) at every drafted
+        slot up to the first that cannot be verified, -1 after it. A one-hot draft: p_target of
+        the drafted token.
+    logprobs : Tensor or None
+        [B, K+1] float32: log-probability of every emitted token, 0 where there is none, so that a
+        row's sum is the log-likelihood of what it emitted.
     """
 
     tokens: Tensor
@@ -175,11 +232,19 @@ class Verdict:
         logprobs: bool = False,
         device: torch.device | str | None = None,
     ) -> Verdict:
-        """Buffers for ``verify(..., out=)``; their contents are undefined until then."""
-        refuse("Verdict.empty", overlap=overlap, logprobs=logprobs)
+        """Buffers for ``verify(..., out=)``; their contents are undefined until then.
+
+        Examples
+        --------
+        >>> Verdict.empty(2, slots=4, logprobs=True).logprobs.shape
+        torch.Size([2, 5])
+        """
 
         def ints(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
+
+        def floats(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float32, device=device)
 
         return cls(
             tokens=ints(batch, slots + 1, dtype=torch.int64),
@@ -187,5 +252,7 @@ class Verdict:
             num_emitted=ints(batch),
             last_token=ints(batch, dtype=torch.int64),
             status=ints(batch),
-            accept_prob=torch.zeros(batch, slots, device=device),
+            accept_prob=floats(batch, slots),
+            overlap=floats(batch, slots) if overlap else None,
+            logprobs=floats(batch, slots + 1) if logprobs else None,
         )

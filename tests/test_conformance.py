@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import compare, raw
+from helpers import compare, compare_verify, raw
 
+from tapout_kernels.reference.accept import GREEDY
 from tapout_kernels.testing import CASES, MORE_VOCABS, SAMPLINGS, VOCABS, Case
 
 
@@ -22,17 +23,15 @@ def check_case(backend: str, case: Case) -> int:
 
 def check_outputs(backend: str, case: Case, args: dict, found: dict, expected: dict) -> int:
     if case.op == "row_stats":
-        rows = compare.Rows(args["logits"], args, 0)
-        compare.check_stats(found["stats"], expected["stats"], rows, case.name)
-        return 0
-    if case.op == "sample" and args["top_p"] is None:
-        return compare.check_sample(args, found, expected)
+        return compare.check_row_stats(args, found, expected, case.name)
+    if case.op == "sample":
+        return compare.check_sample(args, found, expected, row_cutoffs(backend, args))
     if case.op == "draft_step":
         return compare.check_draft_step(args, found, expected)
     if case.op == "proposal_load":
         return compare.check_proposal_load(args, found, expected)
     if case.op == "verify":
-        return compare.check_verify(args, found, expected, target_cutoffs(backend, args))
+        return compare_verify.check_verify(args, found, expected, target_cutoffs(backend, args))
     for name, value in expected.items():
         if value.is_floating_point():
             compare.close("memory" if name == "memory" else "bandit", found[name], value, case.name)
@@ -54,16 +53,38 @@ def check_draft_steps(backend: str, case: Case) -> int:
     return different
 
 
+def row_cutoffs(backend: str, args: dict) -> torch.Tensor:
+    """[B] what the backend's own row_stats keeps of each row of ``sample``."""
+    batch = compare.batch_of(args, len(args["logits"]))
+    return cutoffs(backend, args["logits"], batch.sampling, args["token_mask"], args["rule"])
+
+
 def target_cutoffs(backend: str, args: dict) -> torch.Tensor:
-    batch, per, vocab = args["target_logits"].shape
-    stats = torch.zeros(batch * per, 8)
-    names = ("temperature", "top_k", "top_p")
-    columns = {n: args[n] if args[n] is None else args[n].repeat_interleave(per) for n in names}
-    if args["rule"] == compare.GREEDY:
-        columns = {**dict.fromkeys(names), "temperature": torch.zeros(batch * per)}
-    logits = args["target_logits"].reshape(-1, vocab)
-    raw.caller(backend)("row_stats", logits=logits, **columns, token=None, stats=stats)
-    return stats[:, 5].view(batch, per)
+    """[B, K+1]; ragged rows are taken one by one, a row that does not exist is NaN."""
+    slots = args["draft_tokens"].shape[1]
+    batch = compare.batch_of(args, len(args["draft_tokens"]))
+    sampling = batch.sampling.map(lambda x: x.repeat_interleave(slots + 1))
+    logits, mask, missing = args["target_logits"], args["token_mask"], None
+    if args["row_start"] is not None:
+        index = args["row_start"][:-1, None] + torch.arange(slots + 1)
+        missing = index >= args["row_start"][1:, None]
+        index = index.clamp(max=len(logits) - 1)
+        logits, mask = logits[index], None if mask is None else mask[index]
+    mask = None if mask is None else mask.flatten(0, 1)
+    found = cutoffs(backend, logits.flatten(0, 1), sampling, mask, args["rule"])
+    found = found.view(-1, slots + 1)
+    return found if missing is None else found.masked_fill(missing, torch.nan)
+
+
+def cutoffs(backend: str, logits, sampling, mask, rule: int) -> torch.Tensor:
+    stats = torch.zeros(len(logits), 8)
+    columns = sampling._asdict()
+    if rule == GREEDY:
+        columns = {**dict.fromkeys(columns), "temperature": torch.zeros(len(logits))}
+    raw.caller(backend)(
+        "row_stats", logits=logits, **columns, token_mask=mask, token=None, stats=stats
+    )
+    return stats[:, 5]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -75,10 +96,11 @@ def test_matches_the_reference(compiled, case):
 
 
 @pytest.mark.parametrize("op", ["sample", "draft_step", "verify"])
-@pytest.mark.parametrize("sampling", ["plain", "top_k", "both"])
-def test_equal_decisions_at_five_ids(compiled, op, sampling):
+@pytest.mark.parametrize("sampling", ["plain", "top_k", "all"])
+@pytest.mark.parametrize("rule", ["token", "block", "gumbel"])
+def test_equal_decisions_at_five_ids(compiled, op, sampling, rule):
     """The same noise, the same decisions: ties the compiled backend to the exact law."""
-    case = Case(op, batch=3000, slots=3, vocab=5, sampling=sampling)
+    case = Case(op, batch=3000, slots=3, vocab=5, sampling=sampling, rule=rule)
     assert check_case(compiled, case) <= 3, "near ties are rarer than one in a thousand"
 
 
@@ -99,7 +121,7 @@ WRITTEN = [(op, name) for op in raw.ALL_OPS for name in raw.written(op)]
 @pytest.mark.parametrize(("op", "name"), WRITTEN, ids=lambda x: x)
 def test_the_comparison_can_fail(op, name):
     """One wrong element in any output of any operator is noticed."""
-    case = Case(op, vocab=7, seed=2)
+    case = Case(op, vocab=7, seed=2, extras=True, masked=True)
     args = case.inputs()
     expected = raw.run(raw.reference, op, args)
     check_outputs("reference", case, args, expected, expected)
@@ -118,17 +140,21 @@ def test_matrix_covers_what_it_says():
 
 AXES = [
     ("batch", 5), ("slots", 2), ("vocab", 9), ("dtype", torch.float16), ("sampling", "mixed"),
-    ("rule", "greedy"), ("drafts", "one_hot"), ("seed", 1),
+    ("rule", "greedy"), ("drafts", "one_hot"), ("masked", True), ("draft_vocab", True),
+    ("ragged", True), ("rows", True), ("extras", True), ("level", "token"),
+    ("bandit", "gaussian_token"), ("seed", 1),
 ]  # fmt: skip
-IGNORES = {  # an axis an operator has no argument for
-    "row_stats": {"slots", "rule", "drafts"},
-    "sample": {"slots", "drafts"},
-    "draft_step": {"drafts"},
-    "proposal_reset": {"vocab", "dtype", "sampling", "rule", "drafts"},
-    "proposal_load": set(),
-    "verify": set(),
-    "bandit_select": {"slots", "vocab", "dtype", "sampling", "rule", "drafts"},
-    "bandit_update": {"vocab", "dtype", "sampling", "rule", "drafts"},
+_SHAPE = {"batch", "seed"}
+_ROW = _SHAPE | {"vocab", "dtype", "sampling", "masked"}
+USES = {  # the axes an operator has arguments for
+    "row_stats": _ROW,
+    "sample": _ROW | {"rule", "rows"},
+    "draft_step": _ROW | {"slots", "rule", "draft_vocab", "rows", "extras", "level"},
+    "proposal_reset": _SHAPE | {"slots", "rows", "level"},
+    "proposal_load": _ROW | {"slots", "rule", "drafts", "draft_vocab", "rows", "level"},
+    "verify": _ROW | {"slots", "rule", "drafts", "draft_vocab", "ragged", "rows", "extras"},
+    "bandit_select": _SHAPE | {"slots", "bandit"},
+    "bandit_update": _SHAPE | {"slots", "bandit"},
 }
 
 
@@ -138,7 +164,7 @@ def test_every_axis_changes_the_inputs(op, axis, value):
     base = Case(op, vocab=7)
     left, right = base.inputs(), base.with_(**{axis: value}).inputs()
     changed = any(not _equal(left[name], right[name]) for name in left)
-    assert changed == (axis not in IGNORES[op])
+    assert changed == (axis in USES[op])
 
 
 def _equal(left: object, right: object) -> bool:
@@ -153,5 +179,5 @@ def test_every_sampling_changes_the_outcome(sampling):
     plain, other = (raw.run(raw.reference, "row_stats", base.with_(sampling=s).inputs())["stats"]
                     for s in ("plain", sampling))  # fmt: skip
     assert not plain[:, :7].equal(other[:, :7])
-    if sampling in ("top_k", "top_p", "both", "mixed"):
+    if sampling in ("top_k", "top_p", "min_p", "all", "mixed"):
         assert not plain[:, 5].equal(other[:, 5]), "a filter must cut something"

@@ -135,13 +135,13 @@ def expected_copy(args: dict, name: str) -> dict:
 def test_strided_logits(backend, dtype, vocab):
     """Views of a larger buffer need no copy: logits[:, :-1], every other row, a padded row."""
     for op in ("row_stats", "sample", "draft_step"):
-        case = Case(op, vocab=vocab, dtype=dtype, sampling="both")
+        case = Case(op, vocab=vocab, dtype=dtype, sampling="all")
         args = case.inputs()
         wide = torch.full((2 * case.batch, vocab + 3), 9.0, dtype=dtype)
         wide[::2, :vocab] = args["logits"]
         strided = {**args, "logits": wide[::2, :vocab]}
         raw.same(run(backend, case, strided), run(backend, case, args), case.name)
-    case = Case("verify", slots=2, vocab=vocab, dtype=dtype, sampling="both")
+    case = Case("verify", slots=2, vocab=vocab, dtype=dtype, sampling="all")
     args = case.inputs()
     buffer = torch.full((case.batch, 5, vocab + 1), 9.0, dtype=dtype)
     buffer[:, 1:4, :vocab] = args["target_logits"]

@@ -19,10 +19,11 @@ KERNEL_LAYERS = [
     {"_schema", "reference", "_check"},
     {"_library"},
     {"backends"},
-    {"types", "stop_rules"},
+    {"types", "stop_rules", "draft_vocab", "policies"},
     {"proposal", "bandit_state"},
     {"ops"},
-    {"__init__", "testing"},
+    {"warmup"},
+    {"__init__", "testing", "testing_bandit"},
 ]
 # adapters -> decode -> controller -> tapout_kernels; programs on top.
 ENGINE_LAYERS = [

@@ -30,7 +30,7 @@ from tapout_kernels.testing import Case
 @pytest.mark.parametrize("drafts", ["full", "one_hot"])
 def test_opcheck(backend, op, drafts):
     overload = getattr(getattr(torch.ops.tapout_kernels, op), backend)
-    args = Case(op, vocab=7, sampling="both", drafts=drafts).inputs()
+    args = Case(op, vocab=7, sampling="all", drafts=drafts).inputs()
     torch.library.opcheck(overload, (), args)
     torch.library.opcheck(getattr(torch.ops.tapout_kernels, op).default, (), args)
 
@@ -55,7 +55,7 @@ def test_default_is_the_compiled_backend(compiled):
 @pytest.mark.parametrize("op", SCHEMAS)
 def test_state_carries_no_graph(backend, op):
     """An engine outside no_grad must not grow a graph from round to round."""
-    args = Case(op, vocab=7, sampling="both").inputs()
+    args = Case(op, vocab=7, sampling="all").inputs()
     for name, value in args.items():
         if "logits" in name and name not in raw.written(op):
             args[name] = value.requires_grad_()
@@ -68,7 +68,7 @@ def test_state_carries_no_graph(backend, op):
 def test_the_reference_never_reads_a_tensor_on_the_host(op, drafts):
     """Fake tensors have no values: an .item() or a branch on data would raise."""
     mode = FakeTensorMode(allow_non_fake_inputs=False)
-    args = Case(op, vocab=7, sampling="both", drafts=drafts).inputs()
+    args = Case(op, vocab=7, sampling="all", drafts=drafts).inputs()
     fakes = {k: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v for k, v in args.items()}
     with mode:
         OPS[op](**fakes)
@@ -88,7 +88,7 @@ def test_a_library_built_for_another_schema_is_not_loaded(compiled, monkeypatch)
 def test_compiled_graph_equals_eager(backend, op):
     """fullgraph=True through the public function; state is mutated alike."""
     torch._dynamo.reset()
-    case = Case(op, vocab=7, sampling="both")
+    case = Case(op, vocab=7, sampling="all")
     written = raw.written(op)
 
     eager, traced = case.inputs(), case.inputs()

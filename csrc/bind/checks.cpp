@@ -88,32 +88,48 @@ Logits Arguments::logits(const char* name, const Tensor& tensor, Shape shape) co
   return out;
 }
 
+TokenMask Arguments::mask(const OptionalTensor& tensor, Shape shape) const {
+  if (!tensor) return {};
+  const int32_t* bits = input<int32_t>("token_mask", *tensor, shape);
+  const int64_t last = tensor->dim() - 1;
+  return {bits, tensor->stride(0), last == 2 ? tensor->stride(1) : 0, tensor->size(last)};
+}
+
+StateRows Arguments::rows(const OptionalTensor& rows, int64_t batch, int64_t count) const {
+  return {input<int32_t>("rows", rows, {batch}), rows ? count : batch};
+}
+
 Sampling Arguments::sampling(const OptionalTensor& temperature, const OptionalTensor& top_k,
-                             const OptionalTensor& top_p, int64_t batch) const {
-  return {input<float>("temperature", temperature, {batch}),
-          input<int32_t>("top_k", top_k, {batch}), input<float>("top_p", top_p, {batch})};
+                             const OptionalTensor& top_p, const OptionalTensor& min_p,
+                             int64_t states) const {
+  return {input<float>("temperature", temperature, {states}),
+          input<int32_t>("top_k", top_k, {states}), input<float>("top_p", top_p, {states}),
+          input<float>("min_p", min_p, {states})};
 }
 
 Rules Arguments::rules(const OptionalTensor& kind, const OptionalTensor& param,
-                       const OptionalTensor& arm, const OptionalTensor& memory,
-                       int64_t batch) const {
+                       const OptionalTensor& arm, const OptionalTensor& memory, int64_t states,
+                       int64_t slots) const {
   if (!kind) return {};
   if (!param) fail("rule_param", "given with rule_kind", "None");
   if (!arm) fail("arm", "given with rule_kind", "None");
   if (!memory) fail("memory", "given with rule_kind", "None");
   const int64_t arms = size("rule_kind", *kind, 1, 0);
-  return {input<int32_t>("rule_kind", kind, {arms}),
-          input<float>("rule_param", param, {arms, kRuleParams}),
-          input<int32_t>("arm", arm, {batch}),
-          input<float>("memory", memory, {batch, arms, kRuleParams}), arms};
+  const bool per_slot = arm->dim() == 2;
+  return {
+      input<int32_t>("rule_kind", kind, {arms}),
+      input<float>("rule_param", param, {arms, kRuleParams}),
+      per_slot ? input<int32_t>("arm", arm, {states, slots}) : input<int32_t>("arm", arm, {states}),
+      input<float>("memory", memory, {states, arms, kRuleParams}),
+      arms,
+      per_slot ? slots : 1};
 }
 
 Rule Arguments::rule(int64_t value) const {
-  const Rule rule = static_cast<Rule>(value);
-  if (value != static_cast<int32_t>(rule) || (rule != Rule::kToken && rule != Rule::kGreedy)) {
-    fail("rule", "0 (token) or 3 (greedy)", std::to_string(value));
+  if (value < 0 || value > static_cast<int32_t>(Rule::kGreedy)) {
+    fail("rule", "0 (token), 1 (block), 2 (gumbel) or 3 (greedy)", std::to_string(value));
   }
-  return rule;
+  return static_cast<Rule>(value);
 }
 
 int64_t Arguments::choice(const char* name, int64_t value, const char* expected) const {

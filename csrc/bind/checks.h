@@ -43,6 +43,9 @@ struct ScalarTypeOf<bool> {
   static constexpr ScalarType value = ScalarType::Bool;
 };
 
+// Words of a token mask over `vocab` ids.
+inline int64_t mask_words(int64_t vocab) { return (vocab + 31) / 32; }
+
 // One operator's arguments, by name. Each function throws std::runtime_error with
 // "op: argument must be X, got Y".
 class Arguments {
@@ -76,13 +79,19 @@ class Arguments {
   // [B, V] or [B, rows, V]: any strides, but a contiguous vocabulary.
   Logits logits(const char* name, const Tensor& tensor, Shape shape) const;
 
+  // Contiguous int32 words, one row of them per row of logits; no mask if none is given.
+  TokenMask mask(const OptionalTensor& tensor, Shape shape) const;
+
+  // `count`: the rows of the tensors that `rows` points into.
+  StateRows rows(const OptionalTensor& rows, int64_t batch, int64_t count) const;
+
   Sampling sampling(const OptionalTensor& temperature, const OptionalTensor& top_k,
-                    const OptionalTensor& top_p, int64_t batch) const;
+                    const OptionalTensor& top_p, const OptionalTensor& min_p, int64_t states) const;
 
+  // `arm` is [states], or [states, slots] at token level.
   Rules rules(const OptionalTensor& kind, const OptionalTensor& param, const OptionalTensor& arm,
-              const OptionalTensor& memory, int64_t batch) const;
+              const OptionalTensor& memory, int64_t states, int64_t slots) const;
 
-  // token or greedy: what this version verifies by.
   Rule rule(int64_t value) const;
 
   // `value` if it is 0 or 1.

@@ -5,9 +5,10 @@ namespace tapout::bind {
 
 void proposal_reset(const OptionalTensor& max_length,  // [B]
                     const OptionalTensor& live,        // [B]
+                    const OptionalTensor& rows,        // [B]
                     const OptionalTensor& rule_kind, const OptionalTensor& rule_param,
                     const OptionalTensor& arm, const OptionalTensor& memory,
-                    const Tensor& rng_round,  // [B]
+                    const Tensor& rng_round,  // [R]
                     const Tensor& tokens, const Tensor& length,
                     const Tensor& out_max_length,  // [B]
                     const Tensor& active,
@@ -21,8 +22,10 @@ void proposal_reset(const OptionalTensor& max_length,  // [B]
   const int64_t batch = params.proposal.batch;
   params.max_length = arguments.input<int32_t>("max_length", max_length, {batch});
   params.live = arguments.input<bool>("live", live, {batch});
-  params.rules = arguments.rules(rule_kind, rule_param, arm, memory, batch);
-  params.rng_round = arguments.data<int64_t>("rng_round", rng_round, {batch});
+  params.rows = arguments.rows(rows, batch, arguments.size("rng_round", rng_round, 1, 0));
+  const int64_t states = params.rows.count, slots = params.proposal.slots;
+  params.rules = arguments.rules(rule_kind, rule_param, arm, memory, states, slots);
+  params.rng_round = arguments.data<int64_t>("rng_round", rng_round, {states});
   params.out_max_length = arguments.data<int32_t>("out_max_length", out_max_length, {batch});
   params.out_live = arguments.data<bool>("out_live", out_live, {batch});
   params.round = arguments.data<int64_t>("round", round, {batch});

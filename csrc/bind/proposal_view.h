@@ -5,6 +5,13 @@
 
 namespace tapout::bind {
 
+// A mask is over target ids: a draft vocabulary says nothing about how many there are.
+inline int64_t draft_mask_words(const OptionalTensor& token_mask, const OptionalTensor& d2t,
+                                int64_t vocab) {
+  const bool any = d2t && token_mask && token_mask->dim() > 0;
+  return any ? token_mask->size(token_mask->dim() - 1) : mask_words(vocab);
+}
+
 inline ProposalView proposal_view(const Arguments& arguments,
                                   const Tensor& tokens,         // [B, K]
                                   const Tensor& length,         // [B]

@@ -23,11 +23,10 @@ void run(int64_t n, void (*body)(void*, int64_t, int64_t), void* context) {
 
 }  // namespace
 
-TorchTeam::TorchTeam(const CpuOps& ops, int64_t vocab) {
+TorchTeam::TorchTeam(int64_t scratch_bytes) {
   const int64_t workers = torch::stable::get_num_threads();
-  const int64_t bytes = ops.scratch_bytes(vocab);
-  scratch_.reset(new char[workers * bytes]);
-  team_ = {workers, run, scratch_.get(), bytes};
+  scratch_.reset(new char[workers * scratch_bytes]);
+  team_ = {workers, run, scratch_.get(), scratch_bytes};
 }
 
 }  // namespace tapout::bind

@@ -1,4 +1,4 @@
-// The threads of torch as a Team, with scratch memory for rows of `vocab` logits.
+// The threads of torch as a Team, with scratch memory for each.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,8 @@ namespace tapout::bind {
 
 class TorchTeam {
  public:
-  TorchTeam(const CpuOps& ops, int64_t vocab);
+  explicit TorchTeam(int64_t scratch_bytes);
+  TorchTeam(const CpuOps& ops, int64_t vocab) : TorchTeam(ops.scratch_bytes(vocab)) {}
   const Team& team() const { return team_; }
 
  private:

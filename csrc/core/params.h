@@ -1,11 +1,13 @@
 // The types every layer shares: enumerations (the same integers in Python), and one POD Params per
 // op. Nothing here is a function, so nothing here depends on the instruction set.
 //
-//   B, K, V   requests in a batch, draft slots, vocabulary      A, G   arms, bandit groups
+//   B, K, V   requests in a batch, draft slots, target vocabulary   A, G   arms, bandit groups
+//   R         rows of per-request state: rows[b] names that of batch row b, or R = B
+//   D         draft vocabulary; d2t[draft id] is a target id, t2d[target id] a draft id or -1
 //   slot      index of a drafted token inside one round, 0..K-1
 //   round     a number per request that never repeats; part of every random address
 //   live      false for a padding row: no state of it changes
-//   p_target, p_draft   the processed distributions (temperature, then top-k, then top-p)
+//   p_target, p_draft   the processed distributions (mask, temperature, top-k, top-p, min-p)
 //
 // Strides are in elements. A null pointer stands for an optional argument that was not given.
 #pragma once
@@ -31,10 +33,25 @@ enum class StopKind : int32_t {
   kSvip = 2,
   kSvipDifference = 3,
   kLogitMargin = 4,
-  kAdaEdl = 5
+  kAdaEdl = 5,
+  kSurvival = 6
 };
-enum class Policy : int32_t { kFixed = 0, kUcb1 = 1 };
-enum class Reward : int32_t { kSimple = 0, kBlend = 1 };
+enum class Policy : int32_t {
+  kFixed = 0,
+  kUcb1 = 1,
+  kUcbTuned = 2,
+  kThompsonGaussian = 3,
+  kThompsonBeta = 4,
+  kEpsilonGreedy = 5
+};
+// The last two are credits of the token level, the others rewards of the sequence level.
+enum class Reward : int32_t {
+  kSimple = 0,
+  kBlend = 1,
+  kThroughput = 2,
+  kDecision = 3,
+  kTokenAccept = 4
+};
 enum class Domain : uint32_t { kDraft = 0, kAccept = 1, kResidual = 2, kBandit = 3, kGumbel = 4 };
 
 // Columns of a row of statistics, [.., 8] f32.
@@ -46,15 +63,17 @@ enum StatsColumn : int32_t {
   kTokenLogprob = 4,
   kCutoff = 5,
   kTemperature = 6,
+  kAcceptEstimate = 7,
   kStatsColumns = 8
 };
 
 constexpr int64_t kRuleParams = 4;    // columns of rule_param [A,4] and memory [B,A,4]
 constexpr int64_t kBanditParams = 8;  // entries of a bandit's params:
 constexpr int64_t kAlpha = 0;         // weight of n_acc/K in the blended reward
-constexpr int64_t kPolicyParam = 1;   // ucb1: exploration; fixed: the arm
+constexpr int64_t kPolicyParam = 1;   // exploration, sigma, epsilon, or the fixed arm
+constexpr int64_t kDiscount = 2;      // of the tables at every credited round; 1: none
 
-struct Logits {  // [B, rows, V]; the vocabulary is contiguous
+struct Logits {  // [B, rows, V], or [rows, V] with batch_stride 0; the vocabulary is contiguous
   const void* data;
   DType dtype;
   int64_t batch_stride;
@@ -62,37 +81,56 @@ struct Logits {  // [B, rows, V]; the vocabulary is contiguous
   int64_t vocab;
 };
 
-struct Sampling {  // [B] each
+// Allowed ids, one bit each (id & 31 of word id >> 5), rows like those of the logits they mask.
+struct TokenMask {
+  const int32_t* bits;
+  int64_t batch_stride;
+  int64_t row_stride;
+  int64_t words;  // of one row
+};
+
+struct Sampling {  // [R] each
   const float* temperature;
   const int32_t* top_k;
   const float* top_p;
+  const float* min_p;
+};
+
+// Where the state of batch row b is. Null `index`: row b.
+struct StateRows {
+  const int32_t* index;  // [B]
+  int64_t count;         // R
 };
 
 struct Rules {
   const int32_t* kind;  // [A]
   const float* param;   // [A, 4]
-  const int32_t* arm;   // [B]
-  const float* memory;  // [B, A, 4]
+  const int32_t* arm;   // [R] or [R, K]
+  const float* memory;  // [R, A, 4]
   int64_t arms;
+  int64_t arm_slots;  // K at token level, else 1
 };
 
 struct RowStatsParams {
   int64_t batch;
   Logits logits;  // [B, V]
   Sampling sampling;
+  TokenMask mask;
   const int64_t* token;  // [B]
   float* stats;          // [B, 8]
 };
 
 struct SampleParams {
   int64_t batch;
+  StateRows rows;
   Logits logits;  // [B, V]
   Sampling sampling;
-  const int64_t* seed;  // [B]
+  TokenMask mask;
+  const int64_t* seed;  // [R]
   const bool* live;     // [B]
   Rule rule;
-  int64_t* rng_round;  // [B]
-  int64_t* position;   // [B]
+  int64_t* rng_round;  // [R]
+  int64_t* position;   // [R]
   int64_t* tokens;     // [B]
 };
 
@@ -110,10 +148,11 @@ struct ProposalView {
 
 struct ProposalResetParams {
   ProposalView proposal;
+  StateRows rows;
   const int32_t* max_length;  // [B]
   const bool* live;           // [B]
   Rules rules;
-  int64_t* rng_round;       // [B]
+  int64_t* rng_round;       // [R]
   int32_t* out_max_length;  // [B]
   bool* out_live;           // [B]
   int64_t* round;           // [B]
@@ -121,25 +160,37 @@ struct ProposalResetParams {
 
 struct ProposalLoadParams {
   ProposalView proposal;
+  StateRows rows;
   const int64_t* source;  // [B, columns]
   int64_t columns;
   const int32_t* source_length;  // [B]
-  Logits logits;                 // [B, K, V]
+  Logits logits;                 // [B, columns, D]; masked entries are set to -inf
   Sampling sampling;
+  TokenMask mask;      // [B, columns, words]
+  const int32_t* d2t;  // [D]
+  const int32_t* t2d;  // [target_ids]
+  int64_t target_ids;
   Rules rules;
   const int32_t* max_length;  // [B]
 };
 
 struct DraftStepParams {
   ProposalView proposal;
-  Logits logits;  // [B, V]
+  StateRows rows;
+  Logits logits;  // [B, D]
   Sampling sampling;
-  const int64_t* seed;        // [B]
-  const int64_t* round;       // [B]
-  const int32_t* max_length;  // [B]
+  TokenMask mask;                // [B, words]
+  const int32_t* d2t;            // [D]
+  const float* accept_estimate;  // [B]
+  const int64_t* seed;           // [R]
+  const int64_t* position;       // [R]
+  const int64_t* round;          // [B]
+  const int32_t* max_length;     // [B]
   Rules rules;
   Rule rule;
-  void* kept_logits;  // [B, K, V], the dtype of logits
+  const int32_t* logits_row;  // [B], rows of kept_logits
+  void* kept_logits;          // [kept_rows, K, D], the dtype of logits
+  int64_t kept_rows;
   int64_t kept_batch_stride;
   int64_t kept_row_stride;
   int64_t* next_token;  // [B]
@@ -148,38 +199,72 @@ struct DraftStepParams {
 struct VerifyParams {
   int64_t batch;
   int64_t slots;
-  Logits target;  // [B, K+1, V]
+  StateRows rows;
+  Logits target;             // [B, K+1, V], or [target_rows, V] with row_start
+  const int32_t* row_start;  // [B+1]
+  int64_t target_rows;
   Sampling sampling;
-  const int64_t* seed;          // [B]
+  TokenMask mask;               // rows like the target's
+  const int64_t* seed;          // [R]
   const int64_t* draft_tokens;  // [B, K]
   const int32_t* length;        // [B]
   const bool* live;             // [B]
   const int64_t* round;         // [B]
-  Logits draft;                 // [B, K, V]; data null: one-hot drafts
-  const float* stats;           // [B, K, 8]
+  Logits draft;                 // [draft_rows, K, D]; data null: one-hot drafts
+  const int32_t* logits_row;    // [B], rows of draft
+  int64_t draft_rows;
+  const int32_t* t2d;  // [target_ids]
+  int64_t target_ids;
+  const float* stats;  // [B, K, 8]
   Rule rule;
-  int64_t* position;      // [B]
+  bool raw_logprobs;
+  int64_t* position;      // [R]
   int64_t* tokens;        // [B, K+1]
   int32_t* num_accepted;  // [B]
   int32_t* num_emitted;   // [B]
   int64_t* last_token;    // [B]
   int32_t* status;        // [B]
   float* accept_prob;     // [B, K]
+  float* overlap;         // [B, K]
+  float* logprobs;        // [B, K+1]
+};
+
+// One table per group, and per slot at token level (then table_slots is K, else 1).
+struct BanditTables {
+  int64_t groups;
+  int64_t arms;
+  int64_t table_slots;
+  const double* count;  // [G, A] or [G, A, K], and the next two
+  const double* reward_sum;
+  const double* reward_sq;
+  const double* tokens;  // [G, A]
+  const double* cost;    // [G, A]
+  const double* params;  // [8]
+};
+
+// One arm while a call of ucb1 or ucb_tuned runs: `pulls` counts those of the call too.
+struct ScoredArm {
+  double score;
+  double pulls;
+  double log_t;
+  double mean;
+  double variance;
 };
 
 struct BanditSelectParams {
   int64_t batch;
-  int64_t groups;
-  int64_t arms;
-  const double* count;       // [G, A]
-  const double* reward_sum;  // [G, A]
-  const double* params;      // [8]
-  const int32_t* group;      // [B]
-  const bool* live;          // [B]
+  StateRows rows;
+  BanditTables tables;
+  const int64_t* seed;   // [1]
+  const int32_t* group;  // [B]
+  const bool* live;      // [B]
   Policy policy;
-  int64_t* calls;    // [1]
-  int32_t* arm;      // [B]
-  int32_t* pending;  // [G, A + 1] zeros: this call's pulls per arm, then its rows per group
+  Reward reward;
+  int64_t slots;        // K of the proposals
+  int64_t* calls;       // [1]
+  int32_t* arm;         // [R] or [R, K]
+  int32_t* group_rows;  // [G] zeros, and
+  ScoredArm* scored;    // [G, table_slots, A]: scratch of ucb1 and ucb_tuned
 };
 
 struct BanditUpdateParams {
@@ -187,9 +272,12 @@ struct BanditUpdateParams {
   int64_t slots;
   int64_t groups;
   int64_t arms;
-  const int32_t* arm;           // [B]
+  int64_t table_slots;  // K at token level, else 1
+  StateRows rows;
+  const int32_t* arm;           // [R] or [R, K]
   const int32_t* length;        // [B]
   const bool* live;             // [B]
+  const int32_t* stop_reason;   // [B]
   const int32_t* num_accepted;  // [B]
   const int32_t* status;        // [B]
   const int32_t* group;         // [B]
@@ -197,12 +285,12 @@ struct BanditUpdateParams {
   const float* cost_ratio;      // [1]
   Reward reward;
   const int32_t* rule_kind;  // [A]
-  double* count;             // [G, A] each
+  double* count;             // [G, A] or [G, A, K], and the next two
   double* reward_sum;
   double* reward_sq;
-  double* tokens;
-  double* cost;
-  float* memory;  // [B, A, 4]
+  double* tokens;  // [G, A]
+  double* cost;    // [G, A]
+  float* memory;   // [R, A, 4]
 };
 
 }  // namespace tapout

@@ -1,7 +1,11 @@
 // Addressed randomness: u = (k + 1/2) 2^-52, k = 52 bits of Philox4x32-10 (Salmon et al., SC 2011).
 //   key = seed of the request;  counter = (lane, slot, round, domain)
+//   gumbel noise: counter = (target id / 4, position low, position high, GUMBEL), one word per id;
+//   w = (word + 1/2) 2^-32, at most 1 - 2^-24;  G = -ln(-log1p(-w)), the upper tail exact
 // 53 bits plus one half would round to 1; 52 bits keep u exact in f64 and strictly inside (0, 1).
 #pragma once
+
+#include <math.h>
 
 #include "macros.h"
 #include "params.h"
@@ -44,6 +48,26 @@ TAPOUT_HD double uniform_at(int64_t seed, uint32_t lane, int64_t slot, int64_t r
   const PhiloxBlock block =
       philox4x32_10(counter, static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32));
   return uniform_from_words(block.word[0], block.word[1]);
+}
+
+// Positions wrap around instead of overflowing.
+TAPOUT_HD int64_t offset_position(int64_t position, int64_t slot) {
+  return static_cast<int64_t>(static_cast<uint64_t>(position) + static_cast<uint64_t>(slot));
+}
+
+TAPOUT_HD uint32_t gumbel_word(int64_t seed, int64_t position, int64_t target_id) {
+  const uint64_t key = static_cast<uint64_t>(seed), where = static_cast<uint64_t>(position);
+  const PhiloxBlock counter = {{static_cast<uint32_t>(target_id >> 2), static_cast<uint32_t>(where),
+                                static_cast<uint32_t>(where >> 32),
+                                static_cast<uint32_t>(Domain::kGumbel)}};
+  const PhiloxBlock block =
+      philox4x32_10(counter, static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32));
+  return block.word[target_id & 3];
+}
+
+TAPOUT_HD double gumbel_noise(uint32_t word) {
+  const double w = (static_cast<double>(word) + 0.5) * 0x1p-32, top = 1.0 - 0x1p-24;
+  return -log(-log1p(-(w < top ? w : top)));
 }
 
 }  // namespace TAPOUT_ISA

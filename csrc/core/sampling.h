@@ -1,7 +1,8 @@
 // From a row and a uniform to a token.
-//   processed distribution: temperature, then top-k, then top-p of what top-k kept; z >= cutoff is
-//   kept, ties too. top-p cutoff = the largest t with mass{z >= t} >= top_p * mass kept by top-k.
-//   inverse CDF: the first id whose inclusive prefix exceeds u * total, ids in ascending order.
+//   processed distribution: mask, temperature, top-k, top-p of what top-k kept, min-p; z >= cutoff
+//   is kept, ties too. top-p cutoff = the largest t with mass{z >= t} >= top_p * mass kept by
+//   top-k; min-p cutoff = the smallest z with e^((z-m)/T) >= min_p; the larger one holds. inverse
+//   CDF: the first id whose inclusive prefix exceeds u * total, ids in ascending order.
 #pragma once
 
 #include <math.h>
@@ -22,20 +23,39 @@ struct RowSampling {
   double temperature;  // T', 1 where the temperature counts as 0
   int64_t top_k;       // 0: off
   double top_p;        // 1: off
+  double min_p;        // 0: off
 
-  TAPOUT_HD bool filtered() const { return top_k > 0 || top_p < 1.0; }
+  TAPOUT_HD bool filtered() const { return top_k > 0 || top_p < 1.0 || min_p > 0.0; }
 };
 
 TAPOUT_HD RowSampling row_sampling(const Sampling& sampling, int64_t row, Rule rule,
                                    int64_t vocab) {
-  if (rule == Rule::kGreedy) return {true, true, 1.0, 0, 1.0};
+  if (rule == Rule::kGreedy) return {true, true, 1.0, 0, 1.0, 0.0};
   const double temperature = sampling.temperature ? sampling.temperature[row] : 1.0;
-  if (!(temperature >= 0.0)) return {false, false, 1.0, 0, 1.0};
-  if (temperature < kZeroTemperature) return {true, true, 1.0, 0, 1.0};
+  if (!(temperature >= 0.0)) return {false, false, 1.0, 0, 1.0, 0.0};
+  if (temperature < kZeroTemperature) return {true, true, 1.0, 0, 1.0, 0.0};
   const int64_t top_k = sampling.top_k ? sampling.top_k[row] : 0;
   const float top_p = sampling.top_p ? sampling.top_p[row] : 1.0f;
-  return {true, false, temperature, top_k > 0 && top_k < vocab ? top_k : 0,
-          top_p < 1.0f ? static_cast<double>(top_p) : 1.0};
+  const float min_p = sampling.min_p ? sampling.min_p[row] : 0.0f;
+  return {true,
+          false,
+          temperature,
+          top_k > 0 && top_k < vocab ? top_k : 0,
+          top_p < 1.0f ? static_cast<double>(top_p) : 1.0,
+          !(min_p > 0.0f) ? 0.0
+          : min_p < 1.0f  ? static_cast<double>(min_p)
+                          : 1.0};
+}
+
+// Whether a target id may be emitted; ids the mask has no word for may not.
+TAPOUT_HD bool mask_allows(const int32_t* mask, int64_t words, int64_t id) {
+  if (id < 0 || id >> 5 >= words) return false;
+  return static_cast<uint32_t>(mask[id >> 5]) >> (id & 31) & 1u;
+}
+
+// min-p: whether e^((z - m)/T) >= min_p.
+TAPOUT_HD bool reaches(double logit, double max, double inv_temperature, double min_p) {
+  return exp((logit - max) * inv_temperature) >= min_p;
 }
 
 // Keys order floats as unsigned integers: key(a) < key(b) iff a < b (and -0 before +0).

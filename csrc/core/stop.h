@@ -3,6 +3,8 @@
 //   fixed_length     j + 1 >= n          svip             sqrt(H_j) > h            (2411.18462)
 //   max_confidence   top1_prob < h       svip_difference  sqrt(H_j) - sqrt(H_{j-1}) > h, j > 0
 //   logit_margin     top1 - top2 < h     adaedl           1 - sqrt(gamma H) < lambda  (2410.18351)
+//   survival         prod_{i<=j} e_i < h (SpecDec++, 2405.19715), e = the acceptance estimate given
+//                    for the slot, else top1_prob
 // after a round with drafts, adaedl's memory (lambda, AR) follows the Draft&Verify code:
 //   AR <- AR/2 + n_acc/n_draft/2;  lambda' = lambda + .01 if AR < .9, else lambda - .01 unless
 //   every slot was drafted;  lambda <- .9 lambda + .1 lambda'
@@ -16,10 +18,12 @@
 namespace tapout {
 inline namespace TAPOUT_ISA {
 
-// The arm of row b, or -1 where no rule applies (no table, or an arm outside it).
-TAPOUT_HD int64_t row_arm(const Rules& rules, int64_t row) {
+// The arm of one slot, or -1 where no rule applies (no table, or an arm outside it). `row` is a row
+// of state.
+TAPOUT_HD int64_t slot_arm(const Rules& rules, int64_t row, int64_t slot) {
   if (!rules.kind || !rules.arm) return -1;
-  const int64_t arm = rules.arm[row];
+  const int64_t column = slot < rules.arm_slots ? slot : rules.arm_slots - 1;
+  const int64_t arm = rules.arm[row * rules.arm_slots + column];
   return arm >= 0 && arm < rules.arms ? arm : -1;
 }
 
@@ -41,15 +45,29 @@ TAPOUT_HD bool adaedl_stops(const float* stats, double gamma, double lambda) {
   return 1.0 - sqrt(gamma * (value > 0.0 ? value : 0.0)) < lambda;
 }
 
+TAPOUT_HD double acceptance_estimate(const float* stats) {
+  return stats[kAcceptEstimate] != 0.0f ? stats[kAcceptEstimate] : stats[kTop1Prob];
+}
+
+// How likely slots 0..slot are all accepted; `stats` is the row of `slot`.
+TAPOUT_HD double survival(const float* stats, int64_t slot) {
+  double product = 1.0;
+  for (int64_t i = slot; i >= 0; --i) product *= acceptance_estimate(stats - i * kStatsColumns);
+  return product;
+}
+
+// What is stored of an estimate: 0 means that none was given.
+TAPOUT_HD float stored_estimate(float estimate) { return estimate > 0.0f ? estimate : 0x1p-126f; }
+
 TAPOUT_HD bool stops_before_drafting(const Rules& rules, int64_t row) {
-  const int64_t arm = row_arm(rules, row);
+  const int64_t arm = slot_arm(rules, row, 0);
   if (arm < 0 || static_cast<StopKind>(rules.kind[arm]) != StopKind::kFixedLength) return false;
   return rules.param[arm * kRuleParams] <= 0.0f;
 }
 
 // `stats` points at the row of slot j inside [K, 8]: the row before it is slot j - 1.
 TAPOUT_HD bool stops_after(const Rules& rules, int64_t row, int64_t slot, const float* stats) {
-  const int64_t arm = row_arm(rules, row);
+  const int64_t arm = slot_arm(rules, row, slot);
   if (arm < 0) return false;
   const double limit = rules.param[arm * kRuleParams], spread = root_entropy(stats);
   const double top1 = stats[kTop1Prob], top2 = stats[kTop2Prob];
@@ -60,6 +78,7 @@ TAPOUT_HD bool stops_after(const Rules& rules, int64_t row, int64_t slot, const 
     case StopKind::kSvipDifference: return slot > 0 && rises(stats, limit);
     case StopKind::kLogitMargin: return top1 - top2 < limit;
     case StopKind::kAdaEdl: return adaedl_stops(stats, limit, adaedl_lambda(rules, row, arm));
+    case StopKind::kSurvival: return survival(stats, slot) < limit;
   }
   return false;
 }

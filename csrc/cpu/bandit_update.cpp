@@ -1,37 +1,88 @@
 // bandit_update: credit each row's arm, then its stop rule's memory (core/bandit.h, core/stop.h).
+// Row after row: what a credit touches (its slot of its group) is discounted, then credited.
+
 #include "../core/bandit.h"
+#include "../core/rows.h"
 #include "../core/stop.h"
 #include "ops.h"
 
 namespace tapout {
 inline namespace TAPOUT_ISA {
 
-static void credit(const BanditUpdateParams& params, int64_t b, int64_t cell) {
-  const double accepted = params.num_accepted[b], drafted = params.length[b];
-  const double reward = bandit_reward(params.reward, accepted, drafted,
-                                      static_cast<double>(params.slots), params.params[kAlpha]);
+static void discount(const BanditUpdateParams& params, double* group_table, int64_t stride) {
+  const double kept = params.params[kDiscount];
+  if (kept == 1.0) return;
+  for (int64_t a = 0; a < params.arms; ++a) group_table[a * stride] *= kept;
+}
+
+static void credit(const BanditUpdateParams& params, int64_t group, int64_t arm, int64_t slot,
+                   double reward) {
+  const int64_t stride = params.table_slots, first = group * params.arms * stride + slot;
+  double* const tables[] = {params.count, params.reward_sum, params.reward_sq};
+  for (double* table : tables) discount(params, table + first, stride);
+  const int64_t cell = first + arm * stride;
   params.count[cell] += 1.0;
   params.reward_sum[cell] += reward;
   params.reward_sq[cell] += reward * reward;
-  params.tokens[cell] += accepted + 1.0;
-  params.cost[cell] += bandit_cost(*params.cost_ratio, drafted);
 }
 
-static void remember(const BanditUpdateParams& params, int64_t b, int64_t arm) {
+static void spend(const BanditUpdateParams& params, int64_t b, int64_t group, int64_t arm) {
+  const int64_t first = group * params.arms;
+  discount(params, params.tokens + first, 1);
+  discount(params, params.cost + first, 1);
+  params.tokens[first + arm] += static_cast<double>(params.num_accepted[b]) + 1.0;
+  params.cost[first + arm] += bandit_cost(*params.cost_ratio, params.length[b]);
+}
+
+static void remember(const BanditUpdateParams& params, int64_t b, int64_t row, int64_t arm) {
   if (!params.memory || !params.rule_kind || params.length[b] <= 0) return;
   if (static_cast<StopKind>(params.rule_kind[arm]) != StopKind::kAdaEdl) return;
-  adaedl_update(params.memory + (b * params.arms + arm) * kRuleParams, params.num_accepted[b],
+  adaedl_update(params.memory + (row * params.arms + arm) * kRuleParams, params.num_accepted[b],
                 params.length[b], static_cast<double>(params.slots));
+}
+
+// `arm` of one row: [1], or [K] at token level.
+static void credit_sequence(const BanditUpdateParams& params, int64_t b, int64_t group,
+                            int32_t arm) {
+  const double reward = bandit_reward(params.reward, params.num_accepted[b], params.length[b],
+                                      static_cast<double>(params.slots), params.params[kAlpha]);
+  credit(params, group, arm, 0, reward);
+}
+
+static void credit_slots(const BanditUpdateParams& params, int64_t b, int64_t group,
+                         const int32_t* arm) {
+  const StopReason reason = static_cast<StopReason>(params.stop_reason[b]);
+  for (int64_t j = 0; j < params.table_slots; ++j) {
+    const int32_t reward =
+        slot_credit(params.reward, reason, j, params.num_accepted[b], params.length[b]);
+    const bool known = arm[j] >= 0 && arm[j] < params.arms;
+    if (reward >= 0 && known) credit(params, group, arm[j], j, reward);
+  }
+}
+
+// The slot whose arm answers for the round: the last drafted one, at sequence level the only one.
+static int64_t last_slot(const BanditUpdateParams& params, int64_t b) {
+  const int64_t drafted =
+      params.length[b] < params.table_slots ? params.length[b] : params.table_slots;
+  return drafted > 0 ? drafted - 1 : 0;
 }
 
 void bandit_update(const BanditUpdateParams& params) {
   for (int64_t b = 0; b < params.batch; ++b) {
+    const int64_t row = state_row(params.rows, b);
     const int64_t group = bandit_group(params.group, params.live, params.groups, b);
-    const int64_t arm = params.arm[b];
-    if (group < 0 || arm < 0 || arm >= params.arms) continue;
-    if (static_cast<Status>(params.status[b]) != Status::kOk) continue;
-    credit(params, b, group * params.arms + arm);
-    remember(params, b, arm);
+    if (row < 0 || group < 0 || static_cast<Status>(params.status[b]) != Status::kOk) continue;
+    const int32_t* arm = params.arm + row * params.table_slots;
+    const int32_t ran = arm[last_slot(params, b)];
+    const bool known = ran >= 0 && ran < params.arms;
+    if (token_level(params.reward)) {
+      credit_slots(params, b, group, arm);
+    } else if (known) {
+      credit_sequence(params, b, group, ran);
+    }
+    if (!known) continue;
+    spend(params, b, group, ran);
+    remember(params, b, row, ran);
   }
 }
 

@@ -63,65 +63,125 @@ inline int64_t draw_without(RowLaw& law, int64_t id, double uniform) {
   return token >= 0 ? token : draw(law, uniform);
 }
 
-// A kept draft row and what its statistics say of it.
+// A kept draft row and what its statistics say of it. p_draft is taken relative to the drafted
+// token's own logit, so that it is the distribution the token was drawn from.
 struct DraftRow {
-  Row row;
-  int64_t token;
+  Row row;             // over draft ids
+  const int32_t* t2d;  // draft id of a target id, or -1; null: the ids are the same
+  int64_t target_ids;  // entries of t2d
   float token_logit;
   float token_logprob;
   float cutoff;
   float inverse;  // 1/T of the draft
 };
 
-inline DraftRow draft_row(const Row& row, int64_t token, const float* stats) {
-  return {row,
-          token,
-          logit_at(row, token),
-          stats[kTokenLogprob],
-          stats[kCutoff],
-          static_cast<float>(inverse_temperature(stats[kTemperature]))};
+// -1 for a target id the draft vocabulary lacks.
+inline int64_t draft_id(const int32_t* t2d, int64_t target_ids, int64_t draft_vocab, int64_t id) {
+  if (t2d) id = id < target_ids ? t2d[id] : -1;
+  return id < draft_vocab ? id : -1;
 }
 
-// [p_target - p_draft]+ of one chunk. p_draft is relative to the drafted token's own logit, so that
-// it is the distribution the token was drawn from.
-inline void residual_weights(const RowLaw& law, const DraftRow& draft, int64_t chunk,
-                             ChunkBuffer& buffer) {
+// The draft's logits of the target ids from `begin`, as the bits they are stored in.
+template <class Bits>
+inline void gather(const DraftRow& draft, int64_t begin, Bits lowest, ChunkBuffer& to) {
+  const Bits* from = reinterpret_cast<const Bits*>(draft.row.data);
+  Bits staged[kChunk];
+  for (int64_t i = 0; i < kChunk; ++i) {
+    const int64_t id = draft_id(draft.t2d, draft.target_ids, draft.row.vocab, begin + i);
+    staged[i] = id < 0 ? lowest : from[id];
+  }
+  Row row = {reinterpret_cast<const char*>(staged), draft.row.dtype, kChunk, nullptr, 0, nullptr};
+  load_chunk(row, 0, to);
+}
+
+// The draft's logits of one chunk of target ids, -inf where it has none.
+inline void load_draft_chunk(const DraftRow& draft, int64_t chunk, ChunkBuffer& to) {
+  if (!draft.t2d) return load_chunk(draft.row, chunk, to);
+  const int64_t begin = chunk * kChunk;
+  switch (draft.row.dtype) {
+    case DType::kF32: return gather<uint32_t>(draft, begin, 0xFF800000u, to);
+    case DType::kBf16: return gather<uint16_t>(draft, begin, 0xFF80u, to);
+    case DType::kF16: return gather<uint16_t>(draft, begin, 0xFC00u, to);
+  }
+}
+
+inline double draft_probability_at(const DraftRow& draft, int64_t target_id) {
+  const int64_t id = draft_id(draft.t2d, draft.target_ids, draft.row.vocab, target_id);
+  const float logit = id < 0 ? -INFINITY : logit_at(draft.row, id);
+  if (!(logit >= draft.cutoff) || logit == -INFINITY) return 0.0;
+  const double log_p =
+      draft.token_logprob + (static_cast<double>(logit) - draft.token_logit) * draft.inverse;
+  return log_p < 0.0 ? exp(log_p) : 1.0;
+}
+
+// combine(weight * p_target, p_draft) of one chunk.
+template <class Combine>
+inline void pair_chunk(const RowLaw& law, const DraftRow& draft, double weight, int64_t chunk,
+                       const Combine& combine, ChunkBuffer& buffer) {
   ChunkBuffer drafted;
   load_chunk(law.row, chunk, buffer);
-  load_chunk(draft.row, chunk, drafted);
+  load_draft_chunk(draft, chunk, drafted);
   const Vec16 max = set16(static_cast<float>(law.moments.max)), zero = set16(0.0f);
   const Vec16 rate = set16(exponent_rate(law.inv_temperature)),
               to_base2 = set16(exponent_rate(1.0));
-  const Vec16 scale = set16(static_cast<float>(1.0 / law.kept)), limit = set16(law.cutoff);
+  const Vec16 scale = set16(static_cast<float>(weight / law.kept)), limit = set16(law.cutoff);
   const Vec16 anchor = set16(draft.token_logit), level = set16(draft.token_logprob);
   const Vec16 draft_inverse = set16(draft.inverse), draft_limit = set16(draft.cutoff);
   for (int64_t i = 0; i < buffer.vectors; ++i) {
     const Vec16 z = load16(buffer.value + i * kLanes);
     const Vec16 z_draft = load16(drafted.value + i * kLanes);
-    const Vec16 weight = mul16(exp2_16(sub16(z, max), rate), scale);
+    const Vec16 weighed = mul16(exp2_16(sub16(z, max), rate), scale);
     const Vec16 log_p = fma16(sub16(z_draft, anchor), draft_inverse, level);
     const Vec16 drafted_weight = exp2_16(min16(log_p, zero), to_base2);
-    const Vec16 p_target = select_ge16(z, limit, weight, zero);
+    const Vec16 p_target = select_ge16(z, limit, weighed, zero);
     const Vec16 p_draft = select_ge16(z_draft, draft_limit, drafted_weight, zero);
-    store16(buffer.value + i * kLanes, max16(sub16(p_target, p_draft), zero));
+    store16(buffer.value + i * kLanes, combine(p_target, p_draft));
   }
 }
 
-inline int64_t draw_residual(RowLaw& law, const DraftRow& draft, double uniform, const Team& team) {
-  if (law.one_hot) return law.argmax;
+// Fills scratch.mass with each chunk's sum of combine(weight * p_target, p_draft); returns the
+// total. For a combination that is 0 where p_target is.
+template <class Combine>
+inline double pair_mass(const RowLaw& law, const DraftRow& draft, double weight,
+                        const Combine& combine, const Team& team) {
   const int64_t chunks = num_chunks(law.row.vocab);
-  const auto fill = [&](int64_t c, ChunkBuffer& buffer) {
-    residual_weights(law, draft, c, buffer);
-  };
   for_each(team, chunks, [&](int64_t, int64_t c) {
-    ChunkBuffer buffer;
     law.scratch.mass[c] = 0.0;
     if (law.scratch.chunk[c].max < law.cutoff) return;
-    fill(c, buffer);
+    ChunkBuffer buffer;
+    pair_chunk(law, draft, weight, c, combine, buffer);
     law.scratch.mass[c] = buffer_sum(buffer);
   });
-  const int64_t token = draw_from(law.scratch.mass, chunks, uniform, fill);
+  double total = 0.0;
+  for (int64_t c = 0; c < chunks; ++c) total += law.scratch.mass[c];
+  return total;
+}
+
+inline Vec16 excess16(Vec16 p_target, Vec16 p_draft) {
+  return max16(sub16(p_target, p_draft), set16(0.0f));
+}
+
+// sum [weight p_target - p_draft]+, its parts in scratch.mass for `draw_residual`.
+inline double residual_mass(const RowLaw& law, const DraftRow& draft, double weight,
+                            const Team& team) {
+  if (law.one_hot) return residual_weight(weight, draft_probability_at(draft, law.argmax));
+  return pair_mass(law, draft, weight, excess16, team);
+}
+
+// Call after `residual_mass`. Zero residual mass falls back to the law.
+inline int64_t draw_residual(RowLaw& law, const DraftRow& draft, double weight, double uniform) {
+  if (law.one_hot) return law.argmax;
+  const auto fill = [&](int64_t c, ChunkBuffer& buffer) {
+    pair_chunk(law, draft, weight, c, excess16, buffer);
+  };
+  const int64_t token = draw_from(law.scratch.mass, num_chunks(law.row.vocab), uniform, fill);
   return token >= 0 ? token : draw(law, uniform);
+}
+
+// sum min(p_target, p_draft). Overwrites scratch.mass.
+inline double overlap_mass(const RowLaw& law, const DraftRow& draft, const Team& team) {
+  if (law.one_hot) return draft_probability_at(draft, law.argmax);
+  return pair_mass(law, draft, 1.0, min16, team);
 }
 
 }  // namespace TAPOUT_ISA

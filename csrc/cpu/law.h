@@ -118,6 +118,21 @@ inline float smallest_finite(const RowLaw& law) {
   return least;
 }
 
+// The smallest logit with e^((z - m)/T) >= min_p; the maximum always counts.
+inline float smallest_reaching(const RowLaw& law, double min_p) {
+  float least = static_cast<float>(law.moments.max);
+  ChunkBuffer buffer;
+  for (int64_t c = 0; c < num_chunks(law.row.vocab); ++c) {
+    if (!reaches(law.scratch.chunk[c].max, law.moments.max, law.inv_temperature, min_p)) continue;
+    load_chunk(law.row, c, buffer);
+    for (int64_t i = 0; i < buffer.vectors * kLanes; ++i) {
+      const float z = buffer.value[i];
+      if (z < least && reaches(z, law.moments.max, law.inv_temperature, min_p)) least = z;
+    }
+  }
+  return least + 0.0f;
+}
+
 inline float find_cutoff(const RowLaw& law, const RowSampling& sampling) {
   const float max = static_cast<float>(law.moments.max);
   float cutoff = smallest_finite(law);
@@ -128,6 +143,10 @@ inline float find_cutoff(const RowLaw& law, const RowSampling& sampling) {
   if (sampling.top_p < 1.0) {
     const double goal = sampling.top_p * kept_mass(law, cutoff);
     cutoff = largest_passing(cutoff, max, [&](float t) { return kept_mass(law, t) >= goal; });
+  }
+  if (sampling.min_p > 0.0) {
+    const float least = smallest_reaching(law, sampling.min_p);
+    cutoff = least > cutoff ? least : cutoff;
   }
   return cutoff;
 }
@@ -231,7 +250,7 @@ inline void write_stats(const RowLaw& law, double token_logprob, float* stats) {
   stats[kTokenLogprob] = static_cast<float>(token_logprob);
   stats[kCutoff] = law.cutoff;
   stats[kTemperature] = static_cast<float>(law.temperature);
-  stats[kStatsColumns - 1] = 0.0f;
+  stats[kAcceptEstimate] = 0.0f;
 }
 
 inline void write_invalid_stats(float* stats) {

@@ -9,6 +9,7 @@ namespace tapout {
 struct CpuOps {
   const char* isa;
   int64_t (*scratch_bytes)(int64_t vocab);  // per worker
+  int64_t (*verify_scratch_bytes)(int64_t vocab, int64_t slots, Rule rule);
   void (*row_stats)(const RowStatsParams&, const Team&);
   void (*sample)(const SampleParams&, const Team&);
   void (*proposal_reset)(const ProposalResetParams&);
@@ -22,6 +23,7 @@ struct CpuOps {
 inline namespace TAPOUT_ISA {
 
 int64_t scratch_bytes(int64_t vocab);
+int64_t verify_scratch_bytes(int64_t vocab, int64_t slots, Rule rule);
 void row_stats(const RowStatsParams& params, const Team& team);
 void sample(const SampleParams& params, const Team& team);
 void proposal_reset(const ProposalResetParams& params);

@@ -1,4 +1,5 @@
 // proposal_load: take over drafts made elsewhere, cut where the arm would have stopped.
+#include "../core/rows.h"
 #include "../core/stop.h"
 #include "law.h"
 #include "ops.h"
@@ -16,37 +17,45 @@ static int64_t offered(const ProposalLoadParams& params, int64_t b) {
   return n;
 }
 
+static int64_t column_of(const ProposalLoadParams& params, int64_t token) {
+  if (!params.t2d) return token;
+  return token >= 0 && token < params.target_ids ? params.t2d[token] : -1;
+}
+
 // Statistics of slot j; false if its row of logits has no distribution.
-static bool load_stats(const ProposalLoadParams& params, int64_t b, int64_t j, int64_t token,
-                       const Team& team, float* stats) {
+static bool load_slot(const ProposalLoadParams& params, int64_t b, int64_t state, int64_t j,
+                      const Team& team) {
+  const int64_t token = params.source[b * params.columns + j];
+  float* stats = params.proposal.stats + (b * params.proposal.slots + j) * kStatsColumns;
   if (!params.logits.data) {
     for (int i = 0; i < kStatsColumns; ++i) stats[i] = i == kTop1Prob ? 1.0f : 0.0f;
     return true;
   }
-  const RowSampling sampling = row_sampling(params.sampling, b, Rule::kToken, params.logits.vocab);
-  const RowLaw law = row_law(row_at(params.logits, b, j), sampling, true, team);
+  const Row row = row_at(params.logits, params.mask, params.d2t, b, j);
+  const RowSampling sampling = row_sampling(params.sampling, state, Rule::kToken, row.vocab);
+  const RowLaw law = row_law(row, sampling, true, team);
   if (law.status != Status::kOk) return false;
-  write_stats(law, law_log_probability(law, token), stats);
+  write_stats(law, law_log_probability(law, column_of(params, token)), stats);
+  if (row.mask) write_masked(row, 0, row.vocab, const_cast<char*>(row.data));
   return true;
 }
 
-static void load_row(const ProposalLoadParams& params, int64_t b, const Team& team) {
+static void load_row(const ProposalLoadParams& params, int64_t b, int64_t state, const Team& team) {
   const ProposalView& proposal = params.proposal;
   const int64_t slots = proposal.slots, available = offered(params, b);
   int64_t limit = params.max_length[b];
   limit = limit > slots ? slots : limit;
   StopReason reason = StopReason::kNone;
   for (int64_t j = 0; reason == StopReason::kNone && j < available && j < limit; ++j) {
-    const int64_t token = params.source[b * params.columns + j];
-    float* stats = proposal.stats + (b * slots + j) * kStatsColumns;
-    if (!load_stats(params, b, j, token, team, stats)) {
+    if (!load_slot(params, b, state, j, team)) {
       reason = StopReason::kBadLogits;
       break;
     }
-    proposal.tokens[b * slots + j] = token;
+    proposal.tokens[b * slots + j] = params.source[b * params.columns + j];
     proposal.length[b] = static_cast<int32_t>(j + 1);
     if (j + 1 >= limit) reason = StopReason::kMaxLength;
-    if (stops_after(params.rules, b, j, stats)) reason = StopReason::kRule;
+    const float* stats = proposal.stats + (b * slots + j) * kStatsColumns;
+    if (stops_after(params.rules, state, j, stats)) reason = StopReason::kRule;
   }
   proposal.stop_reason[b] = static_cast<int32_t>(reason);
 }
@@ -54,7 +63,8 @@ static void load_row(const ProposalLoadParams& params, int64_t b, const Team& te
 void proposal_load(const ProposalLoadParams& params, const Team& team) {
   const ProposalView& proposal = params.proposal;
   for_each_row(team, proposal.batch, [&](const Team& crew, int64_t b) {
-    if (proposal.active[b]) load_row(params, b, crew);
+    const int64_t state = state_row(params.rows, b);
+    if (proposal.active[b] && state >= 0) load_row(params, b, state, crew);
     proposal.active[b] = false;
   });
   *proposal.num_active = 0;

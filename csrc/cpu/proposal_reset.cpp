@@ -1,4 +1,5 @@
 // proposal_reset: begin a draft. Clears every row, takes a round, applies the pre-draft test.
+#include "../core/rows.h"
 #include "../core/stop.h"
 #include "ops.h"
 
@@ -16,17 +17,18 @@ void proposal_reset(const ProposalResetParams& params) {
   const int64_t slots = proposal.slots;
   int32_t num_active = 0;
   for (int64_t b = 0; b < proposal.batch; ++b) {
-    const bool live = params.live ? params.live[b] : true;
+    const int64_t row = state_row(params.rows, b);
+    const bool live = row >= 0 && (!params.live || params.live[b]);
     int64_t limit = params.max_length ? params.max_length[b] : slots;
     limit = limit < 0 ? 0 : limit > slots ? slots : limit;
-    const StopReason reason = reason_at_start(params.rules, b, live, limit);
+    const StopReason reason = reason_at_start(params.rules, row, live, limit);
     for (int64_t j = 0; j < slots; ++j) proposal.tokens[b * slots + j] = -1;
     float* stats = proposal.stats + b * slots * kStatsColumns;
     for (int64_t i = 0; i < slots * kStatsColumns; ++i) stats[i] = 0.0f;
     proposal.length[b] = 0;
     params.out_max_length[b] = static_cast<int32_t>(limit);
     params.out_live[b] = live;
-    if (live) params.round[b] = params.rng_round[b]++;
+    if (live) params.round[b] = params.rng_round[row]++;
     proposal.stop_reason[b] = static_cast<int32_t>(reason);
     proposal.active[b] = reason == StopReason::kNone;
     num_active += proposal.active[b];

@@ -28,19 +28,32 @@ struct Row {
   const char* data;
   DType dtype;
   int64_t vocab;
+  const int32_t* mask;  // over target ids; null: every id is allowed
+  int64_t mask_words;
+  const int32_t* d2t;  // target id of a column; null: the column itself
 };
 
 inline int64_t element_bytes(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
 
-inline Row row_at(const Logits& logits, int64_t batch, int64_t row) {
+inline Row row_at(const Logits& logits, const TokenMask& mask, const int32_t* d2t, int64_t batch,
+                  int64_t row) {
   const int64_t offset = batch * logits.batch_stride + row * logits.row_stride;
+  const int64_t mask_offset = batch * mask.batch_stride + row * mask.row_stride;
   return {static_cast<const char*>(logits.data) + offset * element_bytes(logits.dtype),
-          logits.dtype, logits.vocab};
+          logits.dtype,
+          logits.vocab,
+          mask.bits ? mask.bits + mask_offset : nullptr,
+          mask.words,
+          d2t};
+}
+
+inline int64_t target_id(const Row& row, int64_t column) {
+  return row.d2t ? row.d2t[column] : column;
 }
 
 inline int64_t num_chunks(int64_t vocab) { return (vocab + kChunk - 1) / kChunk; }
 
-// One chunk in f32, padded with -inf to a whole number of blocks.
+// One chunk in f32, -inf where masked, padded with -inf to a whole number of blocks.
 struct alignas(64) ChunkBuffer {
   float value[kChunk];
   int64_t vectors;
@@ -48,11 +61,28 @@ struct alignas(64) ChunkBuffer {
   Vec16 least;
 };
 
-template <class Scalar>
-inline void convert(const Scalar* from, int64_t n, ChunkBuffer& to) {
+// Bit i: the mask allows column begin + i. `begin` is a multiple of 16.
+inline uint32_t allowed16(const Row& row, int64_t begin) {
+  if (!row.d2t) {
+    if (begin >> 5 >= row.mask_words) return 0;
+    return static_cast<uint32_t>(row.mask[begin >> 5]) >> (begin & 16) & 0xFFFFu;
+  }
+  uint32_t bits = 0;
+  for (int64_t i = 0; i < kLanes && begin + i < row.vocab; ++i) {
+    const uint32_t allowed = mask_allows(row.mask, row.mask_words, row.d2t[begin + i]);
+    bits |= allowed << i;
+  }
+  return bits;
+}
+
+// Columns [begin, begin + n) of a row.
+template <bool kMasked, class Scalar>
+inline void convert(const Row& row, int64_t begin, int64_t n, ChunkBuffer& to) {
+  const Scalar* from = reinterpret_cast<const Scalar*>(row.data) + begin;
   const int64_t whole = n / kLanes, rest = n % kLanes;
   Vec16 best = set16(-INFINITY), least = set16(INFINITY);
   const auto take = [&](Vec16 z, int64_t vector) {
+    if (kMasked) z = keep16(z, allowed16(row, begin + vector * kLanes));
     store16(to.value + vector * kLanes, z);
     best = max16(z, best);
     least = min16(z, least);
@@ -71,22 +101,49 @@ inline void convert(const Scalar* from, int64_t n, ChunkBuffer& to) {
   to.least = least;
 }
 
-inline void load_chunk(const Row& row, int64_t chunk, ChunkBuffer& to) {
-  const int64_t begin = chunk * kChunk;
-  const int64_t n = row.vocab - begin < kChunk ? row.vocab - begin : kChunk;
-  const char* from = row.data + begin * element_bytes(row.dtype);
+template <bool kMasked>
+inline void load_columns(const Row& row, int64_t begin, int64_t n, ChunkBuffer& to) {
   to.vectors = (n + kBlock * kLanes - 1) / (kBlock * kLanes) * kBlock;
   switch (row.dtype) {
-    case DType::kF32: return convert(reinterpret_cast<const float*>(from), n, to);
-    case DType::kBf16: return convert(reinterpret_cast<const Bf16*>(from), n, to);
-    case DType::kF16: return convert(reinterpret_cast<const F16*>(from), n, to);
+    case DType::kF32: return convert<kMasked, float>(row, begin, n, to);
+    case DType::kBf16: return convert<kMasked, Bf16>(row, begin, n, to);
+    case DType::kF16: return convert<kMasked, F16>(row, begin, n, to);
   }
 }
 
-inline float logit_at(const Row& row, int64_t id) {
-  ChunkBuffer buffer;
-  load_chunk(row, id / kChunk, buffer);
-  return buffer.value[id % kChunk];
+inline void load_chunk(const Row& row, int64_t chunk, ChunkBuffer& to) {
+  const int64_t begin = chunk * kChunk;
+  const int64_t n = row.vocab - begin < kChunk ? row.vocab - begin : kChunk;
+  row.mask ? load_columns<true>(row, begin, n, to) : load_columns<false>(row, begin, n, to);
+}
+
+template <class Scalar>
+inline float element(const Row& row, int64_t column) {
+  return to_f32(reinterpret_cast<const Scalar*>(row.data)[column]);
+}
+
+inline float logit_at(const Row& row, int64_t column) {
+  if (row.mask && !mask_allows(row.mask, row.mask_words, target_id(row, column))) return -INFINITY;
+  switch (row.dtype) {
+    case DType::kF32: return element<float>(row, column);
+    case DType::kBf16: return element<Bf16>(row, column);
+    case DType::kF16: return element<F16>(row, column);
+  }
+  return -INFINITY;
+}
+
+// Sets the masked ones of columns [begin, end) to -inf in a copy of the row.
+inline void write_masked(const Row& row, int64_t begin, int64_t end, char* copy) {
+  const int64_t bytes = element_bytes(row.dtype);
+  uint32_t lowest = 0xFF800000u;
+  if (row.dtype == DType::kBf16) lowest = 0xFF80u;
+  if (row.dtype == DType::kF16) lowest = 0xFC00u;
+  for (int64_t base = begin; base < end; base += kLanes) {
+    const uint32_t allowed = allowed16(row, base);
+    for (int64_t i = 0; allowed != 0xFFFFu && i < kLanes && base + i < end; ++i) {
+      if (!(allowed >> i & 1u)) memcpy(copy + (base + i) * bytes, &lowest, bytes);
+    }
+  }
 }
 
 struct ChunkStats {

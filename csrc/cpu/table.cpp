@@ -14,9 +14,17 @@ int64_t scratch_bytes(int64_t vocab) {
 }
 
 const CpuOps& ops_table() {
-  static const CpuOps table = {TAPOUT_NAME(TAPOUT_ISA), scratch_bytes, row_stats,  sample,
-                               proposal_reset,          proposal_load, draft_step, verify,
-                               bandit_select,           bandit_update};
+  static const CpuOps table = {TAPOUT_NAME(TAPOUT_ISA),
+                               scratch_bytes,
+                               verify_scratch_bytes,
+                               row_stats,
+                               sample,
+                               proposal_reset,
+                               proposal_load,
+                               draft_step,
+                               verify,
+                               bandit_select,
+                               bandit_update};
   return table;
 }
 

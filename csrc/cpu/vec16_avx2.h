@@ -1,6 +1,8 @@
 // Vec16 as two AVX2 registers. See vec16_scalar.h for what each function means.
 #pragma once
 
+#include <math.h>
+
 #include "vec8_avx2.h"
 
 namespace tapout {
@@ -57,6 +59,17 @@ inline __m256 ge8(__m256 a, __m256 b) { return _mm256_cmp_ps(a, b, _CMP_GE_OQ); 
 inline Vec16 select_ge16(Vec16 a, Vec16 b, Vec16 yes, Vec16 no) {
   return {_mm256_blendv_ps(no.low, yes.low, ge8(a.low, b.low)),
           _mm256_blendv_ps(no.high, yes.high, ge8(a.high, b.high))};
+}
+
+inline __m256 keep8(__m256 a, uint32_t bits) {
+  const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i all = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane);
+  const __m256 kept = _mm256_castsi256_ps(_mm256_cmpeq_epi32(all, lane));
+  return _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), a, kept);
+}
+
+inline Vec16 keep16(Vec16 a, uint32_t bits) {
+  return {keep8(a.low, bits), keep8(a.high, bits >> 8)};
 }
 
 inline int count_ge16(Vec16 a, Vec16 b) {

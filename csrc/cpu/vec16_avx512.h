@@ -1,6 +1,8 @@
 // Vec16 as one AVX-512 register. See vec16_scalar.h for what each function means.
 #pragma once
 
+#include <math.h>
+
 #include "vec8_avx2.h"
 
 namespace tapout {
@@ -35,6 +37,10 @@ inline __mmask16 ge_mask16(Vec16 a, Vec16 b) {
 
 inline Vec16 select_ge16(Vec16 a, Vec16 b, Vec16 yes, Vec16 no) {
   return {_mm512_mask_blend_ps(ge_mask16(a, b), no.all, yes.all)};
+}
+
+inline Vec16 keep16(Vec16 a, uint32_t bits) {
+  return {_mm512_mask_blend_ps(static_cast<__mmask16>(bits), _mm512_set1_ps(-INFINITY), a.all)};
 }
 
 inline int count_ge16(Vec16 a, Vec16 b) {

@@ -2,10 +2,8 @@
 #pragma once
 
 #include <math.h>
-#include <stdint.h>
-#include <string.h>
 
-#include "../core/macros.h"
+#include "half.h"
 
 namespace tapout {
 inline namespace TAPOUT_ISA {
@@ -13,39 +11,12 @@ inline namespace TAPOUT_ISA {
 struct Vec16 {
   float lane[16];
 };
-struct Bf16 {
-  uint16_t bits;
-};
-struct F16 {
-  uint16_t bits;
-};
 
 template <class Lane>
 inline Vec16 make16(Lane lane) {
   Vec16 out;
   for (int i = 0; i < 16; ++i) out.lane[i] = lane(i);
   return out;
-}
-
-inline float to_f32(float value) { return value; }
-
-inline float to_f32(Bf16 value) {
-  const uint32_t bits = uint32_t{value.bits} << 16;
-  float out;
-  memcpy(&out, &bits, sizeof out);
-  return out;
-}
-
-inline float to_f32(F16 value) {
-  const uint32_t sign = uint32_t{value.bits & 0x8000u} << 16;
-  const uint32_t exponent = (value.bits >> 10) & 31u, mantissa = value.bits & 1023u;
-  uint32_t bits = sign | (exponent + 112u) << 23 | mantissa << 13;
-  if (exponent == 31) bits = sign | 0x7F800000u | mantissa << 13;
-  float out;
-  memcpy(&out, &bits, sizeof out);
-  if (exponent != 0) return out;
-  const float subnormal = static_cast<float>(mantissa) * 0x1p-24f;
-  return sign ? -subnormal : subnormal;
 }
 
 template <class Scalar>
@@ -85,6 +56,11 @@ inline Vec16 min16(Vec16 a, Vec16 b) {
 // a >= b ? yes : no; `no` where either is NaN.
 inline Vec16 select_ge16(Vec16 a, Vec16 b, Vec16 yes, Vec16 no) {
   return make16([&](int i) { return a.lane[i] >= b.lane[i] ? yes.lane[i] : no.lane[i]; });
+}
+
+// a in the lanes whose bit is set, -inf in the others.
+inline Vec16 keep16(Vec16 a, uint32_t bits) {
+  return make16([&](int i) { return bits >> i & 1u ? a.lane[i] : -INFINITY; });
 }
 
 inline int count_ge16(Vec16 a, Vec16 b) {

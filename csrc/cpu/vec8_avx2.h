@@ -2,19 +2,11 @@
 #pragma once
 
 #include <immintrin.h>
-#include <stdint.h>
 
-#include "../core/macros.h"
+#include "half.h"
 
 namespace tapout {
 inline namespace TAPOUT_ISA {
-
-struct Bf16 {
-  uint16_t bits;
-};
-struct F16 {
-  uint16_t bits;
-};
 
 template <class Combine>
 inline float reduce8(__m256 a, Combine combine) {

@@ -1,8 +1,7 @@
-// verify: accept drafts, emit one more token, advance positions (core/accept.h). A request's rows
-// are read in order and only up to the deciding one; requests are spread over the workers.
-#include "../core/accept.h"
-#include "../core/rng.h"
-#include "draw.h"
+// verify: accept drafts, emit one more token, advance positions (core/accept.h). token, gumbel and
+// greedy read a request's rows in order and only up to the deciding one, unless an output asks for
+// the rest; requests are spread over the workers.
+#include "block.h"
 #include "ops.h"
 
 namespace tapout {
@@ -11,89 +10,102 @@ inline namespace TAPOUT_ISA {
 // What row i of a request decides.
 struct Decision {
   bool accepted;
-  int64_t emitted;  // the token that ends the request here, -1 if none
+  int64_t emitted;
   Status status;
-  float accept_prob;  // -1: not decided
+  double accept_prob;  // -1: not decided
 };
 
-static Decision ends(int64_t emitted, Status status, double accept_prob) {
-  return {false, emitted, status, static_cast<float>(accept_prob)};
-}
-
-static double noise(const VerifyParams& params, int64_t b, int64_t slot, Domain domain) {
-  return uniform_at(params.seed[b], 0, slot, params.round[b], domain);
-}
-
-static const float* draft_stats(const VerifyParams& params, int64_t b, int64_t slot) {
-  return params.stats + (b * params.slots + slot) * kStatsColumns;
-}
-
-static int64_t replacement(const VerifyParams& params, int64_t b, int64_t slot, int64_t token,
-                           RowLaw& law, const Team& team) {
-  const double uniform = noise(params, b, slot, Domain::kResidual);
-  const float* stats = draft_stats(params, b, slot);
-  if (params.rule == Rule::kGreedy || !params.draft.data || stats[kTemperature] == 0.0f) {
-    return draw_without(law, token, uniform);
-  }
-  const DraftRow draft = draft_row(row_at(params.draft, b, slot), token, stats);
-  return draw_residual(law, draft, uniform, team);
-}
-
-static Decision decide_draft(const VerifyParams& params, int64_t b, int64_t slot, RowLaw& law,
+static Decision accept_token(const Request& request, int64_t i, const Draft& draft, RowLaw& law,
                              const Team& team) {
-  const int64_t token = params.draft_tokens[b * params.slots + slot];
-  const bool certain = params.rule == Rule::kGreedy || !params.draft.data;
-  const double p_draft = certain ? 1.0 : draft_probability(draft_stats(params, b, slot));
-  if (token < 0 || token >= law.row.vocab || !(p_draft > 0.0)) {
-    const double uniform = noise(params, b, slot, Domain::kResidual);
-    return ends(draw(law, uniform), Status::kBadDraft, -1.0);
+  const double p_target = law_probability(law, draft.token);
+  const double ratio = accept_probability(p_target, draft.p_draft);
+  if (accepts(noise(request, i, Domain::kAccept), p_target, draft.p_draft)) {
+    return {true, draft.token, Status::kOk, ratio};
   }
-  const double p_target = law_probability(law, token);
-  const double ratio = accept_probability(p_target, p_draft);
-  if (accepts(noise(params, b, slot, Domain::kAccept), p_target, p_draft)) {
-    return {true, token, Status::kOk, static_cast<float>(ratio)};
-  }
-  return ends(replacement(params, b, slot, token, law, team), Status::kOk, ratio);
+  rejected_mass(request, i, law, 1.0, team);
+  return {false, replacement(request, i, law, 1.0), Status::kOk, ratio};
 }
 
-static Decision decide(const VerifyParams& params, int64_t b, int64_t slot, int64_t length,
-                       const Team& team) {
-  const RowSampling sampling = row_sampling(params.sampling, b, params.rule, params.target.vocab);
-  RowLaw law = row_law(row_at(params.target, b, slot), sampling, false, team);
-  if (law.status != Status::kOk) return ends(-1, law.status, -1.0);
-  if (slot < length) return decide_draft(params, b, slot, law, team);
-  return ends(draw(law, noise(params, b, slot, Domain::kResidual)), Status::kOk, -1.0);
+// gumbel and greedy: a draft is accepted while it is what the target itself would emit.
+static Decision accept_equal(const Request& request, int64_t i, const Draft& draft, RowLaw& law,
+                             const Team& team) {
+  const int64_t token = target_token(request, i, law, team);
+  const bool equal = token == draft.token;
+  return {equal, token, Status::kOk, equal ? 1.0 : 0.0};
+}
+
+static Decision decide(const Request& request, int64_t i, RowLaw& law, const Team& team) {
+  if (i == request.length) return {false, target_token(request, i, law, team), Status::kOk, -1.0};
+  const Draft draft = draft_at(request, i);
+  if (draft.bad) {
+    return {false, target_token(request, i, law, team), Status::kBadDraft, -1.0};
+  }
+  const bool weighed = request.params.rule == Rule::kToken;
+  return weighed ? accept_token(request, i, draft, law, team)
+                 : accept_equal(request, i, draft, law, team);
+}
+
+// Rows after the deciding one say nothing but their overlap.
+static void write_later_overlaps(const Request& request, int64_t i, const Team& team) {
+  for (; i < request.length; ++i) {
+    const RowLaw law = target_law(request, i, team);
+    if (law.status != Status::kOk || draft_at(request, i).bad) return;
+    write_overlap(request, i, law, team);
+  }
+}
+
+static Status verify_in_order(const Request& request, const Team& team) {
+  const VerifyParams& params = request.params;
+  for (int64_t i = 0;; ++i) {
+    RowLaw law = target_law(request, i, team);
+    if (law.status != Status::kOk) return law.status;
+    const Decision decision = decide(request, i, law, team);
+    const bool drafted = i < request.length && decision.status == Status::kOk;
+    if (drafted) {
+      params.accept_prob[request.b * params.slots + i] = static_cast<float>(decision.accept_prob);
+      write_overlap(request, i, law, team);
+    }
+    emit(request, i, decision.emitted, law, team);
+    params.num_accepted[request.b] += decision.accepted;
+    if (decision.accepted) continue;
+    if (drafted && params.overlap) write_later_overlaps(request, i + 1, team);
+    return decision.status;
+  }
 }
 
 static void clear_row(const VerifyParams& params, int64_t b) {
-  for (int64_t i = 0; i <= params.slots; ++i) params.tokens[b * (params.slots + 1) + i] = -1;
-  for (int64_t i = 0; i < params.slots; ++i) params.accept_prob[b * params.slots + i] = -1.0f;
+  for (int64_t i = 0; i <= params.slots; ++i) {
+    params.tokens[b * (params.slots + 1) + i] = -1;
+    if (params.logprobs) params.logprobs[b * (params.slots + 1) + i] = 0.0f;
+  }
+  for (int64_t i = 0; i < params.slots; ++i) {
+    params.accept_prob[b * params.slots + i] = -1.0f;
+    if (params.overlap) params.overlap[b * params.slots + i] = -1.0f;
+  }
   params.num_accepted[b] = params.num_emitted[b] = 0;
   params.last_token[b] = 0;
   params.status[b] = static_cast<int32_t>(Status::kOk);
 }
 
-static void verify_request(const VerifyParams& params, int64_t b, const Team& team) {
-  int64_t length = params.length[b];
-  length = length < 0 ? 0 : length > params.slots ? params.slots : length;
-  int64_t* tokens = params.tokens + b * (params.slots + 1);
-  Decision decision = {true, -1, Status::kOk, -1.0f};
-  for (int64_t i = 0; decision.accepted; ++i) {
-    decision = decide(params, b, i, length, team);
-    if (i < params.slots) params.accept_prob[b * params.slots + i] = decision.accept_prob;
-    if (decision.emitted < 0) break;
-    tokens[i] = params.last_token[b] = decision.emitted;
-    params.num_accepted[b] += decision.accepted;
-    params.num_emitted[b] += 1;
-  }
-  params.status[b] = static_cast<int32_t>(decision.status);
-  params.position[b] += params.num_emitted[b];
+static void verify_request(const VerifyParams& params, int64_t b, int64_t state, const Team& team) {
+  const Request request = request_at(params, b, state);
+  const Levels levels = {team, level_bytes(scratch_bytes(params.target.vocab))};
+  const Status status =
+      params.rule == Rule::kBlock ? verify_block(request, levels) : verify_in_order(request, team);
+  params.status[b] = static_cast<int32_t>(status);
+  params.position[state] += params.num_emitted[b];
+}
+
+int64_t verify_scratch_bytes(int64_t vocab, int64_t slots, Rule rule) {
+  const int64_t row = scratch_bytes(vocab);
+  return rule == Rule::kBlock ? (slots + 1) * level_bytes(row) : row;
 }
 
 void verify(const VerifyParams& params, const Team& team) {
   for_each_row(team, params.batch, [&](const Team& crew, int64_t b) {
+    const int64_t state = state_row(params.rows, b);
     clear_row(params, b);
-    if (params.live[b]) verify_request(params, b, crew);
+    if (params.live[b] && state >= 0) verify_request(params, b, state, crew);
   });
 }
 

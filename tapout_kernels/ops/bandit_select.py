@@ -8,7 +8,7 @@ from torch import Tensor
 from .._check import require_tensor
 from ..backends import call
 from ..bandit_state import BanditState
-from ..reference.bandit import POLICIES
+from ..reference.bandit import POLICIES, REWARDS
 
 
 def bandit_select(
@@ -16,16 +16,27 @@ def bandit_select(
     group: Tensor | None = None,  # [B]
     live: Tensor | None = None,  # [B]
     batch: int | None = None,
-    out: Tensor | None = None,  # [B]
+    out: Tensor | None = None,  # [B], or [B, K] at token level; [R] or [R, K] with rows
     *,
+    rows: Tensor | None = None,  # [B]
     backend: str | None = None,
 ) -> Tensor:
-    r"""Choose an arm for each live row.
+    r"""Choose an arm for each live row; at level ``token`` one for every slot.
+
+    With :math:`\mu_a` the mean reward of arm a, :math:`n_a` its pulls and t all pulls of the
+    group (of the slot) plus this call's rows of the group:
 
     ``ucb1``: each arm once (lowest first), then
-    :math:`\arg\max_a \mu_a + c \sqrt{2 \ln t / n_a}` (lowest arm on ties). Rows of one group
-    choose in row order; a pull made in this call counts in n, not in the mean, so one batch
-    explores instead of repeating itself. t counts all pulls plus this call's rows.
+    :math:`\arg\max_a \mu_a + c \sqrt{2 \ln t / n_a}`.
+    ``ucb_tuned``: :math:`\mu_a + \sqrt{\ln t / n_a \, \min(1/4, var_a + \sqrt{2 \ln t / n_a})}`.
+    In both, rows of one group choose in row order, and a pull made in this call counts in n, not
+    in the mean: one batch explores instead of repeating itself.
+    ``thompson_gaussian``: the largest draw of
+    :math:`N((1/2 + \sum r) / (n_a + 1), \sigma^2 / (n_a + 1))`.
+    ``thompson_beta``: of :math:`Beta(1 + \sum r, 1 + n_a - \sum r)`, Marsaglia and Tsang's method
+    with eight tries.
+    ``epsilon_greedy``: any arm with probability epsilon, else the largest mean.
+    ``fixed``: one arm for ever. Ties go to the lowest arm.
 
     Parameters
     ----------
@@ -36,20 +47,30 @@ def bandit_select(
     live : Tensor, optional
         [B] bool; other rows take no part.
     batch : int, optional
-        Number of rows, where neither ``group``, ``live`` nor ``out`` tells (default 1).
+        Number of rows, where neither ``rows``, ``group``, ``live`` nor ``out`` tells (default 1).
     out : Tensor, optional
-        [B] int32, written in place for rows that take part: pass ``state.arm``.
+        [B] int32, at level ``token`` [B, K], written in place for rows that take part: pass
+        ``state.arm``.
+    rows : Tensor, optional
+        [B] int32, the row of ``out`` that belongs to each batch row; ``out`` is then [R] or [R, K]
+        and must be given. A batch row that names none of them takes no part; no two may name the
+        same.
     backend : {"reference", "cpu"}, optional
 
     Returns
     -------
     Tensor
-        [B] int32 arms; rows that take no part keep their entry (0 in a new tensor).
+        ``out``, int32 arms; rows that take no part keep their entry (0 in a new tensor).
 
     Raises
     ------
     TypeError, ValueError
         For a tensor of the wrong dtype, shape, device or layout; nothing is written.
+
+    Notes
+    -----
+    Random draws are addressed by (batch row, slot and arm, ``calls``) under ``bandit.seed``.
+    Source: TapOut, arXiv 2511.02017; Auer et al. 2002 for ``ucb1`` and ``ucb_tuned``.
 
     Examples
     --------
@@ -57,17 +78,22 @@ def bandit_select(
     >>> bandit_select(bandit, batch=4).tolist()
     [0, 1, 2, 0]
     """
-    for name, value in (("group", group), ("live", live)):
+    for name, value in (("rows", rows), ("group", group), ("live", live), ("out", out)):
         if value is not None:
             require_tensor("bandit_select", name, value)
+    sizes = (list(x.shape[:1]) for x in (rows, group, live, out) if x is not None)
+    given = next(sizes, [batch or 1])
+    if batch is not None and [batch] != given:
+        raise ValueError(f"bandit_select: batch must be {given}, got [{batch}]")
     if out is None:
-        given = next((x.shape[0] for x in (group, live) if x is not None), batch or 1)
-        out = torch.zeros(given, dtype=torch.int32, device=bandit.count.device)
-    if batch is not None and batch != out.shape[0]:
-        raise ValueError(f"bandit_select: batch must be {out.shape[0]}, got {batch}")
+        if rows is not None:
+            raise ValueError("bandit_select: out must be given with rows, got None")
+        shape = (*given, *bandit.count.shape[2:])
+        out = torch.zeros(shape, dtype=torch.int32, device=bandit.count.device)
     call(
-        "bandit_select", backend, count=bandit.count,
-        reward_sum=bandit.reward_sum, params=bandit.params, group=group, live=live,
-        policy=POLICIES[bandit.policy], calls=bandit.calls, arm=out,
+        "bandit_select", backend, count=bandit.count, reward_sum=bandit.reward_sum,
+        reward_sq=bandit.reward_sq, tokens=bandit.tokens, cost=bandit.cost, params=bandit.params,
+        seed=bandit.seed, group=group, live=live, rows=rows, policy=POLICIES[bandit.policy],
+        reward=REWARDS[bandit.reward], slots=bandit.slots, calls=bandit.calls, arm=out,
     )  # fmt: skip
     return out

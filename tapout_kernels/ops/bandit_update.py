@@ -14,39 +14,66 @@ from ..types import Verdict
 
 def bandit_update(
     bandit: BanditState,
-    arm: Tensor,  # [B]
+    arm: Tensor,  # [B], or [B, K] at token level; [R] or [R, K] with rows
     proposal: Proposal,
     verdict: Verdict,
     group: Tensor | None = None,  # [B]
     *,
     rules: StopRules | None = None,
     state: StopState | None = None,
+    rows: Tensor | None = None,  # [B]
     backend: str | None = None,
 ) -> None:
-    """Credit each row's arm with its round, and update its stop rule's memory.
+    r"""Credit each row's arm with its round, and update its stop rule's memory.
 
-    Reward ``simple``: accepted / K. ``blend``: ``alpha * accepted / K + (1 - alpha) * accepted /
-    drafted``; 0 when nothing was drafted (TapOut, arXiv 2511.02017). ``adaedl`` moves its
-    threshold as the Draft & Verify code does, in rounds its arm drafted something.
+    With n accepted of d drafted tokens, a level ``sequence`` reward is
+
+    ``simple``: n / K.
+    ``blend``: ``alpha * n / K + (1 - alpha) * n / d``; both are 0 when nothing was drafted.
+    ``throughput``: the mean of arm a is
+    :math:`1/2 + (tokens_a - \rho \, cost_a) / (2 (K+1) n_a)`, clipped to [0, 1], from tokens
+    :math:`n + 1` and cost ``1 + cost_ratio * d`` summed over rounds, :math:`\rho` the group's
+    tokens per cost. (Means of each round's own quotient rank arms wrongly.)
+
+    Level ``token`` credits the arm of every slot j up to the first rejection.
+    ``decision``: it let drafting go on: 1 if token j+1 was accepted; it stopped: 1 if token j was
+    rejected; no credit where K or ``max_length`` cut the draft.
+    ``token_accept``: 1 if token j was accepted, TapOut's own credit, which an arm cannot influence.
+    Both: an arm that drafts nothing gets 0. Tokens and cost go to the arm of the last drafted slot.
+
+    ``adaedl`` moves its threshold as the Draft & Verify code does, in rounds its arm (of the last
+    drafted slot) drafted something.
 
     Parameters
     ----------
     bandit : BanditState
-        Accumulated in row order; rows not live, with a status other than OK, or with an arm or
-        group outside the table are skipped.
+        Accumulated in row order: the credited table (at level ``token`` that of the slot) is
+        discounted, then credited. Rows not live, with a status other than OK, or with an arm,
+        group or row of state outside its range are skipped.
     arm : Tensor
-        [B] int32, the arms that ran.
+        [B] int32, at level ``token`` [B, K]: the arms that ran.
     proposal, verdict : Proposal, Verdict
+        Of one round, as :func:`verify` left them.
     group : Tensor, optional
         [B] int32; None: group 0.
     rules, state : StopRules, StopState, optional
         Given, ``state.memory`` of the arm that ran is updated too.
+    rows : Tensor, optional
+        [B] int32, the row of ``arm`` and ``state`` that belongs to each batch row; ``arm`` is then
+        [R] or [R, K]. No two batch rows may name the same.
     backend : {"reference", "cpu"}, optional
 
     Raises
     ------
     TypeError, ValueError
-        For a tensor of the wrong dtype, shape, device or layout; nothing is written.
+        For a tensor of the wrong dtype, shape, device or layout, or proposals of another K than
+        ``bandit.slots`` where that matters (level ``token``, reward ``throughput``); nothing is
+        written.
+
+    Notes
+    -----
+    Source: TapOut, arXiv 2511.02017 (``simple``, ``blend``, ``token_accept``); ``throughput`` and
+    ``decision`` are this project's.
 
     Examples
     --------
@@ -59,12 +86,17 @@ def bandit_update(
     [[0.0, 1.0]]
     """
     table = rule_arguments("bandit_update", rules, state)
+    if bandit.reward == "throughput" and proposal.slots != bandit.slots:
+        raise ValueError(
+            f"bandit_update: proposal must have {bandit.slots} slots, as the bandit was created "
+            f"for throughput, got {proposal.slots}"
+        )
     call(
-        "bandit_update", backend, arm=arm, draft_tokens=proposal.tokens,
-        length=proposal.length, live=proposal.live, num_accepted=verdict.num_accepted,
-        status=verdict.status, group=group, params=bandit.params, cost_ratio=bandit.cost_ratio,
-        reward=REWARDS[bandit.reward], rule_kind=table["rule_kind"],
-        rule_param=table["rule_param"], count=bandit.count, reward_sum=bandit.reward_sum,
-        reward_sq=bandit.reward_sq, tokens=bandit.tokens, cost=bandit.cost,
-        memory=table["memory"],
+        "bandit_update", backend, arm=arm, rows=rows, draft_tokens=proposal.tokens,
+        length=proposal.length, live=proposal.live, stop_reason=proposal.stop_reason,
+        num_accepted=verdict.num_accepted, status=verdict.status, group=group,
+        params=bandit.params, cost_ratio=bandit.cost_ratio, reward=REWARDS[bandit.reward],
+        rule_kind=table["rule_kind"], rule_param=table["rule_param"], count=bandit.count,
+        reward_sum=bandit.reward_sum, reward_sq=bandit.reward_sq, tokens=bandit.tokens,
+        cost=bandit.cost, memory=table["memory"],
     )  # fmt: skip

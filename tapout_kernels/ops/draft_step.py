@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..backends import call, refuse
+from ..backends import call
+from ..draft_vocab import DraftVocab, vocab_tables
 from ..proposal import Proposal
 from ..stop_rules import StopRules, StopState, rule_arguments
 from ..types import RngState, SamplingParams
@@ -13,7 +14,7 @@ from ._rules import rule_id
 
 
 def draft_step(
-    logits: Tensor,  # [B, V]
+    logits: Tensor,  # [B, D]
     proposal: Proposal,
     sampling: SamplingParams | None,
     rng: RngState,
@@ -21,10 +22,10 @@ def draft_step(
     rules: StopRules | None = None,
     state: StopState | None = None,
     rule: str = "token",
-    vocab: object | None = None,
-    token_mask: Tensor | None = None,
-    accept_estimate: Tensor | None = None,
-    rows: Tensor | None = None,
+    vocab: DraftVocab | None = None,
+    token_mask: Tensor | None = None,  # [B, ceil(V/32)]
+    accept_estimate: Tensor | None = None,  # [B]
+    rows: Tensor | None = None,  # [B]
     out: Tensor | None = None,  # [B]
     backend: str | None = None,
 ) -> Tensor:
@@ -37,24 +38,37 @@ def draft_step(
     Parameters
     ----------
     logits : Tensor
-        [B, V] raw draft logits, float32, bfloat16 or float16, any row stride, last dimension
-        contiguous; the dtype and V of ``proposal.logits`` where it keeps them.
+        [B, D] raw draft logits, float32, bfloat16 or float16, any row stride, last dimension
+        contiguous; the dtype and D of ``proposal.logits`` where it keeps them. D is the target's
+        vocabulary, or that of ``vocab``.
     proposal : Proposal
-        Written in place where active. Rule ``token`` needs one that keeps logits
-        (``Proposal.empty(..., vocab=V)``), else the draft's distribution would be lost.
+        Written in place where active. Rules ``token`` and ``block`` need one that keeps logits
+        (``Proposal.empty(..., vocab=D)``), else the draft's distribution would be lost.
     sampling : SamplingParams or None
         What the draft is sampled with; it need not be the target's.
     rng : RngState
-        Read only: the noise address is (seed, slot, ``proposal.round``).
+        Read only: the noise address is (seed, slot, ``proposal.round``), for ``gumbel`` (seed,
+        position + slot).
     rules, state : StopRules, StopState, optional
         Without them drafting goes on to ``max_length``.
-    rule : {"token", "greedy"}
-        ``greedy`` drafts the argmax, whatever ``sampling`` says.
+    rule : {"token", "block", "gumbel", "greedy"}
+        The rule ``verify`` will use. ``gumbel`` drafts the argmax of z/T + G with the noise the
+        target will use at that position; ``greedy`` drafts the argmax, whatever ``sampling``
+        says; ``token`` and ``block`` draft alike.
+    vocab : DraftVocab, optional
+        The draft model's own vocabulary; the proposal stores target ids.
+    token_mask : Tensor, optional
+        [B, ceil(V/32)] int32 over *target* ids, bit 1 = allowed (the xgrammar layout). Masked
+        entries count, and are kept, as -inf.
+    accept_estimate : Tensor, optional
+        [B] float32, a learned estimate of the chance that this token is accepted: what the stop
+        rule ``survival`` multiplies instead of the top-1 probability.
+    rows : Tensor, optional
+        [B] int32, the row of ``sampling``, ``rng`` and ``state`` that belongs to each batch row
+        (engines keep state per request slot); one outside them is left as it is. None: row b.
     out : Tensor, optional
         [B] int64, written in place.
     backend : {"reference", "cpu"}, optional
-    vocab, token_mask, accept_estimate, rows : optional
-        Not supported in this version.
 
     Returns
     -------
@@ -82,23 +96,21 @@ def draft_step(
     ([1, 1], [1, 1])
     """
     rule_number = rule_id("draft_step", rule)
-    sampling = sampling or SamplingParams()
-    refuse(
-        "draft_step", vocab=vocab, token_mask=token_mask, accept_estimate=accept_estimate,
-        rows=rows, min_p=sampling.min_p,
-    )  # fmt: skip
-    if rule == "token" and proposal.logits is None:
+    if rule in ("token", "block") and proposal.logits is None:
         raise ValueError(
-            "draft_step: proposal must keep logits for rule 'token' "
+            f"draft_step: proposal must keep logits for rule {rule!r} "
             "(Proposal.empty(batch, slots, vocab, dtype)), got one without"
         )
     if out is None:
         out = torch.empty_like(proposal.round)
     call(
-        "draft_step", backend, logits=logits, temperature=sampling.temperature,
-        top_k=sampling.top_k, top_p=sampling.top_p, seed=rng.seed, round=proposal.round,
-        max_length=proposal.max_length, **rule_arguments("draft_step", rules, state),
-        rule=rule_number, tokens=proposal.tokens, length=proposal.length, active=proposal.active,
+        "draft_step", backend, logits=logits, **(sampling or SamplingParams()).arguments(),
+        token_mask=token_mask, d2t=vocab_tables("draft_step", vocab)[0],
+        accept_estimate=accept_estimate, seed=rng.seed, position=rng.position,
+        round=proposal.round, max_length=proposal.max_length, rows=rows,
+        **rule_arguments("draft_step", rules, state), rule=rule_number,
+        logits_row=None if proposal.logits is None else proposal.logits_row,
+        tokens=proposal.tokens, length=proposal.length, active=proposal.active,
         num_active=proposal.num_active, kept_logits=proposal.logits, stats=proposal.stats,
         stop_reason=proposal.stop_reason, next_token=out,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._check import require_tensor
-from ..backends import call, refuse
+from ..backends import call
 from ..types import NUM_STATS, SamplingParams
 
 
@@ -14,7 +14,7 @@ def row_stats(
     logits: Tensor,  # [B, V]
     sampling: SamplingParams | None = None,
     *,
-    token_mask: Tensor | None = None,
+    token_mask: Tensor | None = None,  # [B, ceil(V/32)]
     tokens: Tensor | None = None,  # [B]
     out: Tensor | None = None,  # [B, 8]
     backend: str | None = None,
@@ -29,14 +29,15 @@ def row_stats(
     logits : Tensor
         [B, V] float32, bfloat16 or float16, any row stride, last dimension contiguous.
     sampling : SamplingParams, optional
-        Temperature shapes every statistic; top-k and top-p only lse, token_logprob and cutoff.
+        Temperature shapes every statistic; top-k, top-p and min-p only lse, token_logprob and
+        cutoff.
+    token_mask : Tensor, optional
+        [B, ceil(V/32)] int32, bit 1 = allowed (the xgrammar layout); the rest counts as -inf.
     tokens : Tensor, optional
         [B] int64 ids whose processed log-probability goes to column 4 (else 0).
     out : Tensor, optional
         [B, 8] float32, written in place.
     backend : {"reference", "cpu"}, optional
-    token_mask : optional
-        Not supported in this version.
 
     Returns
     -------
@@ -56,14 +57,12 @@ def row_stats(
     >>> round(stats[0, 1].item(), 4)  # entropy of four equal choices: ln 4
     1.3863
     """
-    sampling = sampling or SamplingParams()
-    refuse("row_stats", token_mask=token_mask, min_p=sampling.min_p)
     require_tensor("row_stats", "logits", logits)
     if out is None:
         shape = (*logits.shape[:1], NUM_STATS)
         out = torch.empty(shape, dtype=torch.float32, device=logits.device)
     call(
-        "row_stats", backend, logits=logits, temperature=sampling.temperature,
-        top_k=sampling.top_k, top_p=sampling.top_p, token=tokens, stats=out,
+        "row_stats", backend, logits=logits, **(sampling or SamplingParams()).arguments(),
+        token_mask=token_mask, token=tokens, stats=out,
     )  # fmt: skip
     return out

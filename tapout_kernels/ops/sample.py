@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..backends import call, refuse
+from .._check import require_tensor
+from ..backends import call
 from ..types import RngState, SamplingParams
 from ._rules import rule_id
 
@@ -17,8 +18,8 @@ def sample(
     *,
     rule: str = "token",
     live: Tensor | None = None,  # [B]
-    token_mask: Tensor | None = None,
-    rows: Tensor | None = None,
+    token_mask: Tensor | None = None,  # [B, ceil(V/32)]
+    rows: Tensor | None = None,  # [B]
     out: Tensor | None = None,  # [B]
     backend: str | None = None,
 ) -> Tensor:
@@ -32,15 +33,19 @@ def sample(
     rng : RngState
         ``round`` and ``position`` of live rows advance by one (``position`` only where a token
         was emitted).
-    rule : {"token", "greedy"}
-        ``greedy`` is the argmax whatever ``sampling`` says.
+    rule : {"token", "block", "gumbel", "greedy"}
+        ``gumbel``: the argmax of z/T + G, G a function of (seed, position, id) alone; ``greedy``:
+        the argmax whatever ``sampling`` says; ``token`` and ``block`` sample alike.
     live : Tensor, optional
         [B] bool; other rows emit -1 and change no state.
+    token_mask : Tensor, optional
+        [B, ceil(V/32)] int32, bit 1 = allowed (the xgrammar layout).
+    rows : Tensor, optional
+        [B] int32, the row of ``sampling`` and ``rng`` that belongs to each batch row (engines keep
+        state per request slot); one outside them counts as not live. None: row b.
     out : Tensor, optional
         [B] int64, written in place.
     backend : {"reference", "cpu"}, optional
-    token_mask, rows : optional
-        Not supported in this version.
 
     Returns
     -------
@@ -59,13 +64,12 @@ def sample(
     [1]
     """
     rule_number = rule_id("sample", rule)
-    sampling = sampling or SamplingParams()
-    refuse("sample", token_mask=token_mask, rows=rows, min_p=sampling.min_p)
+    require_tensor("sample", "logits", logits)
     if out is None:
-        out = torch.empty_like(rng.position)
+        out = torch.empty(logits.shape[:1], dtype=torch.int64, device=logits.device)
     call(
-        "sample", backend, logits=logits, temperature=sampling.temperature,
-        top_k=sampling.top_k, top_p=sampling.top_p, seed=rng.seed, live=live, rule=rule_number,
+        "sample", backend, logits=logits, **(sampling or SamplingParams()).arguments(),
+        token_mask=token_mask, seed=rng.seed, live=live, rows=rows, rule=rule_number,
         rng_round=rng.round, position=rng.position, tokens=out,
     )  # fmt: skip
     return out

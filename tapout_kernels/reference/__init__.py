@@ -1,7 +1,8 @@
 """Plain PyTorch: the living definition of every operator, on any device, in float64.
 
-``accept``, ``bandit``, ``rng``, ``sampling``, ``stats`` and ``stop`` are pure functions that take
-their uniforms as data and mirror ``csrc/core``; the other modules are one operator each.
+``accept``, ``bandit``, ``gumbel``, ``rng``, ``sampling``, ``stats`` and ``stop`` mirror
+``csrc/core``; ``rows``, ``vocab``, ``draft``, ``target`` and ``decide`` arrange their arguments for
+whole batches; the other modules are one operator each.
 """
 
 from .bandit_select import bandit_select

@@ -5,16 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .bandit import ALPHA, groups_of, reward_of
+from . import bandit
+from .rows import StateRows
 from .stats import OK
 from .stop import ADAEDL, adaedl_memory
 
 
 def bandit_update(
-    arm: Tensor,  # [B] i32
+    arm: Tensor,  # [R] i32, or [R, K] at token level
+    rows: Tensor | None,  # [B] i32
     draft_tokens: Tensor,  # [B, K] i64, for K alone
     length: Tensor,  # [B] i32
     live: Tensor,  # [B] bool
+    stop_reason: Tensor,  # [B] i32
     num_accepted: Tensor,  # [B] i32
     status: Tensor,  # [B] i32
     group: Tensor | None,  # [B] i32
@@ -23,32 +26,75 @@ def bandit_update(
     reward: int,
     rule_kind: Tensor | None,  # [A] i32
     rule_param: Tensor | None,  # [A, 4] f32
-    count: Tensor,  # [G, A] f64, and everything below: accumulated
+    count: Tensor,  # [G, A] f64 or [G, A, K], and the next two: accumulated
     reward_sum: Tensor,
     reward_sq: Tensor,
-    tokens: Tensor,
+    tokens: Tensor,  # [G, A] f64, and the next: accumulated
     cost: Tensor,
-    memory: Tensor | None,  # [B, A, 4] f32
+    memory: Tensor | None,  # [R, A, 4] f32
 ) -> None:
-    groups, arms = count.shape
-    slots = draft_tokens.shape[1]
-    group_index, known = groups_of(group, arm, groups)
-    learns = live & (status == OK) & known & (arm >= 0) & (arm < arms)
-    safe_arm = torch.where(learns, arm, 0).long()
-    cell = group_index.long() * arms + safe_arm  # flat index into [G, A]
-    r = reward_of(reward, num_accepted, length, slots, params[ALPHA])
-
-    def accumulate(table: Tensor, values: Tensor) -> None:
-        table.view(-1).index_add_(0, cell, torch.where(learns, values, 0.0))
-
-    accumulate(count, torch.ones_like(r))
-    accumulate(reward_sum, r)
-    accumulate(reward_sq, r * r)
-    accumulate(tokens, num_accepted.double() + 1)
-    accumulate(cost, 1 + cost_ratio.double() * length)
+    slots, arms = draft_tokens.shape[1], count.shape[1]
+    state = StateRows(rows, arm.shape[0], arm.device)
+    index, known = bandit.groups_of(group, state.index, count.shape[0])
+    learns = live & (status == OK) & known & state.known
+    picked = arm.view(arm.shape[0], -1)[state.index].long()  # [B, S]
+    if arm.dim() == 1:
+        r = bandit.reward_of(reward, num_accepted, length, slots, params[bandit.ALPHA])[:, None]
+        taught, ran = torch.ones_like(r, dtype=torch.bool), picked[:, 0]
+    else:
+        r, taught = bandit.slot_credit(reward, num_accepted, length, stop_reason, slots)
+        ran = picked.gather(1, length.clamp(1, slots)[:, None].long() - 1)[:, 0]
+    slot_arm = _one_hot(picked, taught & learns[:, None], arms)  # [B, A, S]
+    row_arm = _one_hot(ran[:, None], learns[:, None], arms)  # [B, A, 1]
+    emitted, spent = num_accepted.double() + 1, 1 + cost_ratio.double() * length
+    r, emitted, spent = (x.view(len(index), 1, -1) for x in (r, emitted, spent))
+    _accumulate([(count, slot_arm, 1.0), (reward_sum, slot_arm, r), (reward_sq, slot_arm, r * r),
+                 (tokens, row_arm, emitted), (cost, row_arm, spent)],
+                index, params[bandit.DISCOUNT])  # fmt: skip
     if memory is not None and rule_kind is not None:
-        rows = torch.arange(arm.shape[0], device=arm.device)
-        ran = learns & (length > 0) & (rule_kind[safe_arm] == ADAEDL)
-        old = memory[rows, safe_arm]
-        new = adaedl_memory(old.double(), num_accepted, length, slots).float()
-        memory[rows, safe_arm] = torch.where(ran[:, None], new, old)
+        remembers = row_arm.any(1)[:, 0] & (length > 0)
+        _remember(memory, rule_kind, state.index, ran, remembers, num_accepted, length, slots)
+
+
+def _one_hot(arm: Tensor, learns: Tensor, arms: int) -> Tensor:
+    """[B, S] arms as [B, A, S] f64; all zeros where nothing is learnt or the arm is none."""
+    every = torch.arange(arms, device=arm.device)[:, None]
+    return ((arm[:, None] == every) & learns[:, None]).double()
+
+
+def _accumulate(
+    credits: list[tuple[Tensor, Tensor, Tensor | float]], index: Tensor, discount: Tensor
+) -> None:
+    """Row after row: a table's columns that a row credits are discounted, then credited.
+
+    ``credits``: a table, who is credited [B, A, S] and with what.  The tables are worked on as
+    one, [G, A, columns].
+    """
+    tables = [table.view(*table.shape[:2], -1) for table, _, _ in credits]
+    work = torch.cat(tables, -1)
+    add = torch.cat([who * what for _, who, what in credits], -1)
+    credited = torch.cat([who.any(1, keepdim=True) for _, who, _ in credits], -1)
+    keep = torch.where(credited, discount, 1.0)
+    for b in range(len(index)):
+        g = index[b : b + 1]
+        work[g] = work[g] * keep[b] + add[b]
+    for table, part in zip(tables, work.split([t.shape[-1] for t in tables], -1), strict=True):
+        table.copy_(part)
+
+
+def _remember(
+    memory: Tensor,  # [R, A, 4]
+    rule_kind: Tensor,
+    row: Tensor,
+    arm: Tensor,
+    ran: Tensor,
+    num_accepted: Tensor,
+    length: Tensor,
+    slots: int,
+) -> None:
+    arms = memory.shape[1]
+    known = torch.where(ran, arm, 0)
+    cell = row * arms + known
+    flat = memory.view(-1, memory.shape[-1])
+    new = adaedl_memory(flat[cell].double(), num_accepted, length, slots).float()
+    bandit.write_rows(flat, cell, ran & (rule_kind[known] == ADAEDL), new)

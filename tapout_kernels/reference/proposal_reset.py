@@ -5,17 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .stop import MAX_LENGTH, NONE, NOT_LIVE, PRE_DRAFT, rows_of_arm, stop_before_drafting
+from .rows import StateRows
+from .stop import (
+    MAX_LENGTH,
+    NONE,
+    NOT_LIVE,
+    PRE_DRAFT,
+    Rules,
+    arm_of_slot,
+    stop_before_drafting,
+)  # fmt: skip
 
 
 def proposal_reset(
     max_length: Tensor | None,  # [B] i32
     live: Tensor | None,  # [B] bool
+    rows: Tensor | None,  # [B] i32
     rule_kind: Tensor | None,  # [A] i32
     rule_param: Tensor | None,  # [A, 4] f32
-    arm: Tensor | None,  # [B] i32
-    memory: Tensor | None,  # [B, A, 4] f32
-    rng_round: Tensor,  # [B] i64, live rows advance
+    arm: Tensor | None,  # [R] i32 or [R, K]
+    memory: Tensor | None,  # [R, A, 4] f32
+    rng_round: Tensor,  # [R] i64, live rows advance
     tokens: Tensor,  # [B, K] i64, and everything below: written
     length: Tensor,
     out_max_length: Tensor,
@@ -26,17 +36,18 @@ def proposal_reset(
     stats: Tensor,
     stop_reason: Tensor,
 ) -> None:
-    batch, slots = tokens.shape
-    live = torch.ones_like(out_live) if live is None else live
-    limit = torch.full_like(out_max_length, slots) if max_length is None else max_length
-    limit = limit.clamp(0, slots)
-    kind, param, _ = rows_of_arm(rule_kind, rule_param, memory, arm, batch, tokens.device)
+    state = StateRows(rows, rng_round.shape[0], tokens.device)
+    live = state.known if live is None else live & state.known
+    limit = torch.full_like(out_max_length, tokens.shape[1]) if max_length is None else max_length
+    limit = limit.clamp(0, tokens.shape[1])
+    rules = Rules(rule_kind, rule_param, state.of(arm), state.of(memory))
+    first = arm_of_slot(rules, torch.zeros_like(round))
     reason = torch.where(limit == 0, MAX_LENGTH, NONE)
-    reason = torch.where(stop_before_drafting(kind, param), PRE_DRAFT, reason)
+    reason = torch.where(stop_before_drafting(first.kind, first.param), PRE_DRAFT, reason)
     reason = torch.where(live, reason, NOT_LIVE)
 
-    round.copy_(torch.where(live, rng_round, round))
-    rng_round.add_(live)
+    round.copy_(torch.where(live, state.of(rng_round), round))
+    state.add(rng_round, live)
     tokens.fill_(-1)
     length.zero_()
     stats.zero_()

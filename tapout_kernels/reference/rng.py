@@ -12,7 +12,7 @@ from torch import Tensor
 
 DRAFT, ACCEPT, RESIDUAL, BANDIT, GUMBEL = range(5)  # counter word 3: one domain per use of noise
 
-_MASK32 = 0xFFFFFFFF
+MASK32 = 0xFFFFFFFF
 _MULTIPLIER = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _GOLDEN64 = 0x9E3779B97F4A7C15
@@ -26,12 +26,12 @@ def philox4x32(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple
         # The int64 product wraps modulo 2**64, which keeps exactly the 64 bits Philox needs.
         product0, product1 = c0 * _MULTIPLIER[0], c2 * _MULTIPLIER[1]
         c0, c1, c2, c3 = (
-            (product1 >> 32 & _MASK32) ^ c1 ^ k0,
-            product1 & _MASK32,
-            (product0 >> 32 & _MASK32) ^ c3 ^ k1,
-            product0 & _MASK32,
+            (product1 >> 32 & MASK32) ^ c1 ^ k0,
+            product1 & MASK32,
+            (product0 >> 32 & MASK32) ^ c3 ^ k1,
+            product0 & MASK32,
         )
-        k0, k1 = k0 + _WEYL[0] & _MASK32, k1 + _WEYL[1] & _MASK32
+        k0, k1 = k0 + _WEYL[0] & MASK32, k1 + _WEYL[1] & MASK32
     return c0, c1, c2, c3
 
 
@@ -46,11 +46,11 @@ def uniform(seed: Tensor, lane: int, slot: Tensor, round: Tensor, domain: int) -
     seed, slot, round = torch.broadcast_tensors(seed, slot, round)
     counter = (
         torch.full_like(slot, lane),
-        slot & _MASK32,
-        round & _MASK32,
+        slot & MASK32,
+        round & MASK32,
         torch.full_like(slot, domain),
     )
-    words = philox4x32(counter, (seed & _MASK32, seed >> 32 & _MASK32))
+    words = philox4x32(counter, (seed & MASK32, seed >> 32 & MASK32))
     return uniform_from_words(words[0], words[1])
 
 

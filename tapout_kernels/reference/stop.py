@@ -1,8 +1,8 @@
 """Stop rules: when to stop drafting, from draft-side statistics alone.
 
 Each rule is one row of ``STOP_RULES``; its index there is its ``kind`` in every backend.  A rule
-sees the statistics of the slot just drafted (and the one before), its parameters and the memory
-its arm keeps between rounds.  The token whose statistics triggered the stop is kept.
+sees the statistics of the slots drafted so far, its parameters and the memory its arm keeps
+between rounds.  The token whose statistics triggered the stop is kept.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .stats import ENTROPY, TOP1_PROB, TOP2_PROB
+from .stats import ACCEPT_ESTIMATE, ENTROPY, TOP1_PROB, TOP2_PROB
 
 NONE, RULE, MAX_LENGTH, PRE_DRAFT, NOT_LIVE, BAD_LOGITS = range(6)  # stop_reason
 NUM_PARAMS = 4
@@ -23,11 +23,18 @@ NUM_MEMORY = 4
 class Slot(NamedTuple):
     """What a rule may look at, R rows at once, all float64."""
 
-    slot: Tensor  # [R] index of the token just drafted
-    stats: Tensor  # [R, 8] of that token's distribution
-    previous: Tensor  # [R, 8] of the slot before (meaningless at slot 0)
+    index: Tensor  # [R] i64, of the token just drafted
+    table: Tensor  # [R, K, 8] statistics of the whole draft
     param: Tensor  # [R, 4]
     memory: Tensor  # [R, 4]
+
+    def at(self, index: Tensor) -> Tensor:
+        """[R, 8] statistics of one slot."""
+        return self.table.gather(1, index[:, None, None].expand(-1, 1, self.table.shape[-1]))[:, 0]
+
+    @property
+    def stats(self) -> Tensor:
+        return self.at(self.index)
 
     @property
     def threshold(self) -> Tensor:
@@ -39,7 +46,7 @@ def _sqrt_entropy(stats: Tensor) -> Tensor:
 
 
 def _fixed_length(s: Slot) -> Tensor:
-    return s.slot + 1 >= s.threshold
+    return s.index + 1 >= s.threshold
 
 
 def _max_confidence(s: Slot) -> Tensor:
@@ -51,17 +58,24 @@ def _svip(s: Slot) -> Tensor:
 
 
 def _svip_difference(s: Slot) -> Tensor:
-    rise = _sqrt_entropy(s.stats) - _sqrt_entropy(s.previous)
-    return (s.slot > 0) & (rise > s.threshold)
+    rise = _sqrt_entropy(s.stats) - _sqrt_entropy(s.at((s.index - 1).clamp(min=0)))
+    return (s.index > 0) & (rise > s.threshold)
 
 
 def _logit_margin(s: Slot) -> Tensor:
-    return s.stats[:, TOP1_PROB] - s.stats[:, TOP2_PROB] < s.threshold
+    stats = s.stats
+    return stats[:, TOP1_PROB] - stats[:, TOP2_PROB] < s.threshold
 
 
 def _adaedl(s: Slot) -> Tensor:
     gamma, bound = s.param[:, 0], s.memory[:, 0]
     return 1 - (gamma * s.stats[:, ENTROPY].clamp(min=0)).sqrt() < bound
+
+
+def _survival(s: Slot) -> Tensor:
+    estimate = s.table[..., ACCEPT_ESTIMATE]
+    chance = torch.where(estimate != 0, estimate, s.table[..., TOP1_PROB]).cumprod(-1)
+    return chance.gather(-1, s.index[:, None])[:, 0] < s.threshold
 
 
 class StopRule(NamedTuple):
@@ -83,9 +97,11 @@ STOP_RULES: tuple[StopRule, ...] = (
         _adaedl,
         lambda params: [params[1], 0.0],  # threshold lambda, running acceptance rate
     ),
+    StopRule("survival", {"threshold": 0.4}, _survival),
 )
 KINDS = {rule.name: kind for kind, rule in enumerate(STOP_RULES)}
 FIXED_LENGTH, ADAEDL = KINDS["fixed_length"], KINDS["adaedl"]
+SMALLEST_ESTIMATE = 2.0**-126  # an acceptance estimate that is not positive is stored as this
 
 
 def should_stop(kind: Tensor, slot: Slot) -> Tensor:
@@ -101,23 +117,41 @@ def stop_before_drafting(kind: Tensor, param: Tensor) -> Tensor:
     return (kind == FIXED_LENGTH) & (param[:, 0] <= 0)
 
 
-def rows_of_arm(
-    rule_kind: Tensor | None,  # [A] i32
-    rule_param: Tensor | None,  # [A, 4] f32
-    memory: Tensor | None,  # [B, A, 4] f32
-    arm: Tensor | None,  # [B] i32
-    batch: int,
-    device: torch.device,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """kind [B], param [B, 4] and memory [B, 4] of each row's arm; kind -1 where there is none."""
-    if rule_kind is None:
-        zeros = torch.zeros(batch, NUM_PARAMS, dtype=torch.float64, device=device)
-        return torch.full((batch,), -1, device=device), zeros, zeros
-    known = (arm >= 0) & (arm < rule_kind.shape[0])
+class Rules(NamedTuple):
+    """The table of arms, and each batch row's arm and memory; ``kind`` None: no rules at all."""
+
+    kind: Tensor | None  # [A] i32
+    param: Tensor | None  # [A, 4] f32
+    arm: Tensor | None  # [B] i32, or [B, K] at token level
+    memory: Tensor | None  # [B, A, 4] f32
+
+
+class ArmOfSlot(NamedTuple):
+    """The arm that decides after one slot, in every row."""
+
+    kind: Tensor  # [B] i64, -1 where no rule applies
+    param: Tensor  # [B, 4] f64
+    memory: Tensor  # [B, 4] f64
+
+
+def arm_of_slot(rules: Rules, slot: Tensor) -> ArmOfSlot:
+    """``slot`` [B] i64; an arm outside the table is no rule."""
+    if rules.kind is None:
+        zeros = torch.zeros(*slot.shape, NUM_PARAMS, dtype=torch.float64, device=slot.device)
+        return ArmOfSlot(torch.full_like(slot, -1), zeros, zeros)
+    arm = rules.arm
+    if arm.dim() == 2:
+        arm = arm.gather(-1, slot.clamp(max=arm.shape[-1] - 1)[:, None])[:, 0]
+    known = (arm >= 0) & (arm < rules.kind.shape[0])
     index = torch.where(known, arm, 0).long()
-    rows = torch.arange(batch, device=device)
-    kind = torch.where(known, rule_kind[index].long(), -1)
-    return kind, rule_param[index].double(), memory[rows, index].double()
+    rows = torch.arange(arm.shape[0], device=arm.device)
+    kind = torch.where(known, rules.kind[index].long(), -1)
+    return ArmOfSlot(kind, rules.param[index].double(), rules.memory[rows, index].double())
+
+
+def stored_estimate(accept_estimate: Tensor) -> Tensor:
+    """As ``survival`` keeps it in the statistics, where 0 means that none was given."""
+    return torch.where(accept_estimate > 0, accept_estimate, SMALLEST_ESTIMATE)
 
 
 def adaedl_memory(memory: Tensor, num_accepted: Tensor, length: Tensor, slots: int) -> Tensor:

@@ -2,133 +2,144 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from .accept import GREEDY, accept, residual
-from .rng import ACCEPT, RESIDUAL, uniform
-from .sampling import sample_index
-from .stats import BAD_DRAFT, CUTOFF, OK, TEMPERATURE, TOKEN_LOGPROB, process
+from .accept import BLOCK, leading
+from .decide import Decision, Noise, decide, emitted_token
+from .draft import Draft, bad_drafts, draft_distribution, draft_prob, kept_draft
+from .rows import StateRows
+from .stats import BAD_DRAFT, OK, Sampling
+from .target import Target, emitted_logprobs, target_rows
 
 
-def verify(
-    target_logits: Tensor,  # [B, K+1, V]
-    temperature: Tensor | None,
-    top_k: Tensor | None,
-    top_p: Tensor | None,
-    seed: Tensor,  # [B] i64
+class Given(NamedTuple):
+    """Both sides of a verification and where its noise is."""
+
+    target: Target
+    draft: Draft
+    p_draft_x: Tensor  # [B, K] f64 of the drafted tokens
+    live: Tensor  # [B] bool
+    end: Tensor  # [B] i64: no slot from there on can be accepted, whatever the noise
+    end_status: Tensor  # [B] i32 of that row
+    noise: Noise
+    state: StateRows
+
+
+def given(
+    target_logits: Tensor,  # [B, K+1, V], or [n, V] with row_start
+    row_start: Tensor | None,  # [B+1] i32
+    sampling: Sampling,  # [R] each
+    token_mask: Tensor | None,  # [B, K+1, W] or [n, W] i32
+    seed: Tensor,  # [R] i64
+    rows: Tensor | None,  # [B] i32
     draft_tokens: Tensor,  # [B, K] i64
     length: Tensor,  # [B] i32
     live: Tensor,  # [B] bool
     round: Tensor,  # [B] i64
-    draft_logits: Tensor | None,  # [B, K, V]
+    draft_logits: Tensor | None,  # [L, K, D]
+    logits_row: Tensor | None,  # [B] i32
+    t2d: Tensor | None,  # [T] i32
     stats: Tensor,  # [B, K, 8] f32
     rule: int,
-    position: Tensor,  # [B] i64, advanced
+    position: Tensor,  # [R] i64
+) -> Given:
+    """Read the arguments of ``verify``."""
+    slots = draft_tokens.shape[1]
+    state = StateRows(rows, seed.shape[0], seed.device)
+    each = sampling.map(state.of)
+    target = target_rows(target_logits, row_start, token_mask, each, rule, slots + 1)
+    vocab = target.logits.shape[-1]
+    draft = kept_draft(draft_tokens, draft_logits, logits_row, stats, t2d, rule, vocab)
+    p_draft_x = draft_prob(draft)
+
+    length = length.clamp(0, slots).long()
+    inside = torch.arange(slots, device=seed.device) < length[:, None]
+    usable = inside & (target.status[:, :slots] == OK) & ~bad_drafts(draft, p_draft_x, rule)
+    end = leading(usable)
+    end_status = target.status.gather(-1, end[:, None])[:, 0]
+    end_status = torch.where((end_status == OK) & (end < length), BAD_DRAFT, end_status)
+    noise = Noise(state.of(seed), round, state.of(position))
+    return Given(target, draft, p_draft_x, live & state.known, end, end_status, noise, state)
+
+
+def verify(
+    target_logits: Tensor,  # [B, K+1, V], or [n, V] with row_start
+    row_start: Tensor | None,  # [B+1] i32
+    temperature: Tensor | None,  # [R], and the other sampling parameters
+    top_k: Tensor | None,
+    top_p: Tensor | None,
+    min_p: Tensor | None,
+    token_mask: Tensor | None,  # [B, K+1, W] or [n, W] i32
+    seed: Tensor,  # [R] i64
+    rows: Tensor | None,  # [B] i32
+    draft_tokens: Tensor,  # [B, K] i64
+    length: Tensor,  # [B] i32
+    live: Tensor,  # [B] bool
+    round: Tensor,  # [B] i64
+    draft_logits: Tensor | None,  # [L, K, D]
+    logits_row: Tensor | None,  # [B] i32
+    t2d: Tensor | None,  # [T] i32
+    stats: Tensor,  # [B, K, 8] f32
+    rule: int,
+    raw_logprobs: bool,
+    position: Tensor,  # [R] i64, advanced
     tokens: Tensor,  # [B, K+1] i64, and everything below: written
     num_accepted: Tensor,
     num_emitted: Tensor,
     last_token: Tensor,
     status: Tensor,
     accept_prob: Tensor,
+    overlap: Tensor | None,  # [B, K] f32
+    logprobs: Tensor | None,  # [B, K+1] f32
 ) -> None:
-    batch, rows_per_request, vocab = target_logits.shape
-    slots = rows_per_request - 1
-    device = target_logits.device
-    processed = process(
-        target_logits.reshape(-1, vocab),
-        *(each_row(x, rows_per_request) for x in (temperature, top_k, top_p)),
-        rule == GREEDY,
-    )
-    p_target = processed.probs.view(batch, rows_per_request, vocab)
-    row_status = processed.status.view(batch, rows_per_request)
-
-    slot = torch.arange(slots, device=device)
-    length = length.clamp(0, slots)
-    inside = (draft_tokens >= 0) & (draft_tokens < vocab)
-    index = torch.where(inside, draft_tokens, 0)[..., None]
-    p_target_x = p_target[:, :slots].gather(-1, index)[..., 0]
-    p_draft_x = draft_prob(draft_logits, stats, rule)
-    bad = ~(inside & (p_draft_x > 0))
-    u = uniform(seed[:, None], 0, slot, round[:, None], ACCEPT)
-    good = accept(u, p_draft_x, p_target_x) & ~bad & (row_status[:, :slots] == OK)
-
-    accepted = (good & (slot < length[:, None])).cumprod(-1).sum(-1)  # [B]
-    end = accepted[:, None]  # the deciding row
-    end_slot = end.clamp(max=slots - 1)
-    end_status = row_status.gather(-1, end)[:, 0]
-    drafted = accepted < length  # there is a draft at the deciding row
-    bad_end = drafted & bad.gather(-1, end_slot)[:, 0]
-    end_status = torch.where((end_status == OK) & bad_end, BAD_DRAFT, end_status)
-    rejected = drafted & (end_status == OK)
-
-    weights = p_target[torch.arange(batch, device=device), accepted]
-    p_draft = draft_distribution(draft_logits, stats, draft_tokens, end_slot[:, 0], vocab, rule)
-    weights = torch.where(rejected[:, None], residual(weights, p_draft), weights)
-    emitted = sample_index(weights, uniform(seed, 0, accepted, round, RESIDUAL))
-
-    emits = live & ((end_status == OK) | (end_status == BAD_DRAFT))
-    all_slots = torch.arange(slots + 1, device=device)
-    out = torch.nn.functional.pad(draft_tokens, (0, 1), value=-1)
-    out = torch.where(all_slots < end, out, -1)
-    out = torch.where((all_slots == end) & emits[:, None], emitted[:, None], out)
-    count = torch.where(live, accepted, 0)
+    g = given(
+        target_logits, row_start, Sampling(temperature, top_k, top_p, min_p), token_mask, seed,
+        rows, draft_tokens, length, live, round, draft_logits, logits_row, t2d, stats, rule,
+        position,
+    )  # fmt: skip
+    decision = decide(g.target, g.draft, g.p_draft_x, g.end, g.noise, rule)
+    rejected = decision.accepted < g.end
+    emits = g.live & (rejected | (g.end_status == OK) | (g.end_status == BAD_DRAFT))
+    count = torch.where(g.live, decision.accepted, 0)
     total = count + emits
-    ratio = (p_target_x / p_draft_x.clamp(min=1e-300)).clamp(max=1.0)
-    decided = (slot < end) | ((slot == end) & rejected[:, None])
-
-    tokens.copy_(torch.where(live[:, None], out, -1))
+    tokens.copy_(torch.where(g.live[:, None], _emitted(g, decision, rejected, emits), -1))
     num_accepted.copy_(count)
     num_emitted.copy_(total)
     last = tokens.gather(-1, (total - 1).clamp(min=0)[:, None])[:, 0]
     last_token.copy_(torch.where(total > 0, last, 0))
-    status.copy_(torch.where(live, end_status, OK))
-    accept_prob.copy_(torch.where(decided & live[:, None], ratio, -1.0))
-    position.add_(total)
+    # A rejection hides what comes after it, except from `block`, which looks at every row.
+    seen_status = g.end_status if rule == BLOCK else torch.where(rejected, OK, g.end_status)
+    status.copy_(torch.where(g.live, seen_status, OK))
+    decided = g.end if rule == BLOCK else decision.accepted + rejected
+    _fill(accept_prob, decision.accept_prob, decided, g.live)
+    if overlap is not None:
+        _fill(overlap, _overlap(g), g.end, g.live)
+    if logprobs is not None:
+        logprobs.copy_(emitted_logprobs(g.target, tokens, raw_logprobs))
+    g.state.add(position, total)
 
 
-def each_row(values: Tensor | None, rows: int) -> Tensor | None:
-    """[B] per-request values -> [B * rows], one for each of the request's target rows."""
-    return None if values is None else values.repeat_interleave(rows)
+def _emitted(g: Given, decision: Decision, rejected: Tensor, emits: Tensor) -> Tensor:
+    """[B, K+1] the accepted drafts and the token after them, -1 elsewhere."""
+    slot = torch.arange(g.draft.tokens.shape[1] + 1, device=g.end.device)
+    end = decision.accepted[:, None]
+    out = torch.nn.functional.pad(g.draft.tokens, (0, 1), value=-1)
+    out = torch.where(slot < end, out, -1)
+    last = emitted_token(g.target, g.draft, decision, rejected, g.noise)
+    return torch.where((slot == end) & emits[:, None], last[:, None], out)
 
 
-def one_hot_drafts(draft_logits: Tensor | None, stats: Tensor) -> Tensor:
-    """[B, K] bool: the draft's distribution had all its mass on the drafted token."""
-    if draft_logits is None:
-        return torch.ones_like(stats[..., 0], dtype=torch.bool)
-    return stats[..., TEMPERATURE] == 0
+def _fill(out: Tensor, values: Tensor, length: Tensor, live: Tensor) -> None:
+    """[B, K] values of the first ``length`` slots, -1 in the others and in dead rows."""
+    inside = torch.arange(out.shape[1], device=out.device) < length[:, None]
+    out.copy_(torch.where(inside & live[:, None], values, -1.0))
 
 
-def draft_prob(draft_logits: Tensor | None, stats: Tensor, rule: int) -> Tensor:
-    """[B, K] f64 probability with which each drafted token was drawn; greedy ignores it."""
-    drawn = stats[..., TOKEN_LOGPROB].double().exp().clamp(max=1.0)
-    if rule == GREEDY or draft_logits is None:
-        return torch.ones_like(drawn)
-    return drawn
-
-
-def draft_distribution(
-    draft_logits: Tensor | None,  # [B, K, V]
-    stats: Tensor,  # [B, K, 8]
-    draft_tokens: Tensor,  # [B, K]
-    slot: Tensor,  # [B]
-    vocab: int,
-    rule: int,
-) -> Tensor:
-    """[B, V] f64 p_draft at one slot, rebuilt from the kept row and the token's log-probability.
-
-    Relative to the drafted token's own logit, so no precision is lost at small temperatures.
-    """
-    rows = torch.arange(slot.shape[0], device=slot.device)
-    token = draft_tokens[rows, slot].clamp(0, vocab - 1)
-    point = torch.nn.functional.one_hot(token, vocab).double()
-    if draft_logits is None or rule == GREEDY:
-        return point
-    row = stats[rows, slot].double()
-    z = draft_logits[rows, slot].double()
-    z_token = z.gather(-1, token[:, None])
-    t = torch.where(row[:, TEMPERATURE] > 0, row[:, TEMPERATURE], 1.0)
-    log_prob = row[:, TOKEN_LOGPROB, None] + (z - z_token) / t[:, None]
-    kept = (z >= row[:, CUTOFF, None]) & ~z.isneginf()
-    full = torch.where(kept, log_prob.exp(), 0.0)
-    return torch.where(one_hot_drafts(draft_logits, stats)[rows, slot][:, None], point, full)
+def _overlap(g: Given) -> Tensor:
+    batch, slots = g.draft.tokens.shape
+    every_slot = torch.arange(slots, device=g.end.device).expand(batch, -1)
+    p_draft = draft_distribution(g.draft, every_slot)
+    return torch.minimum(g.target.p_target[:, :slots], p_draft).sum(-1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tapout_kernels import BanditState, Proposal, StopRules, StopState, Verdict
+from tapout_kernels.reference.bandit import POLICIES, REWARDS
 
 from .raw import Call
 
@@ -79,11 +80,16 @@ class Chain:
             "memory": state.memory,
         }
 
+    def _tables(self) -> dict[str, Tensor]:
+        names = ("count", "reward_sum", "reward_sq", "tokens", "cost", "params")
+        return {name: getattr(self.bandit, name) for name in names}
+
     def _select(self, live: Tensor) -> None:
         b = self.bandit
         self.call(
-            "bandit_select", count=b.count, reward_sum=b.reward_sum, params=b.params,
-            group=self.group, live=live, policy=1, calls=b.calls, arm=self.state.arm,
+            "bandit_select", **self._tables(), seed=b.seed, group=self.group, live=live, rows=None,
+            policy=POLICIES[b.policy], reward=REWARDS[b.reward], slots=self.slots, calls=b.calls,
+            arm=self.state.arm,
         )  # fmt: skip
 
     def _reset(self, p: Proposal, live: Tensor) -> None:
@@ -114,9 +120,8 @@ class Chain:
     def _update(self, p: Proposal, v: Verdict) -> None:
         b, table = self.bandit, self._table()
         self.call(
-            "bandit_update", arm=self.state.arm, draft_tokens=p.tokens, length=p.length,
-            live=p.live, num_accepted=v.num_accepted, status=v.status, group=self.group,
-            params=b.params, cost_ratio=b.cost_ratio, reward=1, rule_kind=table["rule_kind"],
-            rule_param=table["rule_param"], count=b.count, reward_sum=b.reward_sum,
-            reward_sq=b.reward_sq, tokens=b.tokens, cost=b.cost, memory=table["memory"],
+            "bandit_update", arm=self.state.arm, rows=None, draft_tokens=p.tokens, length=p.length,
+            live=p.live, stop_reason=p.stop_reason, num_accepted=v.num_accepted, status=v.status,
+            group=self.group, **self._tables(), cost_ratio=b.cost_ratio, reward=REWARDS[b.reward],
+            rule_kind=table["rule_kind"], rule_param=table["rule_param"], memory=table["memory"],
         )  # fmt: skip

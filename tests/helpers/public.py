@@ -30,7 +30,18 @@ def prepare(
 
 
 def _sampling(args: dict) -> tk.SamplingParams:
-    return tk.SamplingParams(args["temperature"], args["top_k"], args["top_p"])
+    names = [field.name for field in dataclasses.fields(tk.SamplingParams)]
+    return tk.SamplingParams(**{name: args[name] for name in names})
+
+
+def _vocab(args: dict) -> tk.DraftVocab | None:
+    """Its tables as they are: the constructor would refuse wrong ones itself."""
+    tables = {name: args[name] for name in ("d2t", "t2d") if args.get(name) is not None}
+    if not tables:
+        return None
+    vocab = object.__new__(tk.DraftVocab)
+    vocab.__dict__.update({"d2t": None, "t2d": None, **tables})
+    return vocab
 
 
 def _rules(args: dict) -> dict[str, object]:
@@ -38,7 +49,7 @@ def _rules(args: dict) -> dict[str, object]:
         return {"rules": None, "state": None}
     table = object.__new__(tk.StopRules)
     table.__dict__.update(vars(ARMS), kind=args["rule_kind"], param=args["rule_param"])
-    return {"rules": table, "state": tk.StopState(args["arm"], args["memory"])}
+    return {"rules": table, "state": tk.StopState(args["arm"], args["memory"], ARMS.initial_memory)}
 
 
 def _proposal(args: dict, **fields: object) -> tk.Proposal:
@@ -51,8 +62,9 @@ def _proposal(args: dict, **fields: object) -> tk.Proposal:
 def _row_stats(args, backend, rng):
     sampling = _sampling(args)
     return lambda: tk.row_stats(
-        args["logits"], sampling, tokens=args["token"], out=args["stats"], backend=backend
-    )
+        args["logits"], sampling, token_mask=args["token_mask"], tokens=args["token"],
+        out=args["stats"], backend=backend,
+    )  # fmt: skip
 
 
 def _sample(args, backend, rng):
@@ -60,7 +72,7 @@ def _sample(args, backend, rng):
     sampling, rule = _sampling(args), _RULE[args["rule"]]
     return lambda: tk.sample(
         args["logits"], sampling, rng, rule=rule, live=args["live"],
-        out=args["tokens"], backend=backend,
+        token_mask=args["token_mask"], rows=args["rows"], out=args["tokens"], backend=backend,
     )  # fmt: skip
 
 
@@ -70,28 +82,34 @@ def _proposal_reset(args, backend, rng):
     )
     rng, table = tk.RngState(rng.seed, args["rng_round"], rng.position), _rules(args)
     return lambda: proposal.reset(
-        rng, **table, max_length=args["max_length"], live=args["live"], backend=backend
-    )
+        rng, **table, max_length=args["max_length"], live=args["live"], rows=args["rows"],
+        backend=backend,
+    )  # fmt: skip
 
 
 def _proposal_load(args, backend, rng):
-    live = torch.ones(4, dtype=torch.bool)  # the batch of test_wrong_arguments
-    own = {"live": live, "round": torch.zeros(4, dtype=torch.int64), "logits": None}
-    state = tk.RngState(rng.seed[:4], rng.round[:4], rng.position[:4])
+    batch, rows = 4, 6  # of test_wrong_arguments: B, and R where `rows` is given
+    live = torch.ones(batch, dtype=torch.bool)
+    own = {"live": live, "round": torch.zeros(batch, dtype=torch.int64), "logits": None}
+    count = batch if args["rows"] is None else rows
+    state = tk.RngState(rng.seed[:count], rng.round[:count], rng.position[:count])
     sampling, table, out = _sampling(args), _rules(args), _proposal(args, **own)
+    vocab = _vocab(args)
     return lambda: tk.Proposal.from_tokens(
         args["source"], state, length=args["source_length"], logits=args["logits"],
-        sampling=sampling, **table, out=out, backend=backend,
+        sampling=sampling, vocab=vocab, token_mask=args["token_mask"], rows=args["rows"],
+        **table, out=out, backend=backend,
     )  # fmt: skip
 
 
 def _draft_step(args, backend, rng):
     proposal = _proposal(args, logits=args["kept_logits"])
     sampling, table, rule = _sampling(args), _rules(args), _RULE[args["rule"]]
-    rng = tk.RngState(args["seed"], rng.round, rng.position)
+    rng, vocab = tk.RngState(args["seed"], rng.round, args["position"]), _vocab(args)
     return lambda: tk.draft_step(
-        args["logits"], proposal, sampling, rng, **table, rule=rule, out=args["next_token"],
-        backend=backend,
+        args["logits"], proposal, sampling, rng, **table, rule=rule, vocab=vocab,
+        token_mask=args["token_mask"], accept_estimate=args["accept_estimate"],
+        rows=args["rows"], out=args["next_token"], backend=backend,
     )  # fmt: skip
 
 
@@ -100,14 +118,18 @@ def _verify(args, backend, rng):
     names = [field.name for field in dataclasses.fields(tk.Verdict)]
     out = tk.Verdict(**{name: args.get(name) for name in names})
     sampling, rule = _sampling(args), _RULE[args["rule"]]
-    rng = tk.RngState(args["seed"], rng.round, args["position"])
+    rng, vocab = tk.RngState(args["seed"], rng.round, args["position"]), _vocab(args)
+    logprobs = "raw" if args["raw_logprobs"] else "processed"
     return lambda: tk.verify(
-        args["target_logits"], proposal, sampling, rng, rule=rule, out=out, backend=backend
-    )
+        args["target_logits"], proposal, sampling, rng, rule=rule, row_start=args["row_start"],
+        vocab=vocab, token_mask=args["token_mask"], overlap=args["overlap"] is not None,
+        logprobs=None if args["logprobs"] is None else logprobs, rows=args["rows"], out=out,
+        backend=backend,
+    )  # fmt: skip
 
 
 def _bandit(args: dict, **fields: object) -> tk.BanditState:
-    given = {**args, **fields}
+    given = {**args, "reward": _REWARD[args["reward"]], **fields}
     names = [field.name for field in dataclasses.fields(tk.BanditState)]
     return tk.BanditState(**{name: given.get(name) for name in names})
 
@@ -115,18 +137,19 @@ def _bandit(args: dict, **fields: object) -> tk.BanditState:
 def _bandit_select(args, backend, rng):
     bandit = _bandit(args, policy=_POLICY[args["policy"]])
     return lambda: tk.bandit_select(
-        bandit, args["group"], args["live"], out=args["arm"], backend=backend
+        bandit, args["group"], args["live"], out=args["arm"], rows=args["rows"], backend=backend
     )
 
 
 def _bandit_update(args, backend, rng):
-    bandit = _bandit(args, reward=_REWARD[args["reward"]])
+    bandit = _bandit(args)
     verdict = tk.Verdict(None, args["num_accepted"], None, None, args["status"], None)
     proposal = _proposal(args, tokens=args["draft_tokens"], logits=None)
     table = _rules({**args, "arm": None})
     return lambda: tk.bandit_update(
-        bandit, args["arm"], proposal, verdict, args["group"], **table, backend=backend
-    )
+        bandit, args["arm"], proposal, verdict, args["group"], **table, rows=args["rows"],
+        backend=backend,
+    )  # fmt: skip
 
 
 _CALLS = {

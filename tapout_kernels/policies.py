@@ -1,0 +1,84 @@
+"""Names and parameters of bandit policies and rewards, as people give them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from .backends import NotYetSupported
+from .reference.bandit import ALPHA, DISCOUNT, NUM_PARAMS, POLICIES, POLICY_PARAM
+
+# Rewards of each level; the first is the default.
+LEVELS: dict[str, tuple[str, ...]] = {
+    "sequence": ("blend", "simple", "throughput"),
+    "token": ("decision", "token_accept"),
+}
+_LATER = ("ucbspec", "exp3", "exp3spec", "hedge", "normalhedge", "metasd")
+
+
+def check_policy(policy: str, level: str, reward: str | None) -> str:
+    """The reward's name (None: the level's default), if the three go together."""
+    _one_of("policy", policy, tuple(POLICIES))
+    _one_of("level", level, tuple(LEVELS))
+    reward = LEVELS[level][0] if reward is None else reward
+    _one_of(f"reward at level {level}", reward, LEVELS[level])
+    if policy == "ucb_tuned" and reward == "throughput":
+        raise ValueError(
+            "BanditState: reward must be blend or simple with ucb_tuned, got 'throughput'"
+        )
+    return reward
+
+
+def _one_of(what: str, name: str, known: tuple[str, ...]) -> None:
+    if name in _LATER:
+        raise NotYetSupported(f"BanditState: {what} is not supported in version 0.1, got {name!r}")
+    if name not in known:
+        raise ValueError(f"BanditState: {what} must be one of {', '.join(known)}, got {name!r}")
+
+
+class _Parameter(NamedTuple):
+    column: int
+    default: float
+    range: str  # as the error says it
+    holds: Callable[[float], bool]
+
+
+def _parameters(policy: str, reward: str, arms: int) -> dict[str, _Parameter]:
+    """What ``policy`` and ``reward`` take, by name."""
+
+    def share(column: int, default: float) -> _Parameter:
+        return _Parameter(column, default, "in [0, 1]", lambda x: 0 <= x <= 1)
+
+    def scale(default: float) -> _Parameter:
+        return _Parameter(POLICY_PARAM, default, "a number >= 0", lambda x: 0 <= x < math.inf)
+
+    # The means of `throughput` lie closer together than those of the other rewards.
+    exploration = 0.2 if reward == "throughput" else 1.0
+    of_policy = {
+        "fixed": {"arm": _Parameter(POLICY_PARAM, 0, f"in [0, {arms})", range(arms).__contains__)},
+        "ucb1": {"exploration": scale(exploration)},
+        "thompson_gaussian": {"sigma": scale(0.5)},
+        "epsilon_greedy": {"epsilon": share(POLICY_PARAM, 0.1)},
+    }
+    discount = _Parameter(DISCOUNT, 1.0, "in (0, 1]", lambda x: 0 < x <= 1)
+    of_reward = {"blend": {"alpha": share(ALPHA, 0.5)}}
+    return of_policy.get(policy, {}) | of_reward.get(reward, {}) | {"discount": discount}
+
+
+def parameters(policy: str, reward: str, arms: int, given: dict[str, float]) -> list[float]:
+    """The vector of parameters, from those given by name and the defaults."""
+    known = _parameters(policy, reward, arms)
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(
+            f"BanditState: {policy} with {reward} takes {', '.join(known)}, "
+            f"got {', '.join(unknown)}"
+        )
+    values = [0.0] * NUM_PARAMS
+    for name, (column, default, expected, holds) in known.items():
+        value = given.get(name, default)
+        if not holds(value):
+            raise ValueError(f"BanditState: {name} must be {expected}, got {value}")
+        values[column] = float(value)
+    return values
