@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 import pytest
 import test_conformance
-import test_law_chi2
+import test_known_answers
 import test_peers
+import torch
 from helpers.mutants import Edit
 from helpers.native_mutants import NativeMutants, chosen
-from helpers.raw import caller
 
+from tapout_kernels import Proposal, RngState, SamplingParams, verify
 from tapout_kernels.testing import Case
 
 
@@ -38,31 +39,37 @@ class Killer:
         self.test(**own, **self.parameters)
 
 
-def rounds_have_the_target_law(backend: str) -> None:
-    """test_law_chi2.py at the size that its own mutants are rejected at."""
-    found = test_law_chi2.rounds_p_value(caller(backend), test_law_chi2.MUTANT_REPLICAS)
-    assert found > test_law_chi2.THRESHOLD
+def the_bonus_row_keeps_its_mask(backend: str) -> None:
+    """vllm#44297: id 0 is all that row 0 allows, id 1 all that the bonus row does."""
+    rng = RngState.of(range(64))
+    draft = Proposal.from_tokens(torch.zeros(64, 1, dtype=torch.int64), rng, backend=backend)
+    mask = torch.tensor([[[0b01], [0b10]]], dtype=torch.int32).repeat(64, 1, 1)
+    target = torch.zeros(64, 2, 2)
+    found = verify(target, draft, SamplingParams(), rng, token_mask=mask, backend=backend)
+    assert found.tokens.tolist() == [[0, 1]] * 64
 
 
 def the_smallest_coin_accepts_nothing_impossible(core) -> None:
-    coin = core.probe_uniform(0, 0)
+    coin = core.uniform_from_words(0, 0)
     assert coin > 0.0
-    assert not core.probe_accepts(coin, 0.0, 1.0)
+    assert not core.accepts(coin, 0.0, 1.0)
 
 
-LAW = Killer(rounds_have_the_target_law)
+ADDRESS = Killer(test_known_answers.test_draft_and_verify_use_their_addresses, round_=5)
+MASK = Killer(the_bonus_row_keeps_its_mask)
 COIN = Killer(the_smallest_coin_accepts_nothing_impossible)
 OWN_NOISE = Killer(test_peers.test_draft_accept_and_recovery_have_noise_of_their_own)
 RESIDUAL = Killer(test_peers.test_the_residual_subtracts_the_whole_draft_distribution)
 UNPROPOSED = Killer(test_peers.test_an_unproposed_slot_is_not_a_rejection)
 LAST_TILE = Killer(test_peers.test_no_recovered_id_lies_outside_the_vocabulary, vocab=2047)
-ROW_END, TOP_K, TOP_P, TOP_K_DRAFT = (
+ROW_END, TOP_K, TOP_P, TOP_K_DRAFT, BLOCK = (
     Killer(test_conformance.test_matches_the_reference, case=case)
     for case in (
         Case("row_stats", vocab=1025),
         Case("row_stats", vocab=7, sampling="top_k"),
         Case("row_stats", vocab=7, sampling="top_p"),
         Case("draft_step", vocab=7, sampling="top_k"),
+        Case("verify", batch=64, vocab=7, rule="block"),
     )
 )
 
@@ -72,12 +79,25 @@ class Mutant(NamedTuple):
     killer: Killer
 
 
+UPWARD_SCAN = """
+for (int64_t i = 1; i <= end; ++i) {
+  const double uniform = noise(request, i - 1, Domain::kAccept), weight = levels[i].weight;
+  const bool holds = i == end ? block_accepts_all(uniform, weight)
+                              : block_accepts(uniform, rejected_mass(request, i, levels[i].law,
+                                                                     weight, levels.row_team(i)),
+                                              weight);
+  if (holds) continue;
+  rejected_mass(request, i - 1, levels[i - 1].law, levels[i - 1].weight, levels.row_team(i - 1));
+  return i - 1;
+}
+return end;
+"""
 MUTANTS = {
     "shared noise domain": Mutant(
         (Edit("cpu/verify.cpp", "Domain::kAccept", "Domain::kDraft"),), OWN_NOISE
     ),
     "address without round": Mutant(
-        (Edit("core/rng.h", "static_cast<uint32_t>(round)", "0u"),), LAW
+        (Edit("core/rng.h", "static_cast<uint32_t>(round)", "0u"),), ADDRESS
     ),
     "residual subtracts only the drafted token": Mutant(
         (Edit("cpu/draw.h", "select_ge16(z_draft, draft_limit, drafted_weight, zero)",
@@ -107,7 +127,15 @@ MUTANTS = {
               "kept_mass(law, nextafterf(t, -INFINITY)) >= goal"),), TOP_P,
     ),
     "unproposed slot counted as rejected": Mutant(
-        (Edit("cpu/verify.cpp", "slot < length", "slot < params.slots"),), UNPROPOSED
+        (Edit("cpu/verify.cpp", "i == request.length", "i == request.params.slots"),), UNPROPOSED
+    ),
+    "bonus row without its mask": Mutant(
+        (Edit("cpu/target.h", "row_at(params.target, params.mask, nullptr, request.b, i)",
+              "row_at(params.target, i == request.length ? TokenMask{} : params.mask, nullptr,"
+              " request.b, i)"),), MASK,
+    ),
+    "block scan that stops at the first failure": Mutant(
+        (Edit("cpu/block.h", "if (end == 0) return 0;", UPWARD_SCAN),), BLOCK
     ),
     "q taken before top-k": Mutant(
         (Edit("cpu/law.h", "log_probability(logit, law.moments.max, law.inv_temperature, law.kept)",

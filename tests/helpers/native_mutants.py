@@ -25,7 +25,7 @@ import torch
 
 from tapout_kernels._schema import SCHEMAS
 
-from .core_probe import ROOT, SIGNATURES, compiler
+from .core_probe import F64, ROOT, U32, compiler
 from .mutants import Edit
 
 NAMESPACE = "tapout_mutants"
@@ -34,18 +34,33 @@ REGISTRATION = "STABLE_TORCH_LIBRARY_IMPL(tapout_kernels,"
 FLAGS = ("-O1", "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno",
          "-fno-trapping-math", "-fvisibility=hidden", "-fvisibility-inlines-hidden",
          "-DTAPOUT_ISA=scalar", '-DTAPOUT_SCHEMA_HASH="mutants"')  # fmt: skip
-SELECTOR = '__attribute__((visibility("default"))) int tapout_mutant'
+HEADER = (
+    '#define EXPORT __attribute__((visibility("default")))\nextern "C" EXPORT int tapout_mutant;\n'
+)
+# The choice itself, and what no operator lets a test reach: a coin of 0.
+SOURCE = """
+#include "core/accept.h"
+#include "core/rng.h"
+
+int tapout_mutant = 0;
+
+extern "C" EXPORT double uniform_from_words(uint32_t word0, uint32_t word1) {
+  return tapout::uniform_from_words(word0, word1);
+}
+
+extern "C" EXPORT bool accepts(double uniform, double p_target, double p_draft) {
+  return tapout::accepts(uniform, p_target, p_draft);
+}
+"""
 
 
 def chosen(text: str, file: str, edits: Sequence[tuple[int, Edit]]) -> str:
     """``text`` with every edited line turned into a choice; each must be there exactly once."""
-    for line in dict.fromkeys(edit.line for _, edit in edits):
-        found = text.count(line)
-        if found != 1:
-            raise AssertionError(f"{file}: expected {line!r} once, found it {found} times")
-    lines = {line: _choice(line, edits) for line in {edit.line for _, edit in edits}}
-    if not lines:
-        return text
+    lines = {line: _choice(line, edits) for line in dict.fromkeys(edit.line for _, edit in edits)}
+    found = {line: text.count(line) for line in lines}
+    wrong = [f"expected {line!r} once, found it {n} times" for line, n in found.items() if n != 1]
+    if wrong:
+        raise AssertionError(f"{file}: {'; '.join(wrong)}")
     pattern = "|".join(re.escape(line) for line in sorted(lines, key=len, reverse=True))
     return re.sub(pattern, lambda match: lines[match[0]], text)
 
@@ -64,10 +79,9 @@ class NativeMutants:
     def __init__(self, mutants: Sequence[Sequence[Edit]], folder: Path):
         edits = [(n, edit) for n, mutant in enumerate(mutants, 1) for edit in mutant]
         path = _compile(_copy(edits, folder), folder)
-        self.core = ctypes.CDLL(str(path))  # the functions of tests/native/core_probe.cpp
-        for name, (result, arguments) in SIGNATURES.items():
-            function = getattr(self.core, name)
-            function.restype, function.argtypes = result, arguments
+        self.core = ctypes.CDLL(str(path))
+        self.core.uniform_from_words.restype, self.core.accepts.restype = F64, ctypes.c_bool
+        self.core.uniform_from_words.argtypes, self.core.accepts.argtypes = [U32, U32], [F64] * 3
         self._number = ctypes.c_int.in_dll(self.core, "tapout_mutant")
         self._definitions = torch.library.Library(NAMESPACE, "DEF")
         for name, schema in SCHEMAS.items():
@@ -102,9 +116,6 @@ class _Operators:
 
 def _copy(edits: Sequence[tuple[int, Edit]], folder: Path) -> list[Path]:
     """Writes the copy; its source files."""
-    probe = folder / "tests/native/core_probe.cpp"
-    probe.parent.mkdir(parents=True)
-    shutil.copy(ROOT / "tests/native/core_probe.cpp", probe)
     for layer in ("core", "cpu", "bind"):
         shutil.copytree(ROOT / "csrc" / layer, folder / "csrc" / layer)
     for file in {edit.file for _, edit in edits}:
@@ -115,10 +126,9 @@ def _copy(edits: Sequence[tuple[int, Edit]], folder: Path) -> list[Path]:
         text = path.read_text()
         assert text.count(REGISTRATION) == 1, f"{path.name}: {REGISTRATION} must be there once"
         path.write_text(text.replace("_IMPL(tapout_kernels,", f"_IMPL({NAMESPACE},"))
-    (folder / "mutant.h").write_text(f'extern "C" {{ extern {SELECTOR}; }}\n')
-    selector = folder / "csrc/mutant.cpp"
-    selector.write_text("int tapout_mutant = 0;\n")
-    return [probe, selector, *sorted((folder / "csrc").glob("*/*.cpp"))]
+    (folder / "mutant.h").write_text(HEADER)
+    (folder / "csrc/mutant.cpp").write_text(SOURCE)
+    return sorted((folder / "csrc").rglob("*.cpp"))
 
 
 def _compile(sources: Sequence[Path], folder: Path) -> Path:
@@ -128,8 +138,7 @@ def _compile(sources: Sequence[Path], folder: Path) -> Path:
 
     def compiled(source: Path) -> Path:
         target = folder / f"{source.parent.name}_{source.stem}.o"
-        shown = ["-fvisibility=default"] if source.stem == "core_probe" else []
-        subprocess.run([*command, *shown, "-c", source, "-o", target], check=True)
+        subprocess.run([*command, "-c", source, "-o", target], check=True)
         return target
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
