@@ -80,6 +80,17 @@ def test_combinations_over_chunks(compiled, rule, vocab, dtype):
         same_decisions(compiled, case.with_(dtype=dtype), arguments(case.with_(dtype=dtype), True))
 
 
+@pytest.mark.parametrize("options", [{}, {"draft_vocab": True}, {"masked": True}], ids=str)
+def test_block_between_its_levels(compiled, options):
+    """Requests that end at a level of w < 1: its residual is not that of the token rule."""
+    case = Case("verify", batch=300, slots=3, vocab=5, rule="block", **options)
+    args = case.inputs()
+    args["length"].fill_(3)
+    found = same_decisions(compiled, case, args)
+    accepted = found["num_accepted"]
+    assert ((accepted > 0) & (accepted < 3)).sum() > 30
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_ragged_rows_that_do_not_exist(compiled, rule):
     """A row outside [max(start, 0), min(next start, n)) is EMPTY, wherever the starts point."""
