@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.chi2 import p_value
+from helpers.raw import caller
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -53,7 +54,7 @@ def draft(logits: Tensor, seed: Tensor, position: Tensor, **options: Tensor) -> 
         num_active=torch.zeros(1, **ints), stats=torch.zeros(batch, 4, 8),
         stop_reason=torch.zeros(batch, **ints), next_token=token,
     )  # fmt: skip
-    torch.ops.tapout_kernels.draft_step.cpu(**arguments)
+    caller("cpu")("draft_step", **arguments)
     return token
 
 
@@ -61,8 +62,8 @@ def sample(logits: Tensor, seed: Tensor, position: Tensor, **options: Tensor) ->
     batch = len(logits)
     names = ("temperature", "top_k", "top_p", "min_p", "token_mask", "live", "rows")
     tokens = torch.zeros(batch, dtype=torch.int64)
-    torch.ops.tapout_kernels.sample.cpu(
-        **{**dict.fromkeys(names), **options}, logits=logits, seed=seed, rule=2,
+    caller("cpu")(
+        "sample", **{**dict.fromkeys(names), **options}, logits=logits, seed=seed, rule=2,
         rng_round=torch.zeros(batch, dtype=torch.int64), position=position.clone(), tokens=tokens,
     )  # fmt: skip
     return tokens
