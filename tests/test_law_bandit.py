@@ -18,24 +18,25 @@ from test_law_exact import EXACT, float64_reference, plain
 from tapout_kernels import BanditState
 
 STEPS = 4
+# Earlier pulls of every arm, and parameters: such that one more reward decides the next arm.
 POLICIES = {
-    "ucb1": {"exploration": 0.1},
-    "ucb_tuned": {},
-    "thompson_gaussian": {"sigma": 0.1},
-    "thompson_beta": {},
-    "epsilon_greedy": {"seed": 1},
+    "ucb1": (1, {"exploration": 0.1}),
+    "ucb_tuned": (4, {}),
+    "thompson_gaussian": (1, {"sigma": 0.1}),
+    "thompson_beta": (1, {}),
+    "epsilon_greedy": (1, {"seed": 1}),
 }
 
 
 def bandit_of(policy: str, level: str, slots: int) -> BanditState:
-    """Every arm has run four times and two are nearly equal: one more reward decides."""
-    arms = len(setups.RULES)
-    bandit = BanditState.create(arms, 1, slots, level, policy, **POLICIES[policy])
-    bandit.count.fill_(4.0)
+    """Two arms are nearly equal, the others poor."""
+    arms, (count, parameters) = len(setups.RULES), POLICIES[policy]
+    bandit = BanditState.create(arms, 1, slots, level, policy, **parameters)
     mean = torch.full((arms,), 0.1, dtype=torch.float64)
     mean[3], mean[5] = 0.6, 0.55
-    bandit.reward_sum.copy_(4 * (mean if level == "sequence" else mean[:, None].expand(-1, slots)))
-    bandit.reward_sq.copy_(bandit.reward_sum**2 / 4)
+    bandit.count.fill_(count)
+    bandit.reward_sum.copy_(count * (mean if level == "sequence" else mean[:, None]))
+    bandit.reward_sq.copy_(bandit.reward_sum**2 / count)
     return bandit
 
 
