@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.in')
 TEST_ARGS ?=
 
-.PHONY: demo test test-full build lint bench wheel clean
+.PHONY: demo test test-full sanitize build lint bench bench-peers docs wheel clean
 
 demo: build
 	$(BIN)/python -m tapout_engine demo
@@ -17,6 +17,9 @@ test: build
 test-full: build
 	$(BIN)/python -m pytest -m "not gpu" $(TEST_ARGS)
 
+sanitize: $(VENV)/.installed
+	tests/native/sanitize.sh $(BIN)
+
 build: $(VENV)/.built
 
 lint: $(VENV)/.installed
@@ -26,6 +29,18 @@ lint: $(VENV)/.installed
 
 bench: build
 	$(BIN)/python bench/bench_ops.py --out bench/results/cpu.jsonl
+	$(BIN)/python bench/report.py bench/results/cpu.jsonl
+
+docs: build
+	$(BIN)/python docs/generate.py
+
+# The same beside other packages. They go to a folder of their own and are never requirements;
+# pydantic is what one of them imports.
+bench-peers: build
+	$(BIN)/python -m pip install --quiet --upgrade --target peers/site --no-deps \
+		flashspec==0.3.1 economize==0.3.2
+	$(BIN)/python -m pip install --quiet --upgrade --target peers/site pydantic
+	$(BIN)/python bench/bench_ops.py --peers peers/site --out bench/results/cpu.jsonl
 	$(BIN)/python bench/report.py bench/results/cpu.jsonl
 
 wheel: $(VENV)/.installed

@@ -1,20 +1,26 @@
-"""What a good engineer would write in plain PyTorch: what the operators are measured against."""
+"""What a good engineer would write in plain PyTorch: what the operators are measured against.
+
+Each function also runs through ``torch.compile``.  Everything is at temperature 1, so that no
+baseline pays for a division the operators are not asked for either.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
-def eager_verify(
+def verify(
     target_logits: Tensor,  # [B, K+1, V]
     draft_logits: Tensor,  # [B, K, V]
     draft_tokens: Tensor,  # [B, K]
-    temperature: float,
-) -> Tensor:
-    """Rejection sampling with two softmaxes, gathers, a residual and a multinomial -> [B, K+1]."""
-    p_target = torch.softmax(target_logits.float() / temperature, -1)
-    p_draft = torch.softmax(draft_logits.float() / temperature, -1)
+) -> tuple[Tensor, Tensor]:
+    """Two softmaxes, gathers, residual, multinomial -> accepted drafts [B], next token [B]."""
+    p_target = torch.softmax(target_logits.float(), -1)
+    p_draft = torch.softmax(draft_logits.float(), -1)
     batch, slots = draft_tokens.shape
     index = draft_tokens[..., None]
     target_x, draft_x = p_target[:, :-1].gather(-1, index), p_draft.gather(-1, index)
@@ -24,24 +30,52 @@ def eager_verify(
     last = p_target[rows, count]
     residual = (last - p_draft[rows, count.clamp(max=slots - 1)]).clamp(min=0)
     rejected = (count < slots)[:, None] & (residual.sum(-1, keepdim=True) > 0)
-    bonus = torch.multinomial(torch.where(rejected, residual, last), 1)
-    slot = torch.arange(slots + 1)
-    padded = torch.nn.functional.pad(draft_tokens, (0, 1), value=-1)
-    tokens = torch.where(slot < count[:, None], padded, -1)
-    return torch.where(slot == count[:, None], bonus, tokens)
+    return count, torch.multinomial(torch.where(rejected, residual, last), 1)[:, 0]
 
 
-def eager_draft_step(logits: Tensor, temperature: float) -> tuple[Tensor, ...]:  # [B, V]
-    """Softmax, entropy, top-2 and a sampled token with its log-probability."""
-    probs = torch.softmax(logits.float() / temperature, -1)
-    entropy = torch.special.entr(probs).sum(-1)
-    top2 = probs.topk(2, -1).values
+def row_stats(logits: Tensor) -> Tensor:  # [B, V]
+    """Log-sum-exp, entropy and top-2 probabilities -> [B, 4]."""
+    z = logits.float()
+    lse = torch.logsumexp(z, -1, keepdim=True)
+    probs = (z - lse).exp()
+    entropy = lse - (probs * z).sum(-1, keepdim=True)
+    return torch.cat([lse, entropy, probs.topk(2, -1).values], -1)
+
+
+def draft_step(logits: Tensor) -> tuple[Tensor, Tensor]:  # [B, V]
+    """Softmax, entropy, top-2, multinomial -> token [B], [B, 4] entropy, top-2, log-probability."""
+    probs = torch.softmax(logits.float(), -1)
     token = torch.multinomial(probs, 1)
-    return token, probs.gather(-1, token).log(), entropy, top2
+    return token[:, 0], _statistics(probs, probs.gather(-1, token))
 
 
-def eager_row_stats(logits: Tensor) -> tuple[Tensor, ...]:  # [B, V]
-    """Log-sum-exp, entropy and top-2 probabilities."""
-    log_probs = torch.log_softmax(logits.float(), -1)
-    entropy = torch.special.entr(log_probs.exp()).sum(-1)
-    return log_probs, entropy, log_probs.topk(2, -1).values
+def draft_step_sorted(logits: Tensor, top_k: int = 50, top_p: float = 0.9) -> tuple[Tensor, Tensor]:
+    """The same with top-k and top-p of one full sort."""
+    probs = torch.softmax(logits.float(), -1)
+    values, order = probs.sort(-1, descending=True)
+    return _nucleus(probs, values[:, :top_k], order, top_p)
+
+
+def draft_step_topk(logits: Tensor, top_k: int = 50, top_p: float = 0.9) -> tuple[Tensor, Tensor]:
+    """The same, sorting no more than the k largest."""
+    probs = torch.softmax(logits.float(), -1)
+    return _nucleus(probs, *probs.topk(top_k, -1), top_p)
+
+
+def _nucleus(probs: Tensor, values: Tensor, order: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    values = values / values.sum(-1, keepdim=True)
+    before = pad(values.cumsum(-1)[:, :-1], (1, 0))
+    kept = torch.where(before < top_p, values, 0.0)
+    kept = kept / kept.sum(-1, keepdim=True)
+    choice = torch.multinomial(kept, 1)
+    return order.gather(-1, choice)[:, 0], _statistics(probs, kept.gather(-1, choice))
+
+
+def _statistics(probs: Tensor, drawn: Tensor) -> Tensor:
+    entropy = torch.special.entr(probs).sum(-1, keepdim=True)
+    return torch.cat([entropy, probs.topk(2, -1).values, drawn.log()], -1)
+
+
+def compiled(function: Callable) -> Callable:
+    """``torch.compile`` with eager's random numbers, so that the two can be compared."""
+    return torch.compile(function, dynamic=False, options={"fallback_random": True})

@@ -1,4 +1,4 @@
-"""Operators on the CPU beside plain PyTorch: validate, time, write one JSON row each.
+"""Operators on the CPU beside plain PyTorch and other packages: check, time, one JSON row each.
 
 python bench/bench_ops.py --out bench/results/cpu.jsonl
 """
@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import bandit_native
 import baselines
+import checks
+import peer_packages
 import torch
 from harness import environment, read_gb_s, summary, times_us, write_rows
 
 import tapout_kernels as tk
 
 SETS = 4  # buffer sets in rotation; those of the small shapes fit the last-level cache together
+Row = dict[str, object]
+Call = Callable[[int], object]  # of the buffer set
 
 
 class Round:
-    """B requests with K drafts each over V ids; ``agreement`` mixes the draft into the target."""
+    """B requests with K drafts each over V ids; each draft agrees with its target or does not."""
 
     def __init__(self, batch: int, slots: int, vocab: int, dtype: torch.dtype, agreement: float):
         generator = torch.Generator().manual_seed(0)
@@ -27,14 +33,13 @@ class Round:
         def randn(*shape: int) -> torch.Tensor:
             return torch.randn(*shape, generator=generator) * 3
 
-        self.batch, self.slots, self.vocab = batch, slots, vocab
-        self.sampling = tk.SamplingParams()
+        self.batch, self.slots, self.vocab, self.dtype = batch, slots, vocab, dtype
         self.draft = [randn(batch, slots, vocab).to(dtype) for _ in range(SETS)]
         self.target = [randn(batch, slots + 1, vocab).to(dtype) for _ in range(SETS)]
         self.rng = tk.RngState.of(list(range(batch)))
-        keep = torch.rand(batch, generator=generator) < agreement
         for target, draft in zip(self.target, self.draft, strict=True):
-            target[:, :slots] = torch.where(keep[:, None, None], draft, target[:, :slots])
+            agrees = torch.rand(batch, slots, 1, generator=generator) < agreement
+            target[:, :slots] = torch.where(agrees, draft, target[:, :slots])
         self.proposals = [self._propose(draft) for draft in self.draft]
         self.verdict = tk.Verdict.empty(batch, slots)
 
@@ -42,134 +47,204 @@ class Round:
         proposal = tk.Proposal.empty(self.batch, self.slots, self.vocab, draft.dtype)
         proposal.reset(self.rng)
         for j in range(self.slots):
-            tk.draft_step(draft[:, j], proposal, self.sampling, self.rng)
+            tk.draft_step(draft[:, j], proposal, tk.SamplingParams(), self.rng)
         return proposal
 
     def verify(self, i: int, backend: str | None = None) -> tk.Verdict:
         i %= SETS
         return tk.verify(
-            self.target[i], self.proposals[i], self.sampling, self.rng,
-            out=self.verdict, backend=backend,
+            self.target[i], self.proposals[i], tk.SamplingParams(), self.rng, out=self.verdict,
+            backend=backend,
         )  # fmt: skip
 
-    def bytes_verify(self) -> int:
-        """Target rows up to the deciding one, and one draft row where it was a rejection."""
-        verdict = self.verify(0)
-        rejected = int((verdict.num_accepted < self.slots).sum())
-        rows = int(verdict.num_emitted.sum()) + rejected
-        return rows * self.vocab * self.target[0].element_size()
+    def baseline(self, verify: Callable, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        i %= SETS
+        return verify(self.target[i], self.draft[i], self.proposals[i].tokens)
+
+    def work(self) -> tuple[int, float]:
+        """Bytes of a mean call, and the share of tested drafts that were accepted.
+
+        Target rows up to the deciding one are read, and one draft row where it is a rejection.
+        """
+        rows = accepted = rejected = 0
+        for i in range(SETS):
+            verdict = self.verify(i)
+            refused = int((verdict.num_accepted < self.slots).sum())
+            rows += int(verdict.num_emitted.sum()) + refused
+            accepted, rejected = accepted + int(verdict.num_accepted.sum()), rejected + refused
+        nbytes = rows * self.vocab * self.dtype.itemsize // SETS
+        return nbytes, accepted / (accepted + rejected)
 
 
-def bench_verify(vocab: int, dtype: torch.dtype, agreement: float) -> dict[str, object]:
+def bench_verify(vocab: int, dtype: torch.dtype, agreement: float, others: dict) -> Row:
     case = Round(8, 5, vocab, dtype, agreement)
-    ours = case.verify(0).tokens.clone()
-    if not torch.equal(ours, case.verify(0, "reference").tokens):
-        raise SystemExit(f"verify at V={vocab}: wrong result, not timed")
-    accepted = case.verdict.num_accepted.float().mean().item() / case.slots
-    eager = times_us(
-        lambda i: baselines.eager_verify(
-            case.target[i % SETS], case.draft[i % SETS], case.proposals[i % SETS].tokens, 1.0
-        )
-    )
-    shape = {"B": 8, "K": 5, "V": vocab, "acceptance": round(accepted, 2)}
-    return _row("verify", shape, dtype, times_us(case.verify), eager, case.bytes_verify())
+    for i in range(SETS):
+        ours = case.verify(i).tokens.clone()
+        if not torch.equal(ours, case.verify(i, "reference").tokens):
+            checks.refuse(f"verify at V={vocab}", "wrong result")
+    functions = {"eager": baselines.verify, "compile": baselines.compiled(baselines.verify)}
+    nbytes, acceptance = case.work()
+    for name, function in {**functions, **others}.items():
+        if name != "compile":  # compiled for one shape: held against eager's numbers instead
+            checks.verify_law(name, function)
+        torch.manual_seed(0)
+        accepted, following = case.baseline(function, 0)
+        checks.certain_drafts(name, accepted, case.verify(0))
+        if name == "eager":
+            eager = torch.stack([accepted, following])
+        elif name == "compile":
+            checks.same(name, torch.stack([accepted, following]), eager, 0.0)
+    shape = {"B": 8, "K": 5, "V": vocab, "acceptance": round(acceptance, 2)}
+    calls = {name: partial(case.baseline, f) for name, f in {**functions, **others}.items()}
+    reference = partial(case.verify, backend="reference")
+    return _row("verify", shape, dtype, times_us(case.verify), nbytes, calls, reference)
 
 
-def bench_draft_step(batch: int, vocab: int, dtype: torch.dtype) -> dict[str, object]:
+def bench_draft_step(batch: int, vocab: int, dtype: torch.dtype, **filters: float) -> Row:
+    """``filters``: top_k and top_p, or none."""
     case = Round(batch, 1, vocab, dtype, 0.0)
+    sampling = tk.SamplingParams.of(batch, **filters)
     out = torch.empty(batch, dtype=torch.int64)
 
-    def step(i: int, backend: str | None = None) -> torch.Tensor:
-        proposal = case.proposals[i % SETS]
-        proposal.reset(case.rng)
-        return tk.draft_step(
-            case.draft[i % SETS][:, 0], proposal, case.sampling, case.rng, out=out, backend=backend
-        )
+    def reset(i: int) -> None:
+        case.proposals[i % SETS].reset(case.rng)
 
+    def step(i: int, backend: str | None = None) -> torch.Tensor:
+        return tk.draft_step(
+            case.draft[i % SETS][:, 0], case.proposals[i % SETS], sampling, case.rng, out=out,
+            backend=backend,
+        )  # fmt: skip
+
+    def both(i: int) -> torch.Tensor:
+        reset(i)
+        return step(i, "reference")
+
+    reset(0)
     ours = step(0).clone()
     case.rng.round.sub_(1)
-    if not torch.equal(ours, step(0, "reference")):
-        raise SystemExit(f"draft_step at V={vocab}: wrong result, not timed")
-    eager = times_us(lambda i: baselines.eager_draft_step(case.draft[i % SETS][:, 0], 1.0))
+    if not torch.equal(ours, both(0)):
+        checks.refuse(f"draft_step at V={vocab}", "wrong result")
+    functions = _checked_draft_steps(case.draft[0][:, 0], sampling, filters)
     nbytes = 2 * batch * vocab * dtype.itemsize  # read, and stored in the proposal
-    shape = {"B": batch, "V": vocab}
-    return _row("draft_step", shape, dtype, times_us(step), eager, nbytes)
+    calls = {
+        name: lambda i, f=function: f(case.draft[i % SETS][:, 0], **filters)
+        for name, function in functions.items()
+    }
+    shape = {"B": batch, "V": vocab, **filters}
+    return _row("draft_step", shape, dtype, times_us(step, before=reset), nbytes, calls, both)
 
 
-def bench_row_stats(batch: int, vocab: int, dtype: torch.dtype) -> dict[str, object]:
+def _checked_draft_steps(logits: torch.Tensor, sampling: tk.SamplingParams, filters: dict) -> dict:
+    functions = {"eager": baselines.draft_step}
+    if filters:
+        functions = {"eager": baselines.draft_step_sorted, "topk": baselines.draft_step_topk}
+    for name, function in functions.items():
+        checks.draft_step_law(name, function, **({"top_k": 3, "top_p": 0.8} if filters else {}))
+    functions["compile"] = baselines.compiled(functions["eager"])
+    for name, function in functions.items():
+        # Ties at a bfloat16 cutoff are kept by the operator and split by a sort.
+        found, tolerance = function(logits, **filters), 0.1 if filters else 1e-3
+        checks.draft_step_numbers(name, found, logits, sampling, tolerance)
+    return functions
+
+
+def bench_row_stats(batch: int, vocab: int, dtype: torch.dtype) -> Row:
     case = Round(batch, 1, vocab, dtype, 0.0)
     out = torch.empty(batch, 8)
 
-    def run(i: int) -> torch.Tensor:
-        return tk.row_stats(case.draft[i % SETS][:, 0], out=out)
+    def run(i: int, backend: str | None = None) -> torch.Tensor:
+        return tk.row_stats(case.draft[i % SETS][:, 0], out=out, backend=backend)
 
-    torch.testing.assert_close(
-        run(0).clone(), tk.row_stats(case.draft[0][:, 0], backend="reference")
-    )
-    eager = times_us(lambda i: baselines.eager_row_stats(case.draft[i % SETS][:, 0]))
+    reference = run(0, "reference").clone()
+    checks.same("row_stats", run(0), reference, 1e-4)
+    plain = baselines.row_stats
+    functions = {"eager": plain, "compile": baselines.compiled(plain)}
+    for name, function in functions.items():
+        checks.same(name, function(case.draft[0][:, 0]), reference[:, :4], 1e-3)
+    calls = {
+        name: lambda i, f=function: f(case.draft[i % SETS][:, 0])
+        for name, function in functions.items()
+    }
     nbytes = batch * vocab * dtype.itemsize
-    return _row("row_stats", {"B": batch, "V": vocab}, dtype, times_us(run), eager, nbytes)
+    shape = {"B": batch, "V": vocab}
+    on_reference = partial(run, backend="reference")
+    return _row("row_stats", shape, dtype, times_us(run), nbytes, calls, on_reference)
 
 
-def bench_bandit(batch: int, arms: int) -> dict[str, object]:
-    rng = tk.RngState.of(list(range(batch)))
-    draft = tk.Proposal.from_tokens(torch.zeros(batch, 5, dtype=torch.int64), rng)
-    verdict = tk.verify(torch.zeros(batch, 6, 8), draft, tk.SamplingParams(), rng)
-
-    def stepper(backend: str | None = None) -> Callable[[int], torch.Tensor]:
-        bandit, arm = tk.BanditState.create(arms, slots=5), torch.zeros(batch, dtype=torch.int32)
-
-        def step(_: int) -> torch.Tensor:
-            tk.bandit_update(bandit, arm, draft, verdict, backend=backend)
-            return tk.bandit_select(bandit, out=arm, backend=backend)
-
-        return step
-
-    ours, reference = stepper(), stepper("reference")
+def bench_bandit(batch: int, arms: int) -> Row:
+    """Both operators through Python, arguments checked and dispatched."""
+    ours, reference = (bandit_native.stepper(batch, arms, name) for name in (None, "reference"))
     if not all(torch.equal(ours(i), reference(i)) for i in range(3)):
-        raise SystemExit("bandit: wrong arms, not timed")
-    return _row("bandit update + select", {"B": batch, "A": arms}, None, times_us(ours), None, 0)
+        checks.refuse("bandit", "wrong arms")
+    return _row("bandit update + select", {"B": batch, "A": arms}, None, times_us(ours))
+
+
+def bench_bandit_native(batch: int, arms: int) -> Row:
+    """The kernels alone, called from C++."""
+    samples = bandit_native.times_us(batch, arms)
+    return _row("bandit update + select, in C++", {"B": batch, "A": arms}, None, samples)
 
 
 def _row(
-    op: str, shape: dict, dtype: torch.dtype | None, ours: list, eager: list | None, nbytes: int
-) -> dict[str, object]:
-    row: dict[str, object] = {"op": op, **shape, **summary(ours), "bytes": nbytes}
+    op: str,
+    shape: dict,
+    dtype: torch.dtype | None,
+    ours: list[float],
+    nbytes: int = 0,
+    calls: dict[str, Call] | None = None,
+    reference: Call | None = None,
+) -> Row:
+    """The row of one operator, its baselines and peers (``calls``) timed now, after it."""
+    row: Row = {"op": op, **shape, **summary(ours), "bytes": nbytes}
     if dtype is not None:
         row["dtype"] = str(dtype).removeprefix("torch.")
     if nbytes:
         row["gb_s"] = round(nbytes / row["median_us"] / 1e3, 2)
-    if eager is not None:
-        row["eager_us"] = summary(eager)["median_us"]
-        row["times_eager"] = round(row["eager_us"] / row["median_us"], 1)
+    if reference is not None:
+        row["reference_us"] = summary(times_us(reference, budget_s=0.0, least=1))["median_us"]
+    for name, call in (calls or {}).items():
+        row[f"{name}_us"] = summary(times_us(call))["median_us"]
+        row[f"times_{name}"] = round(row[f"{name}_us"] / row["median_us"], 1)
+        if name in ("eager", "topk", "compile"):
+            checks.not_slower(f"{op}: {name}", row[f"{name}_us"], row["reference_us"])
     return row
 
 
-def cases() -> list[Callable[[], dict[str, object]]]:
+def cases(others: dict) -> list[Callable[[], Row]]:
     bf16, f32 = torch.bfloat16, torch.float32
     return [
-        lambda: bench_verify(128256, bf16, 0.0),
-        lambda: bench_verify(128256, bf16, 0.7),
-        lambda: bench_verify(128256, bf16, 1.0),
-        lambda: bench_verify(49152, f32, 0.7),
-        lambda: bench_draft_step(8, 128256, bf16),
-        lambda: bench_draft_step(1, 128256, bf16),
-        lambda: bench_row_stats(8, 128256, bf16),
-        lambda: bench_bandit(64, 8),
+        partial(bench_verify, 128256, bf16, 0.0, others),
+        partial(bench_verify, 128256, bf16, 0.7, others),
+        partial(bench_verify, 128256, bf16, 1.0, others),
+        partial(bench_verify, 49152, f32, 0.7, {}),
+        partial(bench_draft_step, 8, 128256, bf16),
+        partial(bench_draft_step, 1, 128256, bf16),
+        partial(bench_draft_step, 8, 128256, bf16, top_k=50, top_p=0.9),
+        partial(bench_row_stats, 8, 128256, bf16),
+        partial(bench_bandit, 64, 8),
+        partial(bench_bandit_native, 64, 8),
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench/results/cpu.jsonl"))
+    parser.add_argument("--peers", type=Path, help="folder `make bench-peers` installed into")
     arguments = parser.parse_args()
-    shared = {**environment(), "read_gb_s": round(read_gb_s(), 1)}
+    others = peer_packages.load(arguments.peers) if arguments.peers else {}
+    installed = peer_packages.versions(arguments.peers) if arguments.peers else {}
+    shared = {
+        **environment(),
+        **{f"{name}_version": installed[name] for name in others},
+        "read_gb_s": round(read_gb_s(), 1),
+    }
     rows = []
-    for case in cases():
+    for case in cases(others):
         row = {**case(), **shared}
         if "gb_s" in row:
             row["of_read"] = round(row["gb_s"] / shared["read_gb_s"], 3)
         rows.append(row)
+        print(f"{row['op']}: {row['median_us']} us", flush=True)
     write_rows(arguments.out, rows)
 
 

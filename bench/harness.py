@@ -14,18 +14,29 @@ import torch
 import tapout_kernels as tk
 from tapout_kernels.backends import cpu_isa
 
+WARM = 2  # calls before the first one that counts
 
-def times_us(function: Callable[[int], object], budget_s: float = 1.5, most: int = 400) -> list:
-    """Sorted microseconds of ``function(i)``; i selects the buffer set in rotation."""
-    for i in range(3):
-        function(i)
+
+def times_us(
+    function: Callable[[int], object],
+    before: Callable[[int], object] | None = None,
+    budget_s: float = 1.5,
+    least: int = 5,
+    most: int = 400,
+) -> list[float]:
+    """Sorted microseconds of ``function(i)``; i selects the buffer set in rotation.
+
+    ``before(i)`` runs outside the clock.
+    """
     samples: list[float] = []
     end = time.perf_counter() + budget_s
-    while len(samples) < 5 or (time.perf_counter() < end and len(samples) < most):
+    while (n := len(samples) - WARM) < least or (time.perf_counter() < end and n < most):
+        if before is not None:
+            before(len(samples))
         start = time.perf_counter()
         function(len(samples))
         samples.append((time.perf_counter() - start) * 1e6)
-    return sorted(samples)
+    return sorted(samples[WARM:])
 
 
 def summary(samples: list[float]) -> dict[str, float]:

@@ -20,27 +20,40 @@ COLUMNS = {
     "gb_s": "GB/s",
     "of_read": "of a streaming read",
     "times_eager": "× eager PyTorch",
+    "times_topk": "× eager with topk",
+    "times_compile": "× torch.compile",
+    "times_flashspec": "× flashspec",
+    "times_economize": "× economize",
 }
+SHAPE = ("B", "K", "V", "A", "acceptance", "top_k", "top_p")
 
 
 def table(rows: list[dict]) -> str:
     """A Markdown table of benchmark rows, with the conditions they share above it."""
     first = rows[0]
+    columns = {k: name for k, name in COLUMNS.items() if any(k in _shown(row) for row in rows)}
+    peers = "".join(f", {k[:-8]} {first[k]}" for k in first if k.endswith("_version"))
     lines = [
-        f"{first['cpu']}, {first['threads']} threads, torch {first['torch']}, "
+        f"{first['cpu']}, {first['threads']} threads, torch {first['torch']}{peers}, "
         f"backend {first['backend']}, streaming read {first['read_gb_s']} GB/s, "
         f"commit {first['commit']}; `{first['command']}`",
         "",
-        "| " + " | ".join(COLUMNS.values()) + " |",
-        "|" + "---|" * len(COLUMNS),
+        "| " + " | ".join(columns.values()) + " |",
+        "|" + "---|" * len(columns),
     ]
     for row in rows:
-        shape = ", ".join(f"{k}={row[k]}" for k in ("B", "K", "V", "A", "acceptance") if k in row)
-        shown = {**row, "shape": shape, "spread": f"{row['p20_us']:.0f}–{row['p80_us']:.0f}"}
-        if "of_read" in row:
-            shown["of_read"] = f"{row['of_read']:.0%}"
-        lines.append("| " + " | ".join(str(shown.get(key, "")) for key in COLUMNS) + " |")
+        shown = _shown(row)
+        lines.append("| " + " | ".join(str(shown.get(key, "")) for key in columns) + " |")
     return "\n".join(lines)
+
+
+def _shown(row: dict) -> dict:
+    shown = {**row, "shape": ", ".join(f"{k}={row[k]}" for k in SHAPE if k in row)}
+    digits = 0 if row["p20_us"] >= 10 else 2
+    shown["spread"] = f"{row['p20_us']:.{digits}f}–{row['p80_us']:.{digits}f}"
+    if "of_read" in row:
+        shown["of_read"] = f"{row['of_read']:.0%}"
+    return shown
 
 
 def read_rows(results: Path) -> list[dict]:

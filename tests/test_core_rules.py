@@ -160,23 +160,46 @@ def test_acceptance(core):
     assert math.isnan(core.probe_draft_probability(math.nan))
 
 
-def test_ucb1_scores(core):
-    assert core.probe_ucb1(0, 0, 0, 1, 1.0) == math.inf
-    # mean 1/2 of 4 completed pulls; the bonus counts 1 pending pull too; ln t = ln 8
-    assert core.probe_ucb1(4, 2, 1, 8, 0.5) == pytest.approx(
+def test_ucb1(core):
+    assert core.probe_ucb1(0, 0, 8, 0.0) == math.inf
+    assert core.probe_ucb1(0.5, 5, 8, 0.5) == pytest.approx(
         0.5 + 0.5 * math.sqrt(2 * math.log(8) / 5)
     )
-    # only pending pulls: no mean yet
-    assert core.probe_ucb1(0, 0, 2, 8, 1.0) == pytest.approx(math.sqrt(math.log(8)))
-    assert core.probe_ucb1(4, 2, 0, 1, 1.0) == 0.5
+    assert core.probe_ucb1(0, 2, 8, 1.0) == pytest.approx(math.sqrt(math.log(8)))
+    for t in (0.0, 0.5, 1.0):  # ln t is never negative
+        assert core.probe_ucb1(0.5, 4, t, 1.0) == 0.5
+    assert core.probe_ucb1(0.5, 5e-324, 8, 0.0) == 0.5  # a count discounted to almost nothing
+
+
+def test_ucb_tuned(core):
+    assert core.probe_ucb_tuned(0, 0, 0, 8) == math.inf
+    share = math.log(801) / 400
+    assert core.probe_ucb_tuned(0.5, 0.01, 400, 801) == pytest.approx(
+        0.5 + math.sqrt(share * (0.01 + math.sqrt(2 * share)))
+    )
+    assert core.probe_ucb_tuned(0.5, 0.2, 400, 801) == pytest.approx(0.5 + math.sqrt(share / 4))
+    assert core.probe_ucb_tuned(0.5, 0.2, 400, 1) == 0.5
+
+
+def test_throughput(core):
+    tokens, cost = doubles(9, 9, 6, 5), doubles(9, 9, 2, 3)
+    rate = core.probe_token_rate(tokens.ctypes.data, cost.ctypes.data, 2, 1)
+    assert rate == 11 / 5
+    assert core.probe_token_rate(tokens.ctypes.data, doubles(0, 0).ctypes.data, 2, 0) == 1.0
+    # 1/2 + (6 - 4.4) / (2 * 5 * 4)
+    assert core.probe_throughput_mean(4, 6, 2, rate, 4) == pytest.approx(0.54)
+    assert core.probe_throughput_mean(0, 0, 0, rate, 4) == 0.0
+    assert core.probe_throughput_mean(1, 99, 1, rate, 4) == 1.0
+    assert core.probe_throughput_mean(1, 1, 99, rate, 4) == 0.0
 
 
 def test_rewards(core):
-    simple, blend = 0, 1
+    simple, blend, throughput = 0, 1, 2
     assert core.probe_reward(simple, 2, 4, 8, 0.5) == 0.25
     assert core.probe_reward(blend, 2, 4, 8, 0.5) == 0.5 * 0.25 + 0.5 * 0.5
     assert core.probe_reward(blend, 2, 4, 8, 0.25) == 0.25 * 0.25 + 0.75 * 0.5
     assert core.probe_reward(blend, 0, 0, 8, 0.5) == 0.0
+    assert core.probe_reward(throughput, 2, 4, 8, 0.5) == 0.0  # tokens and cost say it all
 
 
 def test_fixed_arm_never_overflows(core):

@@ -46,7 +46,7 @@ def same_decisions(backend: str, case: Case, args: dict) -> dict:
 
 
 def product(rule: str, **shape: int) -> list[Case]:
-    """Every draft x mask x ragged x rows x extras x filter; the seed's parity picks raw logprobs."""
+    """Every draft x mask x ragged x rows x extras x filter; an odd seed asks for raw logprobs."""
     flags = ("masked", "ragged", "rows", "extras")
     axes = itertools.product(DRAFTS, itertools.product((False, True), repeat=4), FILTERS)
     return [

@@ -87,7 +87,7 @@ int64_t probe_inverse_cdf(const double* weight, int64_t n, double target, double
 // (valid, argmax, temperature, top_k, top_p, filtered)
 void probe_row_sampling(float temperature, int32_t top_k, float top_p, int rule, int64_t vocab,
                         double* out) {
-  const Sampling sampling = {&temperature, &top_k, &top_p};
+  const Sampling sampling = {&temperature, &top_k, &top_p, nullptr};
   const RowSampling row = row_sampling(sampling, 0, static_cast<Rule>(rule), vocab);
   const double values[] = {double(row.valid), double(row.argmax), row.temperature,
                            double(row.top_k), row.top_p,          double(row.filtered())};
@@ -101,14 +101,14 @@ int probe_stops(int kind, const float* param, const float* memory, int arm, int6
   float params[2 * kRuleParams] = {3.0f}, memories[2 * kRuleParams] = {};
   memcpy(params + kRuleParams, param, kRuleParams * sizeof(float));
   memcpy(memories + kRuleParams, memory, kRuleParams * sizeof(float));
-  const Rules rules = {kinds, params, arms, memories, 2};
+  const Rules rules = {kinds, params, arms, memories, 2, 1};
   return stops_after(rules, 0, slot, stats + slot * kStatsColumns);
 }
 
 int probe_stops_before(int kind, float param, int arm) {
   const int32_t kinds[1] = {kind}, arms[1] = {arm};
   const float params[kRuleParams] = {param};
-  return stops_before_drafting(Rules{kinds, params, arms, nullptr, 1}, 0);
+  return stops_before_drafting(Rules{kinds, params, arms, nullptr, 1, 1}, 0);
 }
 
 void probe_adaedl_update(float* memory, double accepted, double drafted, double slots) {
@@ -121,6 +121,21 @@ int probe_accepts(double uniform, double p_target, double p_draft) {
 double probe_accept_probability(double p_target, double p_draft) {
   return accept_probability(p_target, p_draft);
 }
+double probe_block_weight(double weight, double p_target, double p_draft) {
+  return block_weight(weight, p_target, p_draft);
+}
+double probe_one_hot_residual(double weight, double p_target) {
+  return one_hot_residual(weight, p_target);
+}
+int probe_block_accepts(double uniform, double residual, double weight) {
+  return block_accepts(uniform, residual, weight);
+}
+int probe_block_may_accept(double uniform, double weight) {
+  return block_may_accept(uniform, weight);
+}
+int probe_block_accepts_all(double uniform, double weight) {
+  return block_accepts_all(uniform, weight);
+}
 double probe_residual(double p_target, double p_draft) {
   return residual_weight(p_target, p_draft);
 }
@@ -129,8 +144,27 @@ double probe_draft_probability(float token_logprob) {
   return draft_probability(stats);
 }
 
-double probe_ucb1(double count, double reward_sum, double pending, double t, double exploration) {
-  return ucb1_score(count, reward_sum, pending, log(t), exploration);
+double probe_ucb1(double mean, double pulls, double t, double exploration) {
+  return ucb1_score(mean, pulls, log_pulls(t), exploration);
+}
+double probe_ucb_tuned(double mean, double variance, double pulls, double t) {
+  return ucb_tuned_score(mean, variance, pulls, log_pulls(t));
+}
+double probe_throughput_mean(double count, double tokens, double cost, double rate, double slots) {
+  return throughput_mean(count, tokens, cost, rate, slots);
+}
+double probe_token_rate(const double* tokens, const double* cost, int64_t arms, int64_t group) {
+  BanditTables tables = {};
+  tables.arms = arms;
+  tables.tokens = tokens;
+  tables.cost = cost;
+  return token_rate(tables, group);
+}
+double probe_thompson(int beta, double count, double reward_sum, double sigma, int64_t seed,
+                      uint32_t lane, uint32_t round, int64_t word) {
+  const ArmValue arm = {count, reward_sum, 0.0, 0.0};
+  const BanditNoise noise = {seed, lane, round};
+  return beta ? thompson_beta(arm, noise, word) : thompson_gaussian(arm, noise, word, sigma);
 }
 double probe_reward(int kind, double accepted, double drafted, double slots, double alpha) {
   return bandit_reward(static_cast<Reward>(kind), accepted, drafted, slots, alpha);

@@ -1,0 +1,181 @@
+"""Deliberately wrong kernels: each must be killed by a named test of this suite.
+
+``pytest -rA tests/test_native_mutants.py`` prints the list (what is wrong, killed by).  To add one:
+the line of ``csrc``, what it becomes, and the test that must then fail; a mutant whose line is gone
+fails.  Wrong references are in test_mutants.py; unmixed keys live in the caller, so they are in
+neither: test_law_chi2.py::test_unmixed_keys_are_rejected.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import test_conformance
+import test_known_answers
+import test_peers
+import torch
+from helpers.mutants import Edit
+from helpers.native_mutants import NativeMutants, chosen
+
+from tapout_kernels import Proposal, RngState, SamplingParams, verify
+from tapout_kernels.testing import Case
+
+
+class Killer:
+    """A test of the suite and the parameters it is called with; fixtures come from the mutant."""
+
+    def __init__(self, test: Callable[..., None], **parameters: object):
+        self.test, self.parameters = test, parameters
+        shown = "-".join(getattr(value, "name", str(value)) for value in parameters.values())
+        self.name = f"{test.__module__}.py::{test.__name__}" + (f"[{shown}]" if shown else "")
+
+    def run(self, native: NativeMutants) -> None:
+        fixtures = {"backend": "cpu", "compiled": "cpu", "core": native.core}
+        wanted = inspect.signature(self.test).parameters
+        own = {name: value for name, value in fixtures.items() if name in wanted}
+        self.test(**own, **self.parameters)
+
+
+def the_bonus_row_keeps_its_mask(backend: str) -> None:
+    """vllm#44297: id 0 is all that row 0 allows, id 1 all that the bonus row does."""
+    rng = RngState.of(range(64))
+    draft = Proposal.from_tokens(torch.zeros(64, 1, dtype=torch.int64), rng, backend=backend)
+    mask = torch.tensor([[[0b01], [0b10]]], dtype=torch.int32).repeat(64, 1, 1)
+    target = torch.zeros(64, 2, 2)
+    found = verify(target, draft, SamplingParams(), rng, token_mask=mask, backend=backend)
+    assert found.tokens.tolist() == [[0, 1]] * 64
+
+
+def the_smallest_coin_accepts_nothing_impossible(core) -> None:
+    coin = core.uniform_from_words(0, 0)
+    assert coin > 0.0
+    assert not core.accepts(coin, 0.0, 1.0)
+
+
+ADDRESS = Killer(test_known_answers.test_draft_and_verify_use_their_addresses, round_=5)
+MASK = Killer(the_bonus_row_keeps_its_mask)
+COIN = Killer(the_smallest_coin_accepts_nothing_impossible)
+OWN_NOISE = Killer(test_peers.test_draft_accept_and_recovery_have_noise_of_their_own)
+RESIDUAL = Killer(test_peers.test_the_residual_subtracts_the_whole_draft_distribution)
+UNPROPOSED = Killer(test_peers.test_an_unproposed_slot_is_not_a_rejection)
+LAST_TILE = Killer(test_peers.test_no_recovered_id_lies_outside_the_vocabulary, vocab=2047)
+ROW_END, TOP_K, TOP_P, TOP_K_DRAFT, BLOCK = (
+    Killer(test_conformance.test_matches_the_reference, case=case)
+    for case in (
+        Case("row_stats", vocab=1025),
+        Case("row_stats", vocab=7, sampling="top_k"),
+        Case("row_stats", vocab=7, sampling="top_p"),
+        Case("draft_step", vocab=7, sampling="top_k"),
+        Case("verify", batch=64, vocab=7, rule="block"),
+    )
+)
+
+
+class Mutant(NamedTuple):
+    edits: tuple[Edit, ...]
+    killer: Killer
+
+
+UPWARD_SCAN = """
+for (int64_t i = 1; i <= end; ++i) {
+  const double uniform = noise(request, i - 1, Domain::kAccept), weight = levels[i].weight;
+  const bool holds = i == end ? block_accepts_all(uniform, weight)
+                              : block_accepts(uniform, rejected_mass(request, i, levels[i].law,
+                                                                     weight, levels.row_team(i)),
+                                              weight);
+  if (holds) continue;
+  rejected_mass(request, i - 1, levels[i - 1].law, levels[i - 1].weight, levels.row_team(i - 1));
+  return i - 1;
+}
+return end;
+"""
+MUTANTS = {
+    "shared noise domain": Mutant(
+        (Edit("cpu/verify.cpp", "Domain::kAccept", "Domain::kDraft"),), OWN_NOISE
+    ),
+    "address without round": Mutant(
+        (Edit("core/rng.h", "static_cast<uint32_t>(round)", "0u"),), ADDRESS
+    ),
+    "residual subtracts only the drafted token": Mutant(
+        (Edit("cpu/draw.h", "select_ge16(z_draft, draft_limit, drafted_weight, zero)",
+              "select_ge16(min16(sub16(z_draft, anchor), sub16(anchor, z_draft)), zero,"
+              " drafted_weight, zero)"),), RESIDUAL,
+    ),
+    "a uniform that can be 0, with <=": Mutant(
+        (Edit("core/rng.h", "static_cast<double>(bits) + 0.5", "static_cast<double>(bits)"),
+         Edit("core/accept.h", "uniform * p_draft < p_target", "uniform * p_draft <= p_target")),
+        COIN,
+    ),
+    "last vocabulary tile skipped by the draw": Mutant(
+        (Edit("cpu/draw.h", "for (int64_t c = 0; c < chunks; ++c) total += mass[c];",
+              "for (int64_t c = 0; c < chunks - (chunks > 1); ++c) total += mass[c];"),), LAST_TILE,
+    ),
+    "last vocabulary tile skipped by the statistics": Mutant(
+        (Edit("cpu/law.h", "row_moments(law.scratch.chunk, chunks, law.inv_temperature)",
+              "row_moments(law.scratch.chunk, chunks - (chunks > 1), law.inv_temperature)"),),
+        ROW_END,
+    ),
+    "top-k cutoff off by one": Mutant(
+        (Edit("cpu/law.h", "count_kept(law, t, sampling.top_k) >= sampling.top_k",
+              "count_kept(law, t, sampling.top_k) >= sampling.top_k - 1"),), TOP_K,
+    ),
+    "top-p cutoff off by one": Mutant(
+        (Edit("cpu/law.h", "kept_mass(law, t) >= goal",
+              "kept_mass(law, nextafterf(t, -INFINITY)) >= goal"),), TOP_P,
+    ),
+    "unproposed slot counted as rejected": Mutant(
+        (Edit("cpu/verify.cpp", "i == request.length", "i == request.params.slots"),), UNPROPOSED
+    ),
+    "bonus row without its mask": Mutant(
+        (Edit("cpu/target.h", "row_at(params.target, params.mask, nullptr, request.b, i)",
+              "row_at(params.target, i == request.length ? TokenMask{} : params.mask, nullptr,"
+              " request.b, i)"),), MASK,
+    ),
+    "block scan that stops at the first failure": Mutant(
+        (Edit("cpu/block.h", "if (end == 0) return 0;", UPWARD_SCAN),), BLOCK
+    ),
+    "q taken before top-k": Mutant(
+        (Edit("cpu/law.h", "log_probability(logit, law.moments.max, law.inv_temperature, law.kept)",
+              "log_probability(logit, law.moments.max, law.inv_temperature, law.moments.sum)"),),
+        TOP_K_DRAFT,
+    ),
+}  # fmt: skip
+KILLERS = {mutant.killer.name: mutant.killer for mutant in MUTANTS.values()}
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> NativeMutants:
+    edits = [mutant.edits for mutant in MUTANTS.values()]
+    return NativeMutants(edits, tmp_path_factory.mktemp("mutants"))
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_native_mutant_is_killed(native, name):
+    killer = MUTANTS[name].killer
+    with native.running(1 + list(MUTANTS).index(name)), pytest.raises(AssertionError):
+        killer.run(native)
+    print(f"killed: {name} (by {killer.name})")
+
+
+@pytest.mark.parametrize("name", KILLERS)
+def test_the_source_as_it_is_survives(native, name):
+    """A killer that fails everything would kill every mutant too."""
+    with native.running(0):
+        KILLERS[name].run(native)
+
+
+def test_a_native_mutant_whose_line_is_gone_is_refused():
+    edits = [(1, Edit("core/rng.h", "a line that is not there", "0"))]
+    with pytest.raises(AssertionError, match="once, found it 0 times"):
+        chosen("a line\n", "core/rng.h", edits)
+
+
+def test_two_mutants_may_share_a_line():
+    edits = [(1, Edit("f", "a + b", "a")), (2, Edit("f", "a + b", "b")), (3, Edit("f", "c;", "d;"))]
+    assert chosen("x = a + b; c;", "f", edits) == (
+        "x = (tapout_mutant == 1 ? (a) : tapout_mutant == 2 ? (b) : (a + b)); "
+        "if (tapout_mutant == 3) { d; } else { c; }"
+    )
