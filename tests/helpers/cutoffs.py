@@ -41,7 +41,7 @@ def filters(vocab: int) -> list[Filters]:
 
 
 def rows(vocab: int, dtype: torch.dtype) -> Tensor:
-    """Spread, steep, a peak, ties, one value, sorted, gaps, one finite logit, zeros of both signs."""
+    """Spread, steep, a peak, ties, one value, sorted, gaps, one finite logit, both zeros."""
     generator = torch.Generator().manual_seed(vocab)
     z = torch.randn(9, vocab, generator=generator)
     z[1] *= 3

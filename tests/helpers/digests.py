@@ -28,6 +28,9 @@ def cases() -> Iterator[tuple[str, dict[str, object], str]]:
     for op in ("row_stats", "draft_step", "verify"):
         case = Case(op, 2, 2, 49152, torch.bfloat16, sampling="top_p", seed=9)
         yield case.name, case.inputs(), case.op
+    for sampling in ("plain", "mixed"):
+        case = Case("draft_step", 4, 2, 49152, torch.bfloat16, sampling=sampling, rule="gumbel")
+        yield case.name, case.inputs(), case.op
     yield from hard_rows()
 
 

@@ -2,6 +2,7 @@
 #include "../../csrc/core/accept.h"
 #include "../../csrc/core/bandit.h"
 #include "../../csrc/core/rng.h"
+#include "../../csrc/core/rows.h"
 #include "../../csrc/core/sampling.h"
 #include "../../csrc/core/stats.h"
 #include "../../csrc/core/stop.h"
@@ -84,14 +85,44 @@ int64_t probe_inverse_cdf(const double* weight, int64_t n, double target, double
   return scan.index;
 }
 
-// (valid, argmax, temperature, top_k, top_p, filtered)
-void probe_row_sampling(float temperature, int32_t top_k, float top_p, int rule, int64_t vocab,
-                        double* out) {
-  const Sampling sampling = {&temperature, &top_k, &top_p, nullptr};
+// (valid, argmax, temperature, top_k, top_p, min_p, filtered)
+void probe_row_sampling(float temperature, int32_t top_k, float top_p, float min_p, int rule,
+                        int64_t vocab, double* out) {
+  const Sampling sampling = {&temperature, &top_k, &top_p, &min_p};
   const RowSampling row = row_sampling(sampling, 0, static_cast<Rule>(rule), vocab);
-  const double values[] = {double(row.valid), double(row.argmax), row.temperature,
-                           double(row.top_k), row.top_p,          double(row.filtered())};
+  const double values[] = {double(row.valid),     double(row.argmax), row.temperature,
+                           double(row.top_k),     row.top_p,          row.min_p,
+                           double(row.filtered())};
   memcpy(out, values, sizeof values);
+}
+
+int probe_mask_allows(const int32_t* mask, int64_t words, int64_t id) {
+  return mask_allows(mask, words, id);
+}
+int probe_reaches(double logit, double max, double inv_temperature, double min_p) {
+  return reaches(logit, max, inv_temperature, min_p);
+}
+int64_t probe_state_row(const int32_t* index, int64_t count, int64_t b) {
+  return state_row(StateRows{index, count}, b);
+}
+
+// The bin of `logit` in [low, high], its width as a shift, and the logit such a bin stands for.
+float probe_bin(float low, float high, int dtype, float logit, int64_t* bin, int* shift) {
+  const int precision = key_precision(static_cast<DType>(dtype));
+  const KeyRange range = key_range(low, high, precision);
+  *shift = bin_shift(range, precision);
+  *bin = (order_key(logit) - range.low) >> *shift;
+  const KeyRange coarse = bin_range(range, *shift, *bin);
+  *shift = bin_shift(coarse, precision);
+  return bin_value(bin_range(coarse, *shift, (order_key(logit) - coarse.low) >> *shift));
+}
+
+uint32_t probe_gumbel_word(int64_t seed, int64_t position, int64_t id) {
+  return gumbel_word(seed, position, id);
+}
+double probe_gumbel_noise(uint32_t word) { return gumbel_noise(word); }
+int64_t probe_offset_position(int64_t position, int64_t slot) {
+  return offset_position(position, slot);
 }
 
 // One row, two arms: arm 0 is fixed_length with n = 3, arm 1 has the given kind.
@@ -110,6 +141,17 @@ int probe_stops_before(int kind, float param, int arm) {
   const float params[kRuleParams] = {param};
   return stops_before_drafting(Rules{kinds, params, arms, nullptr, 1, 1}, 0);
 }
+
+// Two arms, fixed_length with n = 1 and n = 3; which one decides after each slot.
+int probe_slot_stops(const int32_t* arm, int64_t arm_slots, int64_t row, int64_t slot) {
+  const int32_t kinds[2] = {0, 0};
+  const float params[2 * kRuleParams] = {1.0f, 0, 0, 0, 3.0f};
+  const float stats[8 * kStatsColumns] = {};
+  const Rules rules = {kinds, params, arm, nullptr, 2, arm_slots};
+  return stops_after(rules, row, slot, stats + slot * kStatsColumns);
+}
+
+float probe_stored_estimate(float estimate) { return stored_estimate(estimate); }
 
 void probe_adaedl_update(float* memory, double accepted, double drafted, double slots) {
   adaedl_update(memory, accepted, drafted, slots);
