@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.in')
 TEST_ARGS ?=
 
-.PHONY: demo test test-full sanitize build lint bench bench-peers wheel clean
+.PHONY: demo test test-full sanitize build lint bench bench-peers docs wheel clean
 
 demo: build
 	$(BIN)/python -m tapout_engine demo
@@ -30,6 +30,9 @@ lint: $(VENV)/.installed
 bench: build
 	$(BIN)/python bench/bench_ops.py --out bench/results/cpu.jsonl
 	$(BIN)/python bench/report.py bench/results/cpu.jsonl
+
+docs: build
+	$(BIN)/python docs/generate.py
 
 # The same beside other packages. They go to a folder of their own and are never requirements;
 # pydantic is what one of them imports.

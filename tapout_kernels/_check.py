@@ -103,7 +103,7 @@ TENSORS: dict[str, dict[str, Spec]] = {
     "row_stats": {
         "logits": Spec("R V", LOGITS, rows=True),
         **_SAMPLING,
-        "token_mask": Spec("R V/32", I32),
+        "token_mask": Spec("R V/32", I32, rows=True),
         "token": Spec("R", I64),
         "stats": Spec("R 8", F32),
     },
@@ -116,7 +116,7 @@ TENSORS: dict[str, dict[str, Spec]] = {
         "live": Spec("B", BOOL),
         **_SAMPLING,
         "logits": Spec("B V", LOGITS, rows=True),
-        "token_mask": Spec("B V/32", I32),
+        "token_mask": Spec("B V/32", I32, rows=True),
     },
     "proposal_reset": {
         **_PROPOSAL,
@@ -140,7 +140,7 @@ TENSORS: dict[str, dict[str, Spec]] = {
         "source": Spec("B N", I64),
         "source_length": Spec("B", I32),
         "logits": Spec("B N D", LOGITS, rows=True),
-        "token_mask": Spec("B N V/32", I32),
+        "token_mask": Spec("B N V/32", I32, rows=True),
     },
     "draft_step": {
         **_PROPOSAL,
@@ -157,7 +157,7 @@ TENSORS: dict[str, dict[str, Spec]] = {
         "d2t": Spec("D", I32),
         "kept_logits": Spec("L K D", LOGITS),
         "logits": Spec("B D", LOGITS, rows=True, like="kept_logits"),
-        "token_mask": Spec("B V/32", I32),
+        "token_mask": Spec("B V/32", I32, rows=True),
     },
     "verify": {
         "draft_tokens": Spec("B K", I64),
@@ -174,7 +174,7 @@ TENSORS: dict[str, dict[str, Spec]] = {
         "t2d": Spec("T", I32),
         "draft_logits": Spec("L K D", LOGITS, rows=True),
         "target_logits": Spec("B K+1 V", LOGITS, rows=True, ragged="n V"),
-        "token_mask": Spec("B K+1 V/32", I32, ragged="n V/32"),
+        "token_mask": Spec("B K+1 V/32", I32, rows=True, ragged="n V/32"),
         "tokens": Spec("B K+1", I64),
         "num_accepted": Spec("B", I32),
         "num_emitted": Spec("B", I32),
@@ -281,7 +281,7 @@ class _Shapes:
             expected = self._size(dim)
             if expected is None and not dim.words:
                 self.bound[self.alias.get(dim.symbol, dim.symbol)] = size - dim.extra
-            elif expected not in (None, size):
+            elif expected is not None and expected != size:
                 return False
             if size == 0 and dim.symbol != "N":  # only a table of drafts made elsewhere
                 return False

@@ -113,6 +113,8 @@ class StopState:
     initial_memory : Tensor
         [A, 4] float32, what a new request starts with.
 
+    Notes
+    -----
     With ``rows`` in a call, B is the number of request slots of the engine.
     """
 

@@ -425,7 +425,7 @@ def _matrix() -> list[Case]:
         base = Case("row_stats", batch, 2 if batch == 2 else 3, vocab)
         cases += _row_cases(base)
         if vocab <= 8193:
-            cases += _layout_cases(base)
+            cases += _layout_cases(base.with_(batch=10))
     return cases
 
 

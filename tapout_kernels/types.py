@@ -33,12 +33,11 @@ class SamplingParams:
         [B] float32 in [0, 1]: keeps tokens of at least ``min_p`` times the largest probability;
         0 is off. None: off for every row.
 
-    With ``rows`` in a call, [R] instead of [B]: one row for each request slot of the engine.
-
     Notes
     -----
     The launch plan depends only on which fields are None, never on values: nothing on the host
-    reads a tensor.
+    reads a tensor. With ``rows`` in a call each is [R], one row for each request slot of the
+    engine.
 
     Examples
     --------

@@ -60,6 +60,48 @@ def test_uniform_address_equals_the_reference(core):
         assert found == expected.item()
 
 
+def philox_word(seed: int, position: int, id: int) -> int:
+    """Philox4x32-10 from its paper, with Python's integers: the word of a target id."""
+    x = [id // 4, position & 0xFFFFFFFF, position >> 32 & 0xFFFFFFFF, 4]
+    key = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF]
+    for _ in range(10):
+        a, b = x[0] * 0xD2511F53, x[2] * 0xCD9E8D57
+        x = [b >> 32 ^ x[1] ^ key[0], b & 0xFFFFFFFF, a >> 32 ^ x[3] ^ key[1], a & 0xFFFFFFFF]
+        key = [key[0] + 0x9E3779B9 & 0xFFFFFFFF, key[1] + 0xBB67AE85 & 0xFFFFFFFF]
+    return x[id % 4]
+
+
+def test_gumbel_words_belong_to_seed_position_and_target_id(core):
+    for seed, position in ((0, 0), (-1, 7), (1 << 40, -3), (5, (1 << 35) + 1), (-(1 << 63), 1)):
+        for id in (0, 1, 2, 3, 4, 127, 128255):
+            assert core.probe_gumbel_word(seed, position, id) == philox_word(seed, position, id)
+    assert core.probe_offset_position((1 << 63) - 1, 1) == -(1 << 63)
+    assert core.probe_offset_position(41, 1) == 42
+
+
+@pytest.mark.parametrize(
+    ("word", "noise"),
+    [
+        # w = 2^-33: -ln(-log1p(-w)) = 33 ln 2 - w/2 - ..
+        (0, 33 * math.log(2) - 2.0**-34),
+        # w = 1/2 + 2^-33: -ln(ln 2 + 2^-32 + ..)
+        (1 << 31, -math.log(math.log(2)) - 2.0**-32 / math.log(2)),
+        # clamped to 1 - 2^-24
+        ((1 << 32) - 1, -math.log(24 * math.log(2))),
+        ((1 << 32) - 128, -math.log(24 * math.log(2))),
+    ],
+)
+def test_gumbel_noise_known_answers(core, word, noise):
+    assert core.probe_gumbel_noise(word) == pytest.approx(noise, rel=1e-14)
+
+
+def test_gumbel_noise_falls_with_the_word(core):
+    words = [0, 1, 2, 1000, 1 << 20, 1 << 31, (1 << 32) - 1000, (1 << 32) - 257, (1 << 32) - 1]
+    noise = [core.probe_gumbel_noise(word) for word in words]
+    assert noise == sorted(set(noise), reverse=True)
+    assert noise[0] < 23  # what lets an entry far below the best be passed over
+
+
 # ---- statistics --------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from helpers import core_probe
 from helpers.core_probe import doubles
 
@@ -59,36 +60,80 @@ def test_inverse_cdf(core, weights, target, index, before):
 
 
 @pytest.mark.parametrize(
-    ("temperature", "top_k", "top_p", "rule", "expected"),
+    ("temperature", "top_k", "top_p", "min_p", "rule", "expected"),
     [
-        (0.5, 3, 0.25, 0, (1, 0, 0.5, 3, 0.25, 1)),
-        (1.0, 0, 1.0, 0, (1, 0, 1.0, 0, 1.0, 0)),
-        (1.0, 10, 1.5, 0, (1, 0, 1.0, 0, 1.0, 0)),  # top_k = V and top_p > 1 are off
-        (1.0, 9, -1.0, 0, (1, 0, 1.0, 9, -1.0, 1)),
-        (1.0, -2, math.nan, 0, (1, 0, 1.0, 0, 1.0, 0)),
-        (0.0, 3, 0.5, 0, (1, 1, 1.0, 0, 1.0, 0)),
-        (9e-6, 0, 1.0, 0, (1, 1, 1.0, 0, 1.0, 0)),
-        (-0.1, 0, 1.0, 0, (0, 0, 1.0, 0, 1.0, 0)),
-        (math.nan, 0, 1.0, 0, (0, 0, 1.0, 0, 1.0, 0)),
-        (math.nan, 3, 0.5, 3, (1, 1, 1.0, 0, 1.0, 0)),  # greedy looks at none of them
+        (0.5, 3, 0.25, 0.5, 0, (1, 0, 0.5, 3, 0.25, 0.5, 1)),
+        (1.0, 0, 1.0, 0.0, 0, (1, 0, 1.0, 0, 1.0, 0.0, 0)),
+        (1.0, 10, 1.5, -1.0, 0, (1, 0, 1.0, 0, 1.0, 0.0, 0)),  # top_k = V, top_p > 1: off
+        (1.0, 9, -1.0, 0.0, 0, (1, 0, 1.0, 9, -1.0, 0.0, 1)),
+        (1.0, -2, math.nan, math.nan, 0, (1, 0, 1.0, 0, 1.0, 0.0, 0)),
+        (1.0, 0, 1.0, 7.0, 0, (1, 0, 1.0, 0, 1.0, 1.0, 1)),  # the maximum and its ties
+        (0.0, 3, 0.5, 0.5, 0, (1, 1, 1.0, 0, 1.0, 0.0, 0)),
+        (9e-6, 0, 1.0, 0.0, 0, (1, 1, 1.0, 0, 1.0, 0.0, 0)),
+        (-0.1, 0, 1.0, 0.0, 0, (0, 0, 1.0, 0, 1.0, 0.0, 0)),
+        (math.nan, 0, 1.0, 0.0, 0, (0, 0, 1.0, 0, 1.0, 0.0, 0)),
+        (math.nan, 3, 0.5, 0.5, 3, (1, 1, 1.0, 0, 1.0, 0.0, 0)),  # greedy looks at none of them
+        (0.5, 3, 0.25, 0.5, 1, (1, 0, 0.5, 3, 0.25, 0.5, 1)),
+        (0.5, 3, 0.25, 0.5, 2, (1, 0, 0.5, 3, 0.25, 0.5, 1)),
     ],
 )
-def test_sampling_parameters(core, temperature, top_k, top_p, rule, expected):
-    out = np.zeros(6)
-    core.probe_row_sampling(temperature, top_k, top_p, rule, 10, out.ctypes.data)
+def test_sampling_parameters(core, temperature, top_k, top_p, min_p, rule, expected):
+    out = np.zeros(7)
+    core.probe_row_sampling(temperature, top_k, top_p, min_p, rule, 10, out.ctypes.data)
     assert tuple(out) == expected
+
+
+def test_mask_bits_are_those_of_the_words(core):
+    mask = np.array([1 << 31 | 1, 0, 2], dtype=np.uint32)
+    allowed = [id for id in range(-40, 140) if core.probe_mask_allows(mask.ctypes.data, 3, id)]
+    assert allowed == [0, 31, 65]
+    assert not core.probe_mask_allows(mask.ctypes.data, 2, 65)  # a word the mask does not have
+
+
+def test_min_p_compares_with_the_maximum(core):
+    limit = math.log(0.25)
+    assert core.probe_reaches(3.0, 3.0, 1.0, 1.0)
+    assert core.probe_reaches(3.0 + limit + 1e-12, 3.0, 1.0, 0.25)
+    assert not core.probe_reaches(3.0 + limit - 1e-12, 3.0, 1.0, 0.25)
+    assert core.probe_reaches(3.0 + 2 * limit + 1e-12, 3.0, 0.5, 0.25)  # T = 2
+    assert not core.probe_reaches(-math.inf, 3.0, 1.0, 1e-30)
+
+
+def test_state_rows_outside_take_no_part(core):
+    index = np.array([2, -1, 3, 0], dtype=np.int32)
+    assert [core.probe_state_row(index.ctypes.data, 3, b) for b in range(4)] == [2, -1, -1, 0]
+    assert [core.probe_state_row(None, 2, b) for b in range(3)] == [0, 1, -1]
+
+
+@pytest.mark.parametrize(("dtype", "number"), [("float32", 0), ("bfloat16", 1), ("float16", 2)])
+def test_bins_hold_one_logit_at_the_end(core, dtype, number):
+    """Two rounds of bins lead a 16-bit logit back to itself, a float32 one close by."""
+    generator = torch.Generator().manual_seed(number)
+    scale = 10.0 ** torch.randint(-6, 4, (500,), generator=generator)
+    values = torch.randn(500, generator=generator) * scale
+    values = torch.cat([values, torch.zeros(1)]).to(getattr(torch, dtype)).float()
+    low, high = values.min().item(), values.max().item()
+    bin, shift = ctypes.c_int64(), ctypes.c_int()
+    for value in values.tolist():
+        found = core.probe_bin(low, high, number, value, ctypes.byref(bin), ctypes.byref(shift))
+        assert 0 <= bin.value < 2048
+        assert found == value if number else abs(found - value) <= abs(value) * 2.0**-10 + 1e-40
 
 
 # ---- stop rules --------------------------------------------------------------------------------
 
-MAX_CONFIDENCE, SVIP, SVIP_DIFFERENCE, LOGIT_MARGIN, ADAEDL = 1, 2, 3, 4, 5
+MAX_CONFIDENCE, SVIP, SVIP_DIFFERENCE, LOGIT_MARGIN, ADAEDL, SURVIVAL = 1, 2, 3, 4, 5, 6
 
 
-def stops(core, kind, param, memory=(), arm=1, entropy=(0.0, 0.0), top=(1.0, 0.0), slot=1):
+def stops(core, kind, param, memory=(), arm=1, entropy=(0.0, 0.0), top=(1.0, 0.0), slot=1,
+          top1=None, estimate=(0.0, 0.0)):  # fmt: skip
     """The verdict on ``slot`` of two slots with these entropies and this top-2 pair."""
     stats = np.zeros((2, 8), dtype=np.float32)
     stats[:, 1] = entropy
     stats[:, 2:4] = top
+    stats[:, 7] = estimate
+    if top1 is not None:
+        stats[:, 2] = top1
     params, memories = np.zeros(4, dtype=np.float32), np.zeros(4, dtype=np.float32)
     params[: len(param)], memories[: len(memory)] = param, memory
     return bool(core.probe_stops(
@@ -109,6 +154,32 @@ def test_stop_rules_on_both_sides_of_their_thresholds(core):
     assert stops(core, ADAEDL, [0.25], memory=[0.51], entropy=(0, 1.0))  # 1 - 0.5 < 0.51
     assert not stops(core, ADAEDL, [0.25], memory=[0.5], entropy=(0, 1.0))
     assert not stops(core, ADAEDL, [0.25], memory=[0.9], entropy=(0, -1e-9))
+
+
+def test_survival_multiplies_what_was_estimated(core):
+    assert stops(core, SURVIVAL, [0.376], top1=(0.5, 0.75))
+    assert not stops(core, SURVIVAL, [0.375], top1=(0.5, 0.75))  # strict
+    assert not stops(core, SURVIVAL, [0.5], top1=(0.5, 0.75), slot=0)
+    # a slot with an estimate uses it, the others their top-1 probability
+    assert not stops(core, SURVIVAL, [0.25], top1=(0.5, 0.1), estimate=(0, 0.5))
+    assert stops(core, SURVIVAL, [0.251], top1=(0.5, 0.9), estimate=(0, 0.5))
+    assert stops(core, SURVIVAL, [0.06], top1=(0.9, 0.9), estimate=(0.1, 0.5))
+
+
+def test_an_estimate_of_nothing_is_not_mistaken_for_none(core):
+    assert core.probe_stored_estimate(0.25) == 0.25
+    for value in (0.0, -0.0, -1.0, math.nan):
+        assert core.probe_stored_estimate(value) == 2.0**-126
+
+
+def test_each_slot_has_its_own_arm(core):
+    arms = np.array([[0, 1, 1], [1, 1, 0]], dtype=np.int32)  # arm 0 stops at 1, arm 1 at 3
+    found = [[core.probe_slot_stops(arms.ctypes.data, 3, row, j) for j in range(3)]
+             for row in range(2)]  # fmt: skip
+    assert found == [[1, 0, 1], [0, 0, 1]]
+    one = np.array([1, 0], dtype=np.int32)
+    assert [core.probe_slot_stops(one.ctypes.data, 1, 0, j) for j in range(3)] == [0, 0, 1]
+    assert [core.probe_slot_stops(one.ctypes.data, 1, 1, j) for j in range(3)] == [1, 1, 1]
 
 
 def test_fixed_length_and_arms_outside_the_table(core):
@@ -160,23 +231,46 @@ def test_acceptance(core):
     assert math.isnan(core.probe_draft_probability(math.nan))
 
 
-def test_ucb1_scores(core):
-    assert core.probe_ucb1(0, 0, 0, 1, 1.0) == math.inf
-    # mean 1/2 of 4 completed pulls; the bonus counts 1 pending pull too; ln t = ln 8
-    assert core.probe_ucb1(4, 2, 1, 8, 0.5) == pytest.approx(
+def test_ucb1(core):
+    assert core.probe_ucb1(0, 0, 8, 0.0) == math.inf
+    assert core.probe_ucb1(0.5, 5, 8, 0.5) == pytest.approx(
         0.5 + 0.5 * math.sqrt(2 * math.log(8) / 5)
     )
-    # only pending pulls: no mean yet
-    assert core.probe_ucb1(0, 0, 2, 8, 1.0) == pytest.approx(math.sqrt(math.log(8)))
-    assert core.probe_ucb1(4, 2, 0, 1, 1.0) == 0.5
+    assert core.probe_ucb1(0, 2, 8, 1.0) == pytest.approx(math.sqrt(math.log(8)))
+    for t in (0.0, 0.5, 1.0):  # ln t is never negative
+        assert core.probe_ucb1(0.5, 4, t, 1.0) == 0.5
+    assert core.probe_ucb1(0.5, 5e-324, 8, 0.0) == 0.5  # a count discounted to almost nothing
+
+
+def test_ucb_tuned(core):
+    assert core.probe_ucb_tuned(0, 0, 0, 8) == math.inf
+    share = math.log(801) / 400
+    assert core.probe_ucb_tuned(0.5, 0.01, 400, 801) == pytest.approx(
+        0.5 + math.sqrt(share * (0.01 + math.sqrt(2 * share)))
+    )
+    assert core.probe_ucb_tuned(0.5, 0.2, 400, 801) == pytest.approx(0.5 + math.sqrt(share / 4))
+    assert core.probe_ucb_tuned(0.5, 0.2, 400, 1) == 0.5
+
+
+def test_throughput(core):
+    tokens, cost = doubles(9, 9, 6, 5), doubles(9, 9, 2, 3)
+    rate = core.probe_token_rate(tokens.ctypes.data, cost.ctypes.data, 2, 1)
+    assert rate == 11 / 5
+    assert core.probe_token_rate(tokens.ctypes.data, doubles(0, 0).ctypes.data, 2, 0) == 1.0
+    # 1/2 + (6 - 4.4) / (2 * 5 * 4)
+    assert core.probe_throughput_mean(4, 6, 2, rate, 4) == pytest.approx(0.54)
+    assert core.probe_throughput_mean(0, 0, 0, rate, 4) == 0.0
+    assert core.probe_throughput_mean(1, 99, 1, rate, 4) == 1.0
+    assert core.probe_throughput_mean(1, 1, 99, rate, 4) == 0.0
 
 
 def test_rewards(core):
-    simple, blend = 0, 1
+    simple, blend, throughput = 0, 1, 2
     assert core.probe_reward(simple, 2, 4, 8, 0.5) == 0.25
     assert core.probe_reward(blend, 2, 4, 8, 0.5) == 0.5 * 0.25 + 0.5 * 0.5
     assert core.probe_reward(blend, 2, 4, 8, 0.25) == 0.25 * 0.25 + 0.75 * 0.5
     assert core.probe_reward(blend, 0, 0, 8, 0.5) == 0.0
+    assert core.probe_reward(throughput, 2, 4, 8, 0.5) == 0.0  # tokens and cost say it all
 
 
 def test_fixed_arm_never_overflows(core):

@@ -72,7 +72,8 @@ def test_bits_are_those_of_the_scalar_kernels(isa):
         pytest.skip(f"this processor has no {isa}")
     expected, found = digests("scalar"), digests(isa)
     assert len(expected) > 150
-    assert len(set(expected.values())) > 0.9 * len(expected)  # the inputs differ
+    # The inputs differ; outcomes may be alike (a ragged layout changes none).
+    assert len(set(expected.values())) > 0.9 * len(expected)
     assert found.keys() == expected.keys()
     assert [name for name in expected if found[name] != expected[name]] == []
 

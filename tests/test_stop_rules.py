@@ -32,6 +32,8 @@ SIDES = [
      {"gamma": 0.2, "initial_threshold": CONFIDENCE - STEP}, [EVEN]),
     ("adaedl", {"gamma": 0.0, "initial_threshold": 1 + STEP},
      {"gamma": 0.0, "initial_threshold": 1 - STEP}, [EVEN]),
+    ("survival", {"threshold": 0.5 + STEP}, {"threshold": 0.5 - STEP}, [EVEN]),
+    ("survival", {"threshold": 0.125 + STEP}, {"threshold": 0.125 - STEP}, [EVEN, EVEN, EVEN]),
 ]  # fmt: skip
 # Exactly at the threshold, where the inequality is strict no rule stops.
 STRICT = [
@@ -42,6 +44,7 @@ STRICT = [
     ("svip_difference", {"threshold": 0.0}, [EVEN, EVEN]),
     ("svip_difference", {"threshold": -9.0}, [EVEN]),  # never at slot 0
     ("adaedl", {"gamma": 0.2, "initial_threshold": 1.0}, [SURE]),
+    ("survival", {"threshold": 0.25}, [EVEN, SURE, EVEN]),
 ]
 
 ids = [f"{name}-{i}" for i, (name, *_) in enumerate(SIDES)]
@@ -159,3 +162,48 @@ def test_length_of_drafts_made_elsewhere(backend):
     draft = Proposal.from_tokens(tokens, RngState.of(range(5)), length=given, backend=backend)
     assert draft.length.tolist() == [3, 3, 0, 1, 3]
     assert draft.tokens[0].tolist() == [5, 7, -1], "a given length wins over a -1"
+
+
+def estimated(backend: str, estimates: list[float], threshold: float) -> Proposal:
+    """Drafts over sure rows, so that only the estimates can stop them."""
+    rules = StopRules(("survival", {"threshold": threshold}))
+    state, rng = StopState.of(1, rules), RngState.of(0)
+    proposal = Proposal.empty(1, 4, 2)
+    proposal.reset(rng, rules, state, backend=backend)
+    for estimate in estimates:
+        draft_step(
+            torch.tensor([SURE]), proposal, SamplingParams(), rng, rules=rules, state=state,
+            accept_estimate=torch.tensor([estimate]), backend=backend,
+        )  # fmt: skip
+    return proposal
+
+
+def test_survival_multiplies_the_estimates_it_is_given(backend):
+    proposal = estimated(backend, [0.9, 0.8, 0.7, 0.6], threshold=0.6)  # .9, .72, .504
+    assert (proposal.length.item(), proposal.stop_reason.item()) == (3, RULE)
+    assert proposal.stats[0, :, 7].tolist() == pytest.approx([0.9, 0.8, 0.7, 0.0])
+
+
+@pytest.mark.parametrize("estimate", [0.0, -1.0, math.nan])
+def test_an_estimate_that_is_not_positive_stops(backend, estimate):
+    proposal = estimated(backend, [1.0, estimate], threshold=1e-9)
+    assert (proposal.length.item(), proposal.stop_reason.item()) == (2, RULE)
+    assert proposal.stats[0, 1, 7].item() == 2.0**-126
+
+
+def test_each_slot_asks_its_own_arm(backend):
+    """Token level: arm [B, K]; slot 0's arm holds the pre-draft test."""
+    rules = StopRules(("fixed_length", {"n": 0}), ("max_confidence", {"threshold": 2.0}))
+    none, stops = -1, 1
+    arms = torch.tensor([[none, none, stops, none], [0, none, none, none], [none, stops, 0, 0]])
+    state = StopState.of(3, rules, slots=4)
+    state.arm.copy_(arms)
+    rng, proposal = RngState.of([1, 2, 3]), Proposal.empty(3, 4, 2)
+    proposal.reset(rng, rules, state, backend=backend)
+    for _ in range(4):
+        draft_step(
+            torch.tensor([EVEN] * 3), proposal, None, rng, rules=rules, state=state,
+            backend=backend,
+        )  # fmt: skip
+    assert proposal.length.tolist() == [3, 0, 2]
+    assert proposal.stop_reason.tolist() == [RULE, PRE_DRAFT, RULE]

@@ -46,7 +46,7 @@ def same_decisions(backend: str, case: Case, args: dict) -> dict:
 
 
 def product(rule: str, **shape: int) -> list[Case]:
-    """Every draft x mask x ragged x rows x extras x filter; the seed's parity picks raw logprobs."""
+    """Every draft x mask x ragged x rows x extras x filter; an odd seed asks for raw logprobs."""
     flags = ("masked", "ragged", "rows", "extras")
     axes = itertools.product(DRAFTS, itertools.product((False, True), repeat=4), FILTERS)
     return [
@@ -78,6 +78,17 @@ def test_combinations_over_chunks(compiled, rule, vocab, dtype):
     offset = (torch.float32, torch.bfloat16, torch.float16).index(dtype)
     for case in cases[offset * 7 :: step]:
         same_decisions(compiled, case.with_(dtype=dtype), arguments(case.with_(dtype=dtype), True))
+
+
+@pytest.mark.parametrize("options", [{}, {"draft_vocab": True}, {"masked": True}], ids=str)
+def test_block_between_its_levels(compiled, options):
+    """Requests that end at a level of w < 1: its residual is not that of the token rule."""
+    case = Case("verify", batch=300, slots=3, vocab=5, rule="block", **options)
+    args = case.inputs()
+    args["length"].fill_(3)
+    found = same_decisions(compiled, case, args)
+    accepted = found["num_accepted"]
+    assert ((accepted > 0) & (accepted < 3)).sum() > 30
 
 
 @pytest.mark.parametrize("rule", RULES)

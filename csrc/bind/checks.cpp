@@ -57,12 +57,24 @@ int64_t Arguments::size(const char* name, const Tensor& tensor, int64_t dims, in
   return tensor.size(dim);
 }
 
-void Arguments::check(const char* name, const Tensor& tensor, ScalarType dtype, Shape shape) const {
+void Arguments::check_kind(const char* name, const Tensor& tensor, ScalarType dtype,
+                           Shape shape) const {
   check_device(name, tensor);
   if (tensor.scalar_type() != dtype) {
     fail(name, dtype_name(dtype), dtype_name(tensor.scalar_type()));
   }
   check_shape(name, tensor, shape);
+}
+
+void Arguments::check_last_stride(const char* name, const Tensor& tensor) const {
+  const int64_t last = tensor.dim() - 1;
+  if (tensor.size(last) > 1 && tensor.stride(last) != 1) {
+    fail(name, "contiguous in its last dimension", "stride " + std::to_string(tensor.stride(last)));
+  }
+}
+
+void Arguments::check(const char* name, const Tensor& tensor, ScalarType dtype, Shape shape) const {
+  check_kind(name, tensor, dtype, shape);
   if (!tensor.is_contiguous()) fail(name, "contiguous", "strides " + list(tensor.strides()));
 }
 
@@ -79,9 +91,7 @@ Logits Arguments::logits(const char* name, const Tensor& tensor, Shape shape) co
   const int64_t last = tensor.dim() - 1;
   out.vocab = tensor.size(last);
   if (out.vocab < 1) fail(name, "not empty", list(tensor.sizes()));
-  if (out.vocab > 1 && tensor.stride(last) != 1) {
-    fail(name, "contiguous in its last dimension", "stride " + std::to_string(tensor.stride(last)));
-  }
+  check_last_stride(name, tensor);
   out.data = tensor.const_data_ptr();
   out.batch_stride = tensor.stride(0);
   out.row_stride = last == 2 ? tensor.stride(1) : 0;
@@ -90,9 +100,11 @@ Logits Arguments::logits(const char* name, const Tensor& tensor, Shape shape) co
 
 TokenMask Arguments::mask(const OptionalTensor& tensor, Shape shape) const {
   if (!tensor) return {};
-  const int32_t* bits = input<int32_t>("token_mask", *tensor, shape);
-  const int64_t last = tensor->dim() - 1;
-  return {bits, tensor->stride(0), last == 2 ? tensor->stride(1) : 0, tensor->size(last)};
+  check_kind("token_mask", *tensor, ScalarType::Int, shape);
+  check_last_stride("token_mask", *tensor);
+  const int64_t last = tensor->dim() - 1, words = tensor->size(last);
+  return {static_cast<const int32_t*>(tensor->const_data_ptr()), tensor->stride(0),
+          last == 2 ? tensor->stride(1) : 0, words};
 }
 
 StateRows Arguments::rows(const OptionalTensor& rows, int64_t batch, int64_t count) const {

@@ -79,7 +79,7 @@ class Arguments {
   // [B, V] or [B, rows, V]: any strides, but a contiguous vocabulary.
   Logits logits(const char* name, const Tensor& tensor, Shape shape) const;
 
-  // Contiguous int32 words, one row of them per row of logits; no mask if none is given.
+  // int32 words, one row of them per row of logits; no mask if none is given.
   TokenMask mask(const OptionalTensor& tensor, Shape shape) const;
 
   // `count`: the rows of the tensors that `rows` points into.
@@ -99,6 +99,8 @@ class Arguments {
 
  private:
   void check(const char* name, const Tensor& tensor, ScalarType dtype, Shape shape) const;
+  void check_kind(const char* name, const Tensor& tensor, ScalarType dtype, Shape shape) const;
+  void check_last_stride(const char* name, const Tensor& tensor) const;
   void check_device(const char* name, const Tensor& tensor) const;
   void check_shape(const char* name, const Tensor& tensor, Shape shape) const;
 

@@ -53,6 +53,9 @@ TAPOUT_HD bool block_accepts(double uniform, double residual, double weight) {
   return uniform * (residual + (1.0 - weight)) < residual;
 }
 
+// S <= w, so a level i < L with u >= w is known not to hold before S is summed.
+TAPOUT_HD bool block_may_accept(double uniform, double weight) { return uniform < weight; }
+
 // Level L, the whole draft.
 TAPOUT_HD bool block_accepts_all(double uniform, double weight) { return uniform < weight; }
 

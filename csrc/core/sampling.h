@@ -86,6 +86,42 @@ TAPOUT_HD KeySearch search_next(KeySearch search, uint32_t probe, bool passes) {
   return passes ? KeySearch{probe, search.high} : KeySearch{search.low, probe - 1};
 }
 
+// A radix search splits a range of keys into equal bins, keeps one of them and repeats. Keys of a
+// 16-bit dtype come 2^precision apart, so bins of that size are the last.
+constexpr int64_t kBins = 2048;
+
+struct KeyRange {
+  uint32_t low;
+  uint32_t high;
+};
+
+TAPOUT_HD int key_precision(DType dtype) {
+  return dtype == DType::kBf16 ? 16 : dtype == DType::kF16 ? 13 : 0;
+}
+
+TAPOUT_HD KeyRange key_range(float low, float high, int precision) {
+  const uint32_t step = (1u << precision) - 1u;
+  return {order_key(low) & ~step, order_key(high) | step};
+}
+
+// The smallest shift, at least `precision`, that leaves fewer than kBins bins.
+TAPOUT_HD int bin_shift(KeyRange range, int precision) {
+  int shift = precision;
+  while ((range.high - range.low) >> shift >= static_cast<uint32_t>(kBins)) ++shift;
+  return shift;
+}
+
+TAPOUT_HD KeyRange bin_range(KeyRange range, int shift, int64_t bin) {
+  const uint32_t low = range.low + (static_cast<uint32_t>(bin) << shift);
+  const uint32_t last = low + ((1u << shift) - 1u);
+  return {low, last < range.high ? last : range.high};
+}
+
+// The only logit in a bin of the last size: its magnitude ends in zeros.
+TAPOUT_HD float bin_value(KeyRange bin) {
+  return key_value(bin.low & 0x80000000u ? bin.low : bin.high);
+}
+
 // Inverse CDF by steps over weights in ascending order of index.
 struct CdfScan {
   double target;

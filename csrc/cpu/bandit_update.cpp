@@ -1,6 +1,5 @@
 // bandit_update: credit each row's arm, then its stop rule's memory (core/bandit.h, core/stop.h).
 // Row after row: what a credit touches (its slot of its group) is discounted, then credited.
-
 #include "../core/bandit.h"
 #include "../core/rows.h"
 #include "../core/stop.h"

@@ -1,6 +1,6 @@
 // The block rule (core/accept.h). One pass over the target rows gives the weights w; then levels
-// are tried from the longest down, so that a residual S_i is summed only where it is needed. Its
-// chunk masses are those the replacement is drawn from.
+// are tried from the longest down, so that a residual S_i is summed only where the noise leaves it
+// a say. Its chunk masses are those the replacement is drawn from.
 #pragma once
 
 #include "target.h"
@@ -57,17 +57,24 @@ inline BlockEnd read_levels(const Request& request, const Levels& levels) {
   }
 }
 
+inline bool level_holds(const Request& request, int64_t i, const Level& level, const Team& team) {
+  if (i == 0) {
+    rejected_mass(request, 0, level.law, level.weight, team);
+    return true;
+  }
+  const double uniform = noise(request, i - 1, Domain::kAccept);
+  if (!block_may_accept(uniform, level.weight)) return false;
+  const double residual = rejected_mass(request, i, level.law, level.weight, team);
+  return block_accepts(uniform, residual, level.weight);
+}
+
 // The accepted level; below `end`, its replacement is prepared.
 inline int64_t accepted_level(const Request& request, const Levels& levels, int64_t end) {
   if (end == 0) return 0;
   if (block_accepts_all(noise(request, end - 1, Domain::kAccept), levels[end].weight)) return end;
-  for (int64_t i = end - 1;; --i) {
-    const Level& level = levels[i];
-    const double residual = rejected_mass(request, i, level.law, level.weight, levels.row_team(i));
-    if (i == 0) return 0;
-    const double uniform = noise(request, i - 1, Domain::kAccept);
-    if (block_accepts(uniform, residual, level.weight)) return i;
-  }
+  int64_t i = end - 1;
+  while (!level_holds(request, i, levels[i], levels.row_team(i))) --i;
+  return i;
 }
 
 inline Status verify_block(const Request& request, const Levels& levels) {

@@ -28,12 +28,8 @@ inline int64_t draw_from(const double* mass, int64_t chunks, double uniform, con
   return inner.index < 0 ? -1 : outer.index * kChunk + inner.index;
 }
 
-// Chunk masses of the law: without a filter they are the statistics' sums.
+// Chunk masses of the law, from the sums of its kept weights.
 inline void fill_masses(RowLaw& law) {
-  if (law.filtered) {
-    kept_mass(law, law.cutoff);
-    return;
-  }
   for (int64_t c = 0; c < num_chunks(law.row.vocab); ++c) {
     law.scratch.mass[c] = chunk_scale(law, c) * law.scratch.chunk[c].sum;
   }
@@ -81,16 +77,27 @@ inline int64_t draft_id(const int32_t* t2d, int64_t target_ids, int64_t draft_vo
   return id < draft_vocab ? id : -1;
 }
 
-// The draft's logits of the target ids from `begin`, as the bits they are stored in.
+// The draft's logits of the target ids from `begin`, as the bits they are stored in. Which ids the
+// draft has is not predictable: three loops without a branch instead of one with it.
 template <class Bits>
 inline void gather(const DraftRow& draft, int64_t begin, Bits lowest, ChunkBuffer& to) {
   const Bits* from = reinterpret_cast<const Bits*>(draft.row.data);
-  Bits staged[kChunk];
-  for (int64_t i = 0; i < kChunk; ++i) {
-    const int64_t id = draft_id(draft.t2d, draft.target_ids, draft.row.vocab, begin + i);
-    staged[i] = id < 0 ? lowest : from[id];
+  const int32_t* ids = draft.t2d + begin;
+  const int64_t left = draft.target_ids - begin, known = left < kChunk ? left : kChunk;
+  const uint32_t vocab = static_cast<uint32_t>(draft.row.vocab);
+  uint32_t safe[kChunk];
+  Bits found[kChunk];
+  for (int64_t i = 0; i < known; ++i) {
+    const uint32_t id = static_cast<uint32_t>(ids[i]);
+    safe[i] = id < vocab ? id : 0;
   }
-  Row row = {reinterpret_cast<const char*>(staged), draft.row.dtype, kChunk, nullptr, 0, nullptr};
+  for (int64_t i = 0; i < known; ++i) found[i] = from[safe[i]];
+  for (int64_t i = 0; i < known; ++i) {
+    found[i] = static_cast<uint32_t>(ids[i]) < vocab ? found[i] : lowest;
+  }
+  for (int64_t i = known < 0 ? 0 : known; i < kChunk; ++i) found[i] = lowest;
+  const Row row = {
+      reinterpret_cast<const char*>(found), draft.row.dtype, kChunk, nullptr, 0, nullptr};
   load_chunk(row, 0, to);
 }
 
@@ -114,6 +121,43 @@ inline double draft_probability_at(const DraftRow& draft, int64_t target_id) {
   return log_p < 0.0 ? exp(log_p) : 1.0;
 }
 
+// weight * p_target and p_draft of sixteen ids at a time.
+struct PairTerms {
+  Vec16 max, rate, scale, limit;
+  Vec16 anchor, inverse, level, draft_limit;
+
+  Vec16 target(Vec16 z) const {
+    const Vec16 weight = mul16(exp2_16(sub16(z, max), rate), scale);
+    return select_ge16(z, limit, weight, set16(0.0f));
+  }
+  Vec16 draft(Vec16 z) const {
+    const Vec16 zero = set16(0.0f), log_p = fma16(sub16(z, anchor), inverse, level);
+    const Vec16 weight = exp2_16(min16(log_p, zero), set16(exponent_rate(1.0)));
+    return select_ge16(z, draft_limit, weight, zero);
+  }
+};
+
+inline PairTerms pair_terms(const RowLaw& law, const DraftRow& draft, double weight) {
+  return {set16(static_cast<float>(law.moments.max)),
+          set16(exponent_rate(law.inv_temperature)),
+          set16(static_cast<float>(weight / law.kept)),
+          set16(law.cutoff),
+          set16(draft.token_logit),
+          set16(draft.inverse),
+          set16(draft.token_logprob),
+          set16(draft.cutoff)};
+}
+
+// [p_target - p_draft]+ and min(p_target, p_draft): types, so that they are inlined.
+struct Excess {
+  Vec16 operator()(Vec16 p_target, Vec16 p_draft) const {
+    return max16(sub16(p_target, p_draft), set16(0.0f));
+  }
+};
+struct Shared {
+  Vec16 operator()(Vec16 p_target, Vec16 p_draft) const { return min16(p_target, p_draft); }
+};
+
 // combine(weight * p_target, p_draft) of one chunk.
 template <class Combine>
 inline void pair_chunk(const RowLaw& law, const DraftRow& draft, double weight, int64_t chunk,
@@ -121,21 +165,49 @@ inline void pair_chunk(const RowLaw& law, const DraftRow& draft, double weight, 
   ChunkBuffer drafted;
   load_chunk(law.row, chunk, buffer);
   load_draft_chunk(draft, chunk, drafted);
-  const Vec16 max = set16(static_cast<float>(law.moments.max)), zero = set16(0.0f);
-  const Vec16 rate = set16(exponent_rate(law.inv_temperature)),
-              to_base2 = set16(exponent_rate(1.0));
-  const Vec16 scale = set16(static_cast<float>(weight / law.kept)), limit = set16(law.cutoff);
-  const Vec16 anchor = set16(draft.token_logit), level = set16(draft.token_logprob);
-  const Vec16 draft_inverse = set16(draft.inverse), draft_limit = set16(draft.cutoff);
-  for (int64_t i = 0; i < buffer.vectors; ++i) {
-    const Vec16 z = load16(buffer.value + i * kLanes);
-    const Vec16 z_draft = load16(drafted.value + i * kLanes);
-    const Vec16 weighed = mul16(exp2_16(sub16(z, max), rate), scale);
-    const Vec16 log_p = fma16(sub16(z_draft, anchor), draft_inverse, level);
-    const Vec16 drafted_weight = exp2_16(min16(log_p, zero), to_base2);
-    const Vec16 p_target = select_ge16(z, limit, weighed, zero);
-    const Vec16 p_draft = select_ge16(z_draft, draft_limit, drafted_weight, zero);
-    store16(buffer.value + i * kLanes, combine(p_target, p_draft));
+  const PairTerms terms = pair_terms(law, draft, weight);
+  for (int64_t i = 0; i < buffer.vectors * kLanes; i += kLanes) {
+    const Vec16 p_target = terms.target(load16(buffer.value + i));
+    store16(buffer.value + i, combine(p_target, terms.draft(load16(drafted.value + i))));
+  }
+}
+
+// The sum of a whole chunk of two rows of one type, in the order of `buffer_sum`.
+template <class Combine, class Scalar>
+inline float pair_sum(const PairTerms& terms, const Scalar* target, const Scalar* drafted,
+                      const Combine& combine) {
+  BlockSum sum = zero_sum();
+  for (int64_t i = 0; i < kChunk; i += kBlock * kLanes) {
+    for (int64_t k = 0; k < kBlock; ++k) {
+      const Vec16 p_target = terms.target(load16(target + i + k * kLanes));
+      const Vec16 p_draft = terms.draft(load16(drafted + i + k * kLanes));
+      sum.part[k] = add16(sum.part[k], combine(p_target, p_draft));
+    }
+  }
+  return total(sum);
+}
+
+// Where rows need no mask, map or padding they are not copied first: the sum is that of pair_chunk.
+template <class Combine>
+inline float pair_chunk_sum(const RowLaw& law, const DraftRow& draft, double weight, int64_t chunk,
+                            const Combine& combine) {
+  const int64_t begin = chunk * kChunk;
+  const bool plain = !law.row.mask && !draft.t2d && law.row.dtype == draft.row.dtype;
+  if (!plain || begin + kChunk > law.row.vocab) {
+    ChunkBuffer buffer;
+    pair_chunk(law, draft, weight, chunk, combine, buffer);
+    return buffer_sum(buffer);
+  }
+  const PairTerms terms = pair_terms(law, draft, weight);
+  const auto sum = [&](auto type) {
+    using Scalar = decltype(type);
+    return pair_sum(terms, reinterpret_cast<const Scalar*>(law.row.data) + begin,
+                    reinterpret_cast<const Scalar*>(draft.row.data) + begin, combine);
+  };
+  switch (law.row.dtype) {
+    case DType::kF32: return sum(float{});
+    case DType::kBf16: return sum(Bf16{});
+    default: return sum(F16{});
   }
 }
 
@@ -146,33 +218,26 @@ inline double pair_mass(const RowLaw& law, const DraftRow& draft, double weight,
                         const Combine& combine, const Team& team) {
   const int64_t chunks = num_chunks(law.row.vocab);
   for_each(team, chunks, [&](int64_t, int64_t c) {
-    law.scratch.mass[c] = 0.0;
-    if (law.scratch.chunk[c].max < law.cutoff) return;
-    ChunkBuffer buffer;
-    pair_chunk(law, draft, weight, c, combine, buffer);
-    law.scratch.mass[c] = buffer_sum(buffer);
+    const bool cut = law.scratch.chunk[c].max < law.cutoff;
+    law.scratch.mass[c] = cut ? 0.0 : pair_chunk_sum(law, draft, weight, c, combine);
   });
   double total = 0.0;
   for (int64_t c = 0; c < chunks; ++c) total += law.scratch.mass[c];
   return total;
 }
 
-inline Vec16 excess16(Vec16 p_target, Vec16 p_draft) {
-  return max16(sub16(p_target, p_draft), set16(0.0f));
-}
-
 // sum [weight p_target - p_draft]+, its parts in scratch.mass for `draw_residual`.
 inline double residual_mass(const RowLaw& law, const DraftRow& draft, double weight,
                             const Team& team) {
   if (law.one_hot) return residual_weight(weight, draft_probability_at(draft, law.argmax));
-  return pair_mass(law, draft, weight, excess16, team);
+  return pair_mass(law, draft, weight, Excess{}, team);
 }
 
 // Call after `residual_mass`. Zero residual mass falls back to the law.
 inline int64_t draw_residual(RowLaw& law, const DraftRow& draft, double weight, double uniform) {
   if (law.one_hot) return law.argmax;
   const auto fill = [&](int64_t c, ChunkBuffer& buffer) {
-    pair_chunk(law, draft, weight, c, excess16, buffer);
+    pair_chunk(law, draft, weight, c, Excess{}, buffer);
   };
   const int64_t token = draw_from(law.scratch.mass, num_chunks(law.row.vocab), uniform, fill);
   return token >= 0 ? token : draw(law, uniform);
@@ -181,7 +246,7 @@ inline int64_t draw_residual(RowLaw& law, const DraftRow& draft, double weight, 
 // sum min(p_target, p_draft). Overwrites scratch.mass.
 inline double overlap_mass(const RowLaw& law, const DraftRow& draft, const Team& team) {
   if (law.one_hot) return draft_probability_at(draft, law.argmax);
-  return pair_mass(law, draft, 1.0, min16, team);
+  return pair_mass(law, draft, 1.0, Shared{}, team);
 }
 
 }  // namespace TAPOUT_ISA

@@ -1,7 +1,10 @@
 // The gumbel rule (drafter-invariant sampling, 2408.07978): the token is the argmax of z/T + G over
-// the kept ids, the lowest on ties. The noise belongs to a target id at a position, so that a draft
-// and its target share it.
-//   w = (word + 1/2) 2^-32, at most 1 - 2^-24;  G = -ln(-log1p(-w));  a small w makes a large G
+// the kept ids, the lowest on ties. The noise belongs to a target id at a position (core/rng.h), so
+// that a draft and its target share it.
+//   G > g iff w < 1 - e^(-e^(-g)), which is below e^(-g): with the best score so far, s, an entry
+//   whose word is not below 2^32 e^(z/T - s) cannot win. Random words are compared with that limit,
+//   for the maximum of a chunk, before any noise is computed; a chunk with m/T + 23 < s needs none.
+// Scores are exact f64 and the tests above only err on the safe side: no order or thread matters.
 #pragma once
 
 #include "../core/rng.h"
@@ -10,27 +13,156 @@
 namespace tapout {
 inline namespace TAPOUT_ISA {
 
-// The column that wins.
-inline int64_t draw_gumbel(RowLaw& law, int64_t seed, int64_t position, const Team&) {
-  if (law.one_hot) return law.argmax;
-  ChunkBuffer buffer;
-  double best = -INFINITY;
-  int64_t winner = -1;
-  for (int64_t c = 0; c < num_chunks(law.row.vocab); ++c) {
-    if (law.scratch.chunk[c].max == -INFINITY || law.scratch.chunk[c].max < law.cutoff) continue;
-    load_chunk(law.row, c, buffer);
-    for (int64_t i = 0; i < kChunk && c * kChunk + i < law.row.vocab; ++i) {
-      if (buffer.value[i] == -INFINITY || buffer.value[i] < law.cutoff) continue;
-      const int64_t column = c * kChunk + i;
-      const double noise = gumbel_noise(gumbel_word(seed, position, target_id(law.row, column)));
-      const double score = buffer.value[i] * law.inv_temperature + noise;
-      if (score > best) {
-        best = score;
-        winner = column;
+constexpr double kLargestNoise = 23.0;
+constexpr int64_t kBlockIds = 4;  // target ids that share a Philox block
+
+// The stream of one (seed, position).
+struct Noise {
+  int64_t seed;
+  int64_t position;
+  U64x8 low;  // the position's words, in every lane
+  U64x8 high;
+  U64x8 key[10][2];
+
+  Noise(int64_t seed_, int64_t position_) : seed(seed_), position(position_) {
+    low = set8(static_cast<uint32_t>(position));
+    high = set8(static_cast<uint64_t>(position) >> 32);
+    const uint64_t bits = static_cast<uint64_t>(seed);
+    uint32_t key0 = static_cast<uint32_t>(bits), key1 = static_cast<uint32_t>(bits >> 32);
+    for (int i = 0; i < 10; ++i, key0 += 0x9E3779B9u, key1 += 0xBB67AE85u) {
+      key[i][0] = set8(key0);
+      key[i][1] = set8(key1);
+    }
+  }
+
+  double score(const RowLaw& law, int64_t column, float logit) const {
+    return logit * law.inv_temperature +
+           gumbel_noise(gumbel_word(seed, position, target_id(law.row, column)));
+  }
+};
+
+struct Winner {
+  double score;
+  int64_t column;  // -1: none yet
+};
+
+inline Winner better(Winner left, Winner right) {
+  if (left.score != right.score) return left.score > right.score ? left : right;
+  return left.column < right.column ? left : right;
+}
+
+// Word j of block i: lane i of word[j].
+struct Philox8 {
+  U64x8 word[4];
+};
+
+inline Philox8 philox8(U64x8 block, const Noise& noise) {
+  const U64x8 multiplier0 = set8(0xD2511F53u), multiplier1 = set8(0xCD9E8D57u);
+  Philox8 x = {{block, noise.low, noise.high, set8(static_cast<uint64_t>(Domain::kGumbel))}};
+  for (int i = 0; i < 10; ++i) {
+    const U64x8 product0 = mul8(x.word[0], multiplier0), product1 = mul8(x.word[2], multiplier1);
+    x = {{xor8(xor8(high8(product1), x.word[1]), noise.key[i][0]), product1,
+          xor8(xor8(high8(product0), x.word[3]), noise.key[i][1]), product0}};
+  }
+  return x;
+}
+
+// How far the logarithm of w may reach for an entry of this logit to win, rounding allowed for.
+inline double reach(const RowLaw& law, const Winner& best, double logit) {
+  const double level = logit * law.inv_temperature;
+  return level - best.score + 1e-9 + 0x1p-49 * (fabs(level) + fabs(best.score));
+}
+
+// Words above this cannot win.
+inline uint32_t word_limit(double reach) {
+  const double limit = exp(reach) * 0x1p32 + 1.0;
+  return limit < 4294967295.0 ? static_cast<uint32_t>(limit) : 0xFFFFFFFFu;
+}
+
+inline void try_entry(const RowLaw& law, const Noise& noise, int64_t column, float logit,
+                      uint32_t word, Winner& best) {
+  if (!(logit >= law.cutoff) || logit == -INFINITY) return;
+  const int exponent = 30 - __builtin_clzll(2 * uint64_t{word} + 1);  // w >= 2^exponent
+  if (best.column >= 0 && exponent * kLn2 > reach(law, best, logit)) return;
+  best = better(best, {noise.score(law, column, logit), column});
+}
+
+// Columns [0, n) of a chunk in groups whose blocks are computed at once.
+inline void try_blocks(const RowLaw& law, const Noise& noise, const ChunkBuffer& chunk,
+                       int64_t begin, int64_t n, uint32_t limit, Winner& best) {
+  alignas(64) uint64_t word[8];
+  for (int64_t group = 0; group < n; group += 8 * kBlockIds) {
+    const uint64_t first = static_cast<uint64_t>(begin + group) / kBlockIds;
+    const Philox8 random = philox8(iota8(first), noise);
+    for (int64_t j = 0; j < kBlockIds; ++j) {
+      uint32_t hits = at_most8(random.word[j], limit);
+      if (hits == 0) continue;
+      store8(word, random.word[j]);
+      for (; hits != 0; hits &= hits - 1) {
+        const int lane = __builtin_ctz(hits);
+        const int64_t i = group + lane * kBlockIds + j;
+        const uint32_t mine = static_cast<uint32_t>(word[lane]);
+        if (i < n) try_entry(law, noise, begin + i, chunk.value[i], mine, best);
       }
     }
   }
-  return winner;
+}
+
+// With a draft vocabulary the ids of neighbours lie anywhere: a block for each.
+inline void try_ids(const RowLaw& law, const Noise& noise, const ChunkBuffer& chunk, int64_t begin,
+                    int64_t n, uint32_t limit, Winner& best) {
+  uint64_t block[8] = {}, word[4][8];
+  for (int64_t group = 0; group < n; group += 8) {
+    const int64_t some = n - group < 8 ? n - group : 8;
+    for (int64_t i = 0; i < some; ++i) {
+      block[i] = static_cast<uint64_t>(target_id(law.row, begin + group + i)) / kBlockIds;
+    }
+    const Philox8 random = philox8(load8(block), noise);
+    for (int j = 0; j < 4; ++j) store8(word[j], random.word[j]);
+    for (int64_t i = 0; i < some; ++i) {
+      const int64_t column = begin + group + i;
+      const uint32_t mine = static_cast<uint32_t>(word[target_id(law.row, column) % kBlockIds][i]);
+      if (mine <= limit) try_entry(law, noise, column, chunk.value[group + i], mine, best);
+    }
+  }
+}
+
+inline void try_chunk(const RowLaw& law, const Noise& noise, int64_t c, Winner& best) {
+  const float max = law.scratch.chunk[c].max;
+  if (max == -INFINITY || max < law.cutoff) return;
+  uint32_t limit = 0xFFFFFFFFu;
+  if (best.column >= 0) {
+    const double span = reach(law, best, max);
+    if (span < -kLargestNoise) return;
+    limit = word_limit(span);
+  }
+  ChunkBuffer buffer;
+  load_chunk(law.row, c, buffer);
+  const int64_t begin = c * kChunk, rest = law.row.vocab - begin, n = rest < kChunk ? rest : kChunk;
+  const auto attempt = law.row.d2t ? try_ids : try_blocks;
+  attempt(law, noise, buffer, begin, n, limit, best);
+}
+
+// The column that wins. Overwrites scratch.mass.
+inline int64_t draw_gumbel(RowLaw& law, int64_t seed, int64_t position, const Team& team) {
+  if (law.one_hot) return law.argmax;
+  const Noise noise(seed, position);
+  double* found = law.scratch.mass;
+  const int64_t chunks = num_chunks(law.row.vocab);
+  for (int64_t c = 0; c < chunks; ++c) found[c] = -1.0;
+  for_each_piece(law, team, [&](int64_t begin, int64_t end) {
+    Winner best = {-INFINITY, -1};
+    for (int64_t c = begin; c < end; ++c) try_chunk(law, noise, c, best);
+    found[begin] = static_cast<double>(best.column);
+  });
+  Winner best = {-INFINITY, -1};
+  for (int64_t c = 0; c < chunks; ++c) {
+    const int64_t column = static_cast<int64_t>(found[c]);
+    if (column < 0) continue;
+    const Winner other = {noise.score(law, column, logit_at(law.row, column)), column};
+    best = best.column < 0 ? other : better(best, other);
+  }
+  return best.column;
 }
 
 }  // namespace TAPOUT_ISA

@@ -159,17 +159,25 @@ enum class Visit { kMax, kSum, kAll };
 // -0 becomes +0 in both: which of the two a maximum returns is not fixed.
 inline float chunk_max(const ChunkBuffer& chunk) { return reduce_max16(chunk.best) + 0.0f; }
 
-inline float finite_min(const ChunkBuffer& chunk) {
-  float min = reduce_min16(chunk.least);
-  if (min == -INFINITY) {
-    Vec16 least = set16(INFINITY);
-    for (int64_t i = 0; i < chunk.vectors; ++i) {
-      const Vec16 z = load16(chunk.value + i * kLanes);
-      least = min16(select_ge16(z, set16(kLowest), z, set16(INFINITY)), least);
-    }
-    min = reduce_min16(least);
+// The smallest logit that is at least `limit`, +inf if there is none.
+inline float smallest_from(const ChunkBuffer& chunk, float limit) {
+  Vec16 least = set16(INFINITY);
+  for (int64_t i = 0; i < chunk.vectors; ++i) {
+    const Vec16 z = load16(chunk.value + i * kLanes);
+    least = min16(select_ge16(z, set16(limit), z, set16(INFINITY)), least);
   }
-  return min + 0.0f;
+  return reduce_min16(least) + 0.0f;
+}
+
+inline float largest(const ChunkBuffer& chunk) {
+  Vec16 best = set16(-INFINITY);
+  for (int64_t i = 0; i < chunk.vectors; ++i) best = max16(load16(chunk.value + i * kLanes), best);
+  return reduce_max16(best) + 0.0f;
+}
+
+inline float finite_min(const ChunkBuffer& chunk) {
+  const float min = reduce_min16(chunk.least);
+  return min == -INFINITY ? smallest_from(chunk, kLowest) : min + 0.0f;
 }
 
 // Four sums side by side lose less than one: a small weight is added to fewer large ones.

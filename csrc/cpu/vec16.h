@@ -1,5 +1,6 @@
 // Sixteen f32 lanes, whatever the instruction set: one lane layout, one exponential and one
-// reduction tree, so that every instruction set returns the same bits.
+// reduction tree, so that every instruction set returns the same bits. And eight lanes of integers,
+// for random words.
 #pragma once
 
 #if defined(TAPOUT_USE_AVX512)

@@ -78,6 +78,37 @@ inline int count_ge16(Vec16 a, Vec16 b) {
   return __builtin_popcount(static_cast<unsigned>(low | high << 8));
 }
 
+inline uint32_t key_bins8(__m256 a, uint32_t low, uint32_t span, int shift, uint32_t* bin) {
+  const __m256i bits = _mm256_castps_si256(a), top = _mm256_set1_epi32(INT32_MIN);
+  const __m256i key = _mm256_xor_si256(bits, _mm256_or_si256(_mm256_srai_epi32(bits, 31), top));
+  const __m256i offset = _mm256_sub_epi32(key, _mm256_set1_epi32(static_cast<int>(low)));
+  const __m256i last = _mm256_set1_epi32(static_cast<int>(span));
+  const __m256i shifted = _mm256_srl_epi32(offset, _mm_cvtsi32_si128(shift));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(bin), shifted);
+  const __m256i inside = _mm256_cmpeq_epi32(_mm256_min_epu32(offset, last), offset);
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(inside)));
+}
+
+inline uint32_t key_bins16(Vec16 a, uint32_t low, uint32_t span, int shift, uint32_t* bin) {
+  const uint32_t first = key_bins8(a.low, low, span, shift, bin);
+  return first | key_bins8(a.high, low, span, shift, bin + 8) << 8;
+}
+
+inline void fixed4(__m128 a, int64_t* to) {
+  const __m256d big = _mm256_set1_pd(0x1p52);
+  const __m256d scaled = _mm256_mul_pd(_mm256_cvtps_pd(a), _mm256_set1_pd(0x1p40));
+  const __m256i bits = _mm256_castpd_si256(_mm256_add_pd(scaled, big));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                      _mm256_sub_epi64(bits, _mm256_castpd_si256(big)));
+}
+
+inline void fixed16(Vec16 a, int64_t* to) {
+  fixed4(_mm256_castps256_ps128(a.low), to);
+  fixed4(_mm256_extractf128_ps(a.low, 1), to + 4);
+  fixed4(_mm256_castps256_ps128(a.high), to + 8);
+  fixed4(_mm256_extractf128_ps(a.high, 1), to + 12);
+}
+
 inline Vec16 round16(Vec16 a) {
   const Vec16 shifter = set16(0x1.8p23f);
   return sub16(add16(a, shifter), shifter);
@@ -98,6 +129,47 @@ inline Vec16 scale16(Vec16 a, Vec16 n, Vec16 y, Vec16 low) {
 inline float reduce_add16(Vec16 a) { return reduce_add8(_mm256_add_ps(a.low, a.high)); }
 inline float reduce_max16(Vec16 a) { return reduce_max8(_mm256_max_ps(a.low, a.high)); }
 inline float reduce_min16(Vec16 a) { return reduce_min8(_mm256_min_ps(a.low, a.high)); }
+
+struct U64x8 {
+  __m256i low;
+  __m256i high;
+};
+
+inline U64x8 load8(const uint64_t* from) {
+  const __m256i* at = reinterpret_cast<const __m256i*>(from);
+  return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
+}
+inline void store8(uint64_t* to, U64x8 a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), a.low);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 4), a.high);
+}
+inline U64x8 set8(uint64_t value) {
+  const __m256i all = _mm256_set1_epi64x(static_cast<int64_t>(value));
+  return {all, all};
+}
+inline U64x8 iota8(uint64_t first) {
+  const U64x8 all = set8(first);
+  return {_mm256_add_epi64(all.low, _mm256_setr_epi64x(0, 1, 2, 3)),
+          _mm256_add_epi64(all.high, _mm256_setr_epi64x(4, 5, 6, 7))};
+}
+inline U64x8 xor8(U64x8 a, U64x8 b) {
+  return {_mm256_xor_si256(a.low, b.low), _mm256_xor_si256(a.high, b.high)};
+}
+inline U64x8 mul8(U64x8 a, U64x8 b) {
+  return {_mm256_mul_epu32(a.low, b.low), _mm256_mul_epu32(a.high, b.high)};
+}
+inline U64x8 high8(U64x8 a) {
+  return {_mm256_srli_epi64(a.low, 32), _mm256_srli_epi64(a.high, 32)};
+}
+inline uint32_t at_most4(__m256i a, __m256i limit) {
+  const __m256i inside = _mm256_cmpeq_epi32(_mm256_min_epu32(a, limit), a);
+  const __m256i low = _mm256_slli_epi64(inside, 32);  // its sign is that of the low half
+  return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_castsi256_pd(low)));
+}
+inline uint32_t at_most8(U64x8 a, uint32_t limit) {
+  const __m256i bound = _mm256_set1_epi32(static_cast<int>(limit));
+  return at_most4(a.low, bound) | at_most4(a.high, bound) << 4;
+}
 
 }  // namespace TAPOUT_ISA
 }  // namespace tapout

@@ -47,6 +47,20 @@ inline int count_ge16(Vec16 a, Vec16 b) {
   return __builtin_popcount(static_cast<unsigned>(ge_mask16(a, b)));
 }
 
+inline uint32_t key_bins16(Vec16 a, uint32_t low, uint32_t span, int shift, uint32_t* bin) {
+  const __m512i bits = _mm512_castps_si512(a.all), top = _mm512_set1_epi32(INT32_MIN);
+  const __m512i key = _mm512_xor_si512(bits, _mm512_or_si512(_mm512_srai_epi32(bits, 31), top));
+  const __m512i offset = _mm512_sub_epi32(key, _mm512_set1_epi32(static_cast<int>(low)));
+  _mm512_storeu_si512(bin, _mm512_srl_epi32(offset, _mm_cvtsi32_si128(shift)));
+  return _mm512_cmple_epu32_mask(offset, _mm512_set1_epi32(static_cast<int>(span)));
+}
+
+inline void fixed16(Vec16 a, int64_t* to) {
+  const __m512 scaled = _mm512_mul_ps(a.all, _mm512_set1_ps(0x1p40f));
+  _mm512_storeu_si512(to, _mm512_cvtps_epi64(_mm512_castps512_ps256(scaled)));
+  _mm512_storeu_si512(to + 8, _mm512_cvtps_epi64(_mm512_extractf32x8_ps(scaled, 1)));
+}
+
 inline Vec16 round16(Vec16 a) {
   return {_mm512_roundscale_ps(a.all, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
@@ -56,12 +70,30 @@ inline Vec16 scale16(Vec16 a, Vec16 n, Vec16 y, Vec16 low) {
   return {_mm512_maskz_scalef_ps(above, a.all, n.all)};
 }
 
-inline __m256 low8(Vec16 a) { return _mm512_castps512_ps256(a.all); }
-inline __m256 high8(Vec16 a) { return _mm512_extractf32x8_ps(a.all, 1); }
+inline __m256 lower8(Vec16 a) { return _mm512_castps512_ps256(a.all); }
+inline __m256 upper8(Vec16 a) { return _mm512_extractf32x8_ps(a.all, 1); }
 
-inline float reduce_add16(Vec16 a) { return reduce_add8(_mm256_add_ps(low8(a), high8(a))); }
-inline float reduce_max16(Vec16 a) { return reduce_max8(_mm256_max_ps(low8(a), high8(a))); }
-inline float reduce_min16(Vec16 a) { return reduce_min8(_mm256_min_ps(low8(a), high8(a))); }
+inline float reduce_add16(Vec16 a) { return reduce_add8(_mm256_add_ps(lower8(a), upper8(a))); }
+inline float reduce_max16(Vec16 a) { return reduce_max8(_mm256_max_ps(lower8(a), upper8(a))); }
+inline float reduce_min16(Vec16 a) { return reduce_min8(_mm256_min_ps(lower8(a), upper8(a))); }
+
+struct U64x8 {
+  __m512i all;
+};
+
+inline U64x8 load8(const uint64_t* from) { return {_mm512_loadu_si512(from)}; }
+inline void store8(uint64_t* to, U64x8 a) { _mm512_storeu_si512(to, a.all); }
+inline U64x8 set8(uint64_t value) { return {_mm512_set1_epi64(static_cast<int64_t>(value))}; }
+inline U64x8 iota8(uint64_t first) {
+  return {_mm512_add_epi64(set8(first).all, _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7))};
+}
+inline U64x8 xor8(U64x8 a, U64x8 b) { return {_mm512_xor_si512(a.all, b.all)}; }
+inline U64x8 mul8(U64x8 a, U64x8 b) { return {_mm512_mul_epu32(a.all, b.all)}; }
+inline U64x8 high8(U64x8 a) { return {_mm512_srli_epi64(a.all, 32)}; }
+inline uint32_t at_most8(U64x8 a, uint32_t limit) {
+  const __m512i low = _mm512_and_si512(a.all, _mm512_set1_epi64(0xFFFFFFFF));
+  return _mm512_cmple_epu64_mask(low, _mm512_set1_epi64(limit));
+}
 
 }  // namespace TAPOUT_ISA
 }  // namespace tapout

@@ -69,6 +69,29 @@ inline int count_ge16(Vec16 a, Vec16 b) {
   return count;
 }
 
+// Order keys of the lanes (core/sampling.h) as offsets from `low`, shifted right, into `bin`.
+// Returns a bit for each offset that is at most `span` before the shift.
+inline uint32_t key_bins16(Vec16 a, uint32_t low, uint32_t span, int shift, uint32_t* bin) {
+  uint32_t inside = 0;
+  for (int i = 0; i < 16; ++i) {
+    uint32_t bits;
+    memcpy(&bits, &a.lane[i], sizeof bits);
+    const uint32_t offset = (bits ^ (bits >> 31 ? 0xFFFFFFFFu : 0x80000000u)) - low;
+    bin[i] = offset >> shift;
+    inside |= uint32_t{offset <= span} << i;
+  }
+  return inside;
+}
+
+// a * 2^40 to the nearest integer, ties to even, for 0 <= a < 2048.
+inline void fixed16(Vec16 a, int64_t* to) {
+  for (int i = 0; i < 16; ++i) {
+    const double shifted = static_cast<double>(a.lane[i]) * 0x1p40 + 0x1p52;
+    memcpy(to + i, &shifted, sizeof shifted);
+    to[i] -= 0x4330000000000000;  // the bits of 2^52
+  }
+}
+
 // The nearest integer, ties to even, for |a| < 2^22: adding 1.5 * 2^23 leaves it in the low bits.
 inline Vec16 round16(Vec16 a) {
   return make16([&](int i) { return (a.lane[i] + 0x1.8p23f) - 0x1.8p23f; });
@@ -108,6 +131,51 @@ inline float reduce_min16(Vec16 a) {
   float least = a.lane[0];
   for (int i = 1; i < 16; ++i) least = a.lane[i] < least ? a.lane[i] : least;
   return least;
+}
+
+// Eight 64-bit lanes of which the low halves matter.
+struct U64x8 {
+  uint64_t lane[8];
+};
+
+template <class Lane>
+inline U64x8 make8(Lane lane) {
+  U64x8 out;
+  for (int i = 0; i < 8; ++i) out.lane[i] = lane(i);
+  return out;
+}
+
+inline U64x8 load8(const uint64_t* from) {
+  return make8([&](int i) { return from[i]; });
+}
+inline void store8(uint64_t* to, U64x8 a) { memcpy(to, a.lane, sizeof a.lane); }
+inline U64x8 set8(uint64_t value) {
+  return make8([&](int) { return value; });
+}
+// first, first + 1, ...
+inline U64x8 iota8(uint64_t first) {
+  return make8([&](int i) { return first + static_cast<uint64_t>(i); });
+}
+inline U64x8 xor8(U64x8 a, U64x8 b) {
+  return make8([&](int i) { return a.lane[i] ^ b.lane[i]; });
+}
+
+// The full product of the low halves.
+inline U64x8 mul8(U64x8 a, U64x8 b) {
+  return make8([&](int i) { return (a.lane[i] & 0xFFFFFFFFu) * (b.lane[i] & 0xFFFFFFFFu); });
+}
+
+inline U64x8 high8(U64x8 a) {
+  return make8([&](int i) { return a.lane[i] >> 32; });
+}
+
+// A bit for each lane whose low half is at most `limit`.
+inline uint32_t at_most8(U64x8 a, uint32_t limit) {
+  uint32_t bits = 0;
+  for (int i = 0; i < 8; ++i) {
+    bits |= uint32_t{static_cast<uint32_t>(a.lane[i]) <= limit} << i;
+  }
+  return bits;
 }
 
 }  // namespace TAPOUT_ISA

@@ -14,7 +14,7 @@ TAPOUT_ARMS: tuple[Arm, ...] = (
     ("logit_margin", {}),
     ("adaedl", {}),
 )
-"""One arm of every stop rule, at its default; all but ``fixed_length`` read the distribution."""
+"""TapOut's rules at their defaults, and a fixed length; the others read the distribution."""
 
 LENGTH_ARMS: tuple[Arm, ...] = tuple(("fixed_length", {"n": n}) for n in (0, 2, 4, 8))
 """For drafters without a distribution there is only a length to choose; 0 is not to draft."""

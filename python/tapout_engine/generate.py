@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
         temperature=arguments.temperature,
         top_k=arguments.top_k,
         top_p=arguments.top_p,
+        min_p=arguments.min_p,
         seed=arguments.seed,
         stop=arguments.stop,
         eos=session.loaded.eos,

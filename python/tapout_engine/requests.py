@@ -15,7 +15,7 @@ class Request:
     prompt : sequence of int
         Token ids, at least one.
     max_new_tokens : int
-    temperature, top_k, top_p : float, int, float
+    temperature, top_k, top_p, min_p : float, int, float, float
         As in :class:`tapout_kernels.SamplingParams`; temperature 0 is greedy.
     seed : int
         The user's seed. The random key also depends on how many requests the decoder's bandit
@@ -31,6 +31,7 @@ class Request:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     seed: int = 0
     stop: Sequence[str] = ()
     eos: Sequence[int] = ()

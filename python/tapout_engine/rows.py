@@ -131,6 +131,8 @@ def _check_sampling(request: Request, where: str) -> None:
         raise EngineError(f"{where} top_k must be an integer in [0, 2**31), got {got}")
     if not 0 < request.top_p <= 1:
         raise EngineError(f"{where} top_p must be in (0, 1], got {request.top_p}")
+    if not 0 <= request.min_p <= 1:
+        raise EngineError(f"{where} min_p must be in [0, 1], got {request.min_p}")
 
 
 def sampling_params(requests: Sequence[Request], device: torch.device) -> tk.SamplingParams:
@@ -142,5 +144,5 @@ def sampling_params(requests: Sequence[Request], device: torch.device) -> tk.Sam
 
     return tk.SamplingParams.of(
         len(requests), column("temperature", 1.0), column("top_k", 0), column("top_p", 1.0),
-        device=device,
+        column("min_p", 0.0), device=device,
     )  # fmt: skip

@@ -129,18 +129,16 @@ def normal(uniforms: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def gamma(shape: Tensor, noise: Noise, word: Tensor) -> Tensor:
-    """Gamma(shape, 1), shape >= 1; d = shape - 1/3 if every try is rejected."""
-    d = shape - 1 / 3
+    """Gamma(shape, 1), shape >= 1: the first try that is accepted; shape - 1/3 if none is."""
+    tries = word[..., None] + 2 * torch.arange(TRIES, device=word.device)
+    d = shape[..., None] - 1 / 3
     c = 1 / (9 * d).sqrt()
-    value = d
-    for attempt in reversed(range(TRIES)):
-        x = normal(noise.uniforms(word + 2 * attempt))
-        u = noise.uniforms(word + 2 * attempt + 1)[0]
-        root = 1 + c * x
-        v = root * root * root
-        limit = x * x / 2 + d - d * v + d * v.log()
-        value = torch.where((v > 0) & (u.log() < limit), d * v, value)
-    return value
+    x, u = normal(noise.uniforms(tries)), noise.uniforms(tries + 1)[0]
+    root = 1 + c * x
+    v = root * root * root
+    accepted = (v > 0) & (u.log() < x * x / 2 + d - d * v + d * v.log())
+    first = accepted.int().argmax(-1, keepdim=True)
+    return torch.where(accepted.any(-1), (d * v).gather(-1, first)[..., 0], d[..., 0])
 
 
 def thompson_gaussian(arms: Arms, sigma: Tensor, noise: Noise, word: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def test_streamed_text_is_the_text(generate):
         (["nonsense"], "invalid choice"),
         (["generate", "--slots", "0"], "at least 1, got '0'"),
         (["generate", "--max-new-tokens", "x"], "at least 1, got 'x'"),
-        (["generate", "--rule", "block"], "invalid choice: 'block'"),
+        (["generate", "--rule", "typical"], "invalid choice: 'typical'"),
         (["generate", "--skip-layers", "a"], "expected layers as 3,5,7"),
         (["generate", "--prompt", "a", "--file", "b"], "got both"),
         (["generate", "--file", "/no/such/file"], "No such file"),

@@ -37,7 +37,7 @@ def tokens_of(results) -> list[list[int]]:
 
 @pytest.mark.parametrize("early_exit", [True, False])
 @pytest.mark.parametrize("slots", [1, 3, 8])
-@pytest.mark.parametrize("rule", ["token", "greedy"])
+@pytest.mark.parametrize("rule", ["token", "block", "gumbel", "greedy"])
 @pytest.mark.parametrize("noise", [0.0, 0.6, 5.0])
 def test_greedy_batch_equals_plain_decoding(rule, slots, noise, early_exit):
     target = ToyLM()
@@ -70,6 +70,17 @@ def test_greedy_rule_ignores_temperature():
     decoder = SpeculativeDecoder(target, ToyLM(noise=0.6), Controller(), rule="greedy")
     hot = decoder.generate(requests(temperature=3.0, top_k=2))
     assert tokens_of(hot) == tokens_of(PlainDecoder(target).generate(requests()))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.6, 5.0])
+def test_gumbel_tokens_depend_on_no_drafter(noise):
+    """Sampled, filtered and still token for token what the target alone would have said."""
+    target, hot = ToyLM(), {"temperature": 1.2, "top_p": 0.9, "min_p": 0.01}
+    plain = tokens_of(PlainDecoder(target, rule="gumbel").generate(requests(**hot)))
+    for slots in (1, 4):
+        drafter, controller = ToyLM(noise=noise), Controller(slots=slots, policy="thompson_beta")
+        decoder = SpeculativeDecoder(target, drafter, controller, rule="gumbel")
+        assert tokens_of(decoder.generate(requests(**hot))) == plain
 
 
 def test_early_exit_changes_no_token():

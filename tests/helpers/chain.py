@@ -12,31 +12,48 @@ import torch
 from torch import Tensor
 
 from tapout_kernels import BanditState, Proposal, StopRules, StopState, Verdict
+from tapout_kernels.draft_vocab import DraftVocab
 from tapout_kernels.reference.bandit import POLICIES, REWARDS
 
 from .raw import Call
 
-SIMPLE = {"temperature": None, "top_k": None, "top_p": None}
+OFF = {"temperature": None, "top_k": None, "top_p": None, "min_p": None}
 
 
 @dataclass
 class Chain:
-    """B replicas whose bandit, stop-rule memory and arms persist from prompt to prompt."""
+    """B replicas whose bandit, stop-rule memory and arms persist from prompt to prompt.
+
+    Logits and masks belong to a context, which the last token decides: ``context`` [V].
+    """
 
     call: Call
-    target: Tensor  # [V, V] logits of the next token, by the last one
-    draft: Tensor  # [V, V]
+    target: Tensor  # [C, V] logits of the next token
+    draft: Tensor  # [C, D]
     rules: StopRules
     batch: int
     slots: int = 2
-    sampling: dict[str, Tensor | None] = field(default_factory=lambda: dict(SIMPLE))
-    draft_sampling: dict[str, Tensor | None] = field(default_factory=lambda: dict(SIMPLE))
+    rule: int = 0
+    sampling: dict[str, Tensor | None] = field(default_factory=lambda: dict(OFF))
+    draft_sampling: dict[str, Tensor | None] = field(default_factory=lambda: dict(OFF))
+    target_mask: Tensor | None = None  # [C, W] i32
+    draft_mask: Tensor | None = None  # [C, W] i32
+    vocab: DraftVocab | None = None
+    context: Tensor | None = None  # [V] i64; None: every token is a context of its own
+    learner: dict[str, str] = field(default_factory=dict)  # level, policy, reward of the bandit
+    one_hot: bool = False  # the draft table's argmax, proposed without logits
 
     def __post_init__(self):
-        self.bandit = BanditState.create(len(self.rules), groups=self.batch, slots=self.slots)
-        self.state = StopState.of(self.batch, self.rules)
+        self.bandit = BanditState.create(
+            len(self.rules), groups=self.batch, slots=self.slots, **self.learner
+        )
+        token_level = self.bandit.level == "token"
+        slots = self.slots if token_level else None
+        self.state = StopState.of(self.batch, self.rules, slots=slots)
         self.group = torch.arange(self.batch, dtype=torch.int32)
-        self.arms: list[Tensor] = []  # of every round, [B] each
+        if self.context is None:
+            self.context = torch.arange(len(self.target))
+        self.arms: list[Tensor] = []  # of every round, [B] or [B, K] each
         self.lengths: list[Tensor] = []
 
     def prompt(self, keys: Tensor, start: int, wanted: int) -> Tensor:
@@ -58,16 +75,21 @@ class Chain:
         return found[:, :wanted]
 
     def _round(self, last: Tensor, live: Tensor) -> Verdict:
-        proposal = Proposal.empty(self.batch, self.slots, self.target.shape[0])
+        width = None if self.one_hot else self.draft.shape[1]
+        proposal = Proposal.empty(self.batch, self.slots, width, self.draft.dtype)
         verdict = Verdict.empty(self.batch, self.slots)
         self._select(live)
         self._reset(proposal, live)
-        token = last.clone()
-        for _ in range(self.slots):
-            self._draft_step(proposal, self.draft[token], token)
-        self._verify(proposal, self.target[proposal.input_ids(last)], verdict)
+        if self.one_hot:
+            self._load(proposal, last)
+        else:
+            token = last.clone()
+            for _ in range(self.slots):
+                self._draft_step(proposal, self.context[token], token)
+        self._verify(proposal, self.context[proposal.input_ids(last)], verdict)
         self._update(proposal, verdict)
-        self.arms.append(torch.where(live, self.state.arm, -1))
+        self.arms.append(self.state.arm.clone())
+        self.arms[-1][~live] = -1
         self.lengths.append(proposal.length.clone())
         return verdict
 
@@ -94,27 +116,50 @@ class Chain:
 
     def _reset(self, p: Proposal, live: Tensor) -> None:
         self.call(
-            "proposal_reset", max_length=None, live=live, **self._table(), rng_round=self.round,
-            tokens=p.tokens, length=p.length, out_max_length=p.max_length, active=p.active,
-            out_live=p.live, round=p.round, num_active=p.num_active, stats=p.stats,
-            stop_reason=p.stop_reason,
+            "proposal_reset", max_length=None, live=live, rows=None, **self._table(),
+            rng_round=self.round, tokens=p.tokens, length=p.length, out_max_length=p.max_length,
+            active=p.active, out_live=p.live, round=p.round, num_active=p.num_active,
+            stats=p.stats, stop_reason=p.stop_reason,
         )  # fmt: skip
 
-    def _draft_step(self, p: Proposal, logits: Tensor, token: Tensor) -> None:
+    def _draft_step(self, p: Proposal, context: Tensor, token: Tensor) -> None:
+        mask = self.draft_mask
         self.call(
-            "draft_step", logits=logits, **self.draft_sampling, seed=self.keys, round=p.round,
-            max_length=p.max_length, **self._table(), rule=0, tokens=p.tokens, length=p.length,
-            active=p.active, num_active=p.num_active, kept_logits=p.logits, stats=p.stats,
-            stop_reason=p.stop_reason, next_token=token,
+            "draft_step", logits=self.draft[context], **self.draft_sampling,
+            token_mask=None if mask is None else mask[context],
+            d2t=None if self.vocab is None else self.vocab.d2t, accept_estimate=None,
+            seed=self.keys, position=self.position, round=p.round, max_length=p.max_length,
+            rows=None, **self._table(), rule=self.rule, logits_row=None, tokens=p.tokens,
+            length=p.length, active=p.active, num_active=p.num_active, kept_logits=p.logits,
+            stats=p.stats, stop_reason=p.stop_reason, next_token=token,
         )  # fmt: skip
 
-    def _verify(self, p: Proposal, logits: Tensor, v: Verdict) -> None:
+    def _load(self, p: Proposal, last: Tensor) -> None:
+        best = self.draft.argmax(-1)
+        if self.vocab is not None:
+            best = self.vocab.d2t[best].long()
+        source = [last]
+        for _ in range(self.slots):
+            source.append(best[self.context[source[-1]]])
         self.call(
-            "verify", target_logits=logits, **self.sampling, seed=self.keys,
+            "proposal_load", source=torch.stack(source[1:], 1), source_length=None, logits=None,
+            **OFF, token_mask=None, d2t=None, t2d=None, rows=None, **self._table(),
+            max_length=p.max_length, tokens=p.tokens, length=p.length, active=p.active,
+            num_active=p.num_active, stats=p.stats, stop_reason=p.stop_reason,
+        )  # fmt: skip
+
+    def _verify(self, p: Proposal, context: Tensor, v: Verdict) -> None:
+        mask = self.target_mask
+        self.call(
+            "verify", target_logits=self.target[context], row_start=None, **self.sampling,
+            token_mask=None if mask is None else mask[context], seed=self.keys, rows=None,
             draft_tokens=p.tokens, length=p.length, live=p.live, round=p.round,
-            draft_logits=p.logits, stats=p.stats, rule=0, position=self.position,
-            tokens=v.tokens, num_accepted=v.num_accepted, num_emitted=v.num_emitted,
-            last_token=v.last_token, status=v.status, accept_prob=v.accept_prob,
+            draft_logits=p.logits, logits_row=None,
+            t2d=None if self.vocab is None or self.one_hot else self.vocab.t2d, stats=p.stats,
+            rule=self.rule,
+            raw_logprobs=False, position=self.position, tokens=v.tokens,
+            num_accepted=v.num_accepted, num_emitted=v.num_emitted, last_token=v.last_token,
+            status=v.status, accept_prob=v.accept_prob, overlap=None, logprobs=None,
         )  # fmt: skip
 
     def _update(self, p: Proposal, v: Verdict) -> None:

@@ -28,6 +28,9 @@ def cases() -> Iterator[tuple[str, dict[str, object], str]]:
     for op in ("row_stats", "draft_step", "verify"):
         case = Case(op, 2, 2, 49152, torch.bfloat16, sampling="top_p", seed=9)
         yield case.name, case.inputs(), case.op
+    for sampling in ("plain", "mixed"):
+        case = Case("draft_step", 4, 2, 49152, torch.bfloat16, sampling=sampling, rule="gumbel")
+        yield case.name, case.inputs(), case.op
     yield from hard_rows()
 
 
@@ -41,7 +44,7 @@ def hard_rows() -> Iterator[tuple[str, dict[str, object], str]]:
     rows = torch.zeros(8, 3001)
     rows[0] = -0.0
     rows[1, ::2] = -0.0
-    rows[2] = torch.linspace(-3e38, 3e38, 3001)
+    rows[2] = 3e38 * torch.linspace(-1, 1, 3001)
     rows[3] = torch.linspace(-1e-44, 1e-44, 3001)
     rows[4, 1500:] = -torch.inf
     rows[5, 3000] = torch.nan
@@ -50,16 +53,22 @@ def hard_rows() -> Iterator[tuple[str, dict[str, object], str]]:
     for temperature in (1e-5, 0.3, 1.0, torch.inf, 0.0):
         yield f"rows-{temperature}", _row_stats(rows, temperature), "row_stats"
         yield f"filtered-{temperature}", _row_stats(rows, temperature, 700, 0.8), "row_stats"
+        yield f"min_p-{temperature}", _row_stats(rows, temperature, min_p=0.3), "row_stats"
 
 
 def _row_stats(
-    logits: torch.Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+    logits: torch.Tensor,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
 ) -> dict[str, object]:
     batch = len(logits)
     return {
         "logits": logits, "temperature": torch.full((batch,), temperature),
         "top_k": torch.full((batch,), top_k, dtype=torch.int32),
-        "top_p": torch.full((batch,), top_p), "token": torch.arange(batch) * 400,
+        "top_p": torch.full((batch,), top_p), "min_p": torch.full((batch,), min_p),
+        "token_mask": None, "token": torch.arange(batch) * 400,
         "stats": torch.zeros(batch, 8),
     }  # fmt: skip
 

@@ -16,19 +16,29 @@ def softmax(z: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def processed(
-    logits: np.ndarray, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+    logits: np.ndarray,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    allowed: np.ndarray | None = None,
 ) -> np.ndarray:
-    """[V] probabilities after temperature, top-k, top-p; ties at a cutoff are kept."""
+    """[V] probabilities after mask, temperature, top-k, top-p, min-p; ties at a cutoff are kept."""
     z = np.asarray(logits, dtype=np.float64)
+    if allowed is not None:
+        z = np.where(allowed, z, -np.inf)
     if temperature < 1e-5:
         return np.eye(len(z))[z.argmax()]
     keep = z > -np.inf
     if 0 < top_k < len(z):
         keep &= z >= np.sort(z)[-top_k]
     if top_p < 1:
-        p = softmax(np.where(keep, z, -np.inf), temperature)
-        limits = [t for t in z[keep] if p[z >= t].sum() >= top_p]
-        keep &= z >= max(limits)
+        mass = softmax(np.where(keep, z, -np.inf), temperature)
+        falling = np.argsort(-z, kind="stable")
+        reached = np.cumsum(mass[falling]) >= top_p
+        keep &= z >= z[falling[reached.argmax()]]  # the largest t with mass{z >= t} >= top_p
+    if min_p > 0:
+        keep &= np.exp((z - z.max()) / temperature) >= min(min_p, 1.0)
     return softmax(np.where(keep, z, -np.inf), temperature)
 
 

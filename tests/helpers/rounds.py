@@ -53,13 +53,16 @@ class Update:
     arm: Tensor
     proposal: Proposal
     verdict: Verdict
+    group: Tensor | None = None
 
     @property
     def live(self) -> Tensor:
         return self.proposal.live
 
-    def run(self, backend: str, **rules: object) -> None:
-        bandit_update(self.bandit, self.arm, self.proposal, self.verdict, backend=backend, **rules)
+    def run(self, backend: str | None, **rules: object) -> None:
+        bandit_update(
+            self.bandit, self.arm, self.proposal, self.verdict, self.group, backend=backend, **rules
+        )
 
 
 def update_arguments(

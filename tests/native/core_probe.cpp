@@ -2,6 +2,7 @@
 #include "../../csrc/core/accept.h"
 #include "../../csrc/core/bandit.h"
 #include "../../csrc/core/rng.h"
+#include "../../csrc/core/rows.h"
 #include "../../csrc/core/sampling.h"
 #include "../../csrc/core/stats.h"
 #include "../../csrc/core/stop.h"
@@ -84,14 +85,44 @@ int64_t probe_inverse_cdf(const double* weight, int64_t n, double target, double
   return scan.index;
 }
 
-// (valid, argmax, temperature, top_k, top_p, filtered)
-void probe_row_sampling(float temperature, int32_t top_k, float top_p, int rule, int64_t vocab,
-                        double* out) {
-  const Sampling sampling = {&temperature, &top_k, &top_p};
+// (valid, argmax, temperature, top_k, top_p, min_p, filtered)
+void probe_row_sampling(float temperature, int32_t top_k, float top_p, float min_p, int rule,
+                        int64_t vocab, double* out) {
+  const Sampling sampling = {&temperature, &top_k, &top_p, &min_p};
   const RowSampling row = row_sampling(sampling, 0, static_cast<Rule>(rule), vocab);
-  const double values[] = {double(row.valid), double(row.argmax), row.temperature,
-                           double(row.top_k), row.top_p,          double(row.filtered())};
+  const double values[] = {double(row.valid),     double(row.argmax), row.temperature,
+                           double(row.top_k),     row.top_p,          row.min_p,
+                           double(row.filtered())};
   memcpy(out, values, sizeof values);
+}
+
+int probe_mask_allows(const int32_t* mask, int64_t words, int64_t id) {
+  return mask_allows(mask, words, id);
+}
+int probe_reaches(double logit, double max, double inv_temperature, double min_p) {
+  return reaches(logit, max, inv_temperature, min_p);
+}
+int64_t probe_state_row(const int32_t* index, int64_t count, int64_t b) {
+  return state_row(StateRows{index, count}, b);
+}
+
+// The bin of `logit` in [low, high], its width as a shift, and the logit such a bin stands for.
+float probe_bin(float low, float high, int dtype, float logit, int64_t* bin, int* shift) {
+  const int precision = key_precision(static_cast<DType>(dtype));
+  const KeyRange range = key_range(low, high, precision);
+  *shift = bin_shift(range, precision);
+  *bin = (order_key(logit) - range.low) >> *shift;
+  const KeyRange coarse = bin_range(range, *shift, *bin);
+  *shift = bin_shift(coarse, precision);
+  return bin_value(bin_range(coarse, *shift, (order_key(logit) - coarse.low) >> *shift));
+}
+
+uint32_t probe_gumbel_word(int64_t seed, int64_t position, int64_t id) {
+  return gumbel_word(seed, position, id);
+}
+double probe_gumbel_noise(uint32_t word) { return gumbel_noise(word); }
+int64_t probe_offset_position(int64_t position, int64_t slot) {
+  return offset_position(position, slot);
 }
 
 // One row, two arms: arm 0 is fixed_length with n = 3, arm 1 has the given kind.
@@ -101,15 +132,26 @@ int probe_stops(int kind, const float* param, const float* memory, int arm, int6
   float params[2 * kRuleParams] = {3.0f}, memories[2 * kRuleParams] = {};
   memcpy(params + kRuleParams, param, kRuleParams * sizeof(float));
   memcpy(memories + kRuleParams, memory, kRuleParams * sizeof(float));
-  const Rules rules = {kinds, params, arms, memories, 2};
+  const Rules rules = {kinds, params, arms, memories, 2, 1};
   return stops_after(rules, 0, slot, stats + slot * kStatsColumns);
 }
 
 int probe_stops_before(int kind, float param, int arm) {
   const int32_t kinds[1] = {kind}, arms[1] = {arm};
   const float params[kRuleParams] = {param};
-  return stops_before_drafting(Rules{kinds, params, arms, nullptr, 1}, 0);
+  return stops_before_drafting(Rules{kinds, params, arms, nullptr, 1, 1}, 0);
 }
+
+// Two arms, fixed_length with n = 1 and n = 3; which one decides after each slot.
+int probe_slot_stops(const int32_t* arm, int64_t arm_slots, int64_t row, int64_t slot) {
+  const int32_t kinds[2] = {0, 0};
+  const float params[2 * kRuleParams] = {1.0f, 0, 0, 0, 3.0f};
+  const float stats[8 * kStatsColumns] = {};
+  const Rules rules = {kinds, params, arm, nullptr, 2, arm_slots};
+  return stops_after(rules, row, slot, stats + slot * kStatsColumns);
+}
+
+float probe_stored_estimate(float estimate) { return stored_estimate(estimate); }
 
 void probe_adaedl_update(float* memory, double accepted, double drafted, double slots) {
   adaedl_update(memory, accepted, drafted, slots);
@@ -121,6 +163,21 @@ int probe_accepts(double uniform, double p_target, double p_draft) {
 double probe_accept_probability(double p_target, double p_draft) {
   return accept_probability(p_target, p_draft);
 }
+double probe_block_weight(double weight, double p_target, double p_draft) {
+  return block_weight(weight, p_target, p_draft);
+}
+double probe_one_hot_residual(double weight, double p_target) {
+  return one_hot_residual(weight, p_target);
+}
+int probe_block_accepts(double uniform, double residual, double weight) {
+  return block_accepts(uniform, residual, weight);
+}
+int probe_block_may_accept(double uniform, double weight) {
+  return block_may_accept(uniform, weight);
+}
+int probe_block_accepts_all(double uniform, double weight) {
+  return block_accepts_all(uniform, weight);
+}
 double probe_residual(double p_target, double p_draft) {
   return residual_weight(p_target, p_draft);
 }
@@ -129,8 +186,27 @@ double probe_draft_probability(float token_logprob) {
   return draft_probability(stats);
 }
 
-double probe_ucb1(double count, double reward_sum, double pending, double t, double exploration) {
-  return ucb1_score(count, reward_sum, pending, log(t), exploration);
+double probe_ucb1(double mean, double pulls, double t, double exploration) {
+  return ucb1_score(mean, pulls, log_pulls(t), exploration);
+}
+double probe_ucb_tuned(double mean, double variance, double pulls, double t) {
+  return ucb_tuned_score(mean, variance, pulls, log_pulls(t));
+}
+double probe_throughput_mean(double count, double tokens, double cost, double rate, double slots) {
+  return throughput_mean(count, tokens, cost, rate, slots);
+}
+double probe_token_rate(const double* tokens, const double* cost, int64_t arms, int64_t group) {
+  BanditTables tables = {};
+  tables.arms = arms;
+  tables.tokens = tokens;
+  tables.cost = cost;
+  return token_rate(tables, group);
+}
+double probe_thompson(int beta, double count, double reward_sum, double sigma, int64_t seed,
+                      uint32_t lane, uint32_t round, int64_t word) {
+  const ArmValue arm = {count, reward_sum, 0.0, 0.0};
+  const BanditNoise noise = {seed, lane, round};
+  return beta ? thompson_beta(arm, noise, word) : thompson_gaussian(arm, noise, word, sigma);
 }
 double probe_reward(int kind, double accepted, double drafted, double slots, double alpha) {
   return bandit_reward(static_cast<Reward>(kind), accepted, drafted, slots, alpha);

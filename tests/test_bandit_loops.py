@@ -1,0 +1,131 @@
+"""Bandits against plain loops, compiled ones against the reference, and what must not change."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import naive_bandit, raw
+
+from tapout_kernels.testing import ARMS, TOLERANCES, Case
+from tapout_kernels.testing_bandit import BANDITS
+
+SEEDS = range(4)
+PENDING = [name for name, bandit in BANDITS.items() if bandit["policy"].startswith("ucb")]
+
+
+def cases(op: str, seed: int, bandit: str):
+    for batch, slots in ((1, 1), (5, 3), (24, 4)):
+        yield Case(op, batch=batch, slots=slots, bandit=bandit, seed=seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("bandit", PENDING)
+def test_pending_pulls_equal_a_loop_that_scores_everything_afresh(backend, bandit, seed):
+    for case in cases("bandit_select", seed, bandit):
+        args = case.inputs()
+        found = raw.run(raw.caller(backend), case.op, args)
+        assert found["arm"].equal(naive_bandit.select(args)), case.name
+        assert found["calls"].item() == args["calls"].item() + 1
+
+
+@pytest.mark.parametrize("policy", ["ucb1", "ucb_tuned"])
+def test_a_large_batch_of_one_group_equals_the_loop(backend, policy):
+    args = Case("bandit_select", batch=200, bandit=policy, seed=3).inputs()
+    args.update(group=None, live=None)
+    found = raw.run(raw.caller(backend), "bandit_select", args)["arm"]
+    assert found.equal(naive_bandit.select(args))
+    assert len(found.unique()) > len(ARMS) // 2, "a batch explores"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("bandit", BANDITS)
+def test_credit_and_discount_equal_a_loop(backend, bandit, seed):
+    for case in cases("bandit_update", seed, bandit):
+        args = case.inputs()
+        found = raw.run(raw.caller(backend), case.op, args)
+        for name, expected in naive_bandit.update(args).items():
+            atol, rtol = TOLERANCES["bandit"]
+            torch.testing.assert_close(found[name], expected, atol=atol, rtol=rtol)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("bandit", BANDITS)
+def test_compiled_backends_equal_the_reference(compiled, bandit, seed):
+    for op in ("bandit_select", "bandit_update"):
+        for case in cases(op, seed, bandit):
+            args = case.inputs()
+            found = raw.run(raw.caller(compiled), op, args)
+            for name, expected in raw.run(raw.reference, op, args).items():
+                key = "memory" if name == "memory" else "bandit"
+                atol, rtol = TOLERANCES[key] if expected.is_floating_point() else (0, 0)
+                torch.testing.assert_close(found[name], expected, atol=atol, rtol=rtol)
+
+
+@pytest.mark.parametrize("op", ["bandit_select", "bandit_update"])
+def test_every_bandit_has_inputs_of_its_own(op):
+    """Else a comparison above would be made twice."""
+    inputs = [Case(op, bandit=bandit).inputs() for bandit in BANDITS]
+    shown = {str(args) for args in inputs}
+    assert len(shown) == len(BANDITS)
+
+
+# ---- rows, and what must not change -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bandit", BANDITS)
+def test_rows_name_where_a_batch_row_keeps_its_state(backend, bandit):
+    """The same call without rows, its arms and memory moved there and back by hand."""
+    rows = torch.tensor([5, 0, 3, 6], dtype=torch.int32)
+    index = rows.long()
+    select = {**Case("bandit_select", bandit=bandit).inputs(), "rows": None}
+    select["arm"] = select["arm"][:4].contiguous()
+    packed = raw.run(raw.caller(backend), "bandit_select", select)["arm"]
+    select.update(rows=rows, arm=torch.full((8, *packed.shape[1:]), -1, dtype=torch.int32))
+    arm = raw.run(raw.caller(backend), "bandit_select", select)["arm"]
+    assert arm[index].equal(packed)
+    assert (arm[[1, 2, 4, 7]] == -1).all()
+    args = {**Case("bandit_update", bandit=bandit).inputs(), "rows": None}
+    args["memory"] = args["memory"][:4].contiguous()
+    before = raw.run(raw.caller(backend), "bandit_update", {**args, "arm": packed})
+    memory = torch.full((8, *args["memory"].shape[1:]), 9.0)
+    memory[index] = args["memory"]
+    after = raw.run(raw.caller(backend), "bandit_update",
+                    {**args, "arm": arm, "rows": rows, "memory": memory})  # fmt: skip
+    assert (after["memory"][[1, 2, 4, 7]] == 9).all()
+    after["memory"] = after["memory"][index]
+    raw.same(before, after)
+
+
+SPOILED = {
+    "dead": ("live", torch.zeros(4, dtype=torch.bool)),
+    "group -1": ("group", torch.full((4,), -1, dtype=torch.int32)),
+    "group G": ("group", torch.full((4,), 3, dtype=torch.int32)),
+    "row -1": ("rows", torch.full((4,), -1, dtype=torch.int32)),
+    "row R": ("rows", torch.full((4,), 8, dtype=torch.int32)),
+    "status": ("status", torch.full((4,), 3, dtype=torch.int32)),
+    "arm -1": ("arm", -1),
+    "arm A": ("arm", len(ARMS)),
+}
+
+
+@pytest.mark.parametrize("what", SPOILED)
+@pytest.mark.parametrize("bandit", BANDITS)
+def test_rows_that_take_no_part_change_nothing(backend, bandit, what):
+    """A discount too has nothing to forget."""
+    name, value = SPOILED[what]
+    for op in ("bandit_select", "bandit_update"):
+        args = Case(op, bandit=bandit, seed=1).inputs()
+        if name not in args or (op == "bandit_select" and name == "arm"):
+            continue
+        args[name] = torch.full_like(args[name], value) if name == "arm" else value
+        found = raw.run(raw.caller(backend), op, args)
+        if op == "bandit_select":
+            args["calls"] = args["calls"] + 1
+        raw.same(found, args, f"{op} {bandit} {what}")
+
+
+def test_the_unspoiled_rows_do_change_something(backend):
+    for bandit in BANDITS:
+        args = Case("bandit_update", bandit=bandit, seed=1, batch=8).inputs()
+        found = raw.run(raw.caller(backend), "bandit_update", args)
+        assert not found["count"].equal(args["count"])
