@@ -78,6 +78,7 @@ def certain_drafts(name: str, accepted: Tensor, verdict: tk.Verdict) -> None:
 
 
 def not_slower(name: str, baseline_us: float, reference_us: float) -> None:
+    """The best time of each: what else the machine does is no reason to refuse."""
     if baseline_us > reference_us:
         refuse(name, f"slower than the reference ({baseline_us:.0f} > {reference_us:.0f} us)")
 

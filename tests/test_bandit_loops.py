@@ -6,8 +6,7 @@ import pytest
 import torch
 from helpers import naive_bandit, raw
 
-from tapout_kernels.testing import ARMS, TOLERANCES, Case
-from tapout_kernels.testing_bandit import BANDITS
+from tapout_kernels.testing import ARMS, BANDITS, TOLERANCES, Case
 
 SEEDS = range(4)
 PENDING = [name for name, bandit in BANDITS.items() if bandit["policy"].startswith("ucb")]

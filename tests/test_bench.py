@@ -54,9 +54,7 @@ def test_bytes_are_those_of_the_acceptance():
     case = bench_ops.Round(8, 5, 64, torch.float32, 1.0)
     assert case.work() == (8 * 6 * 64 * 4, 1.0), "every target row, no draft row"
     case = bench_ops.Round(8, 5, 4096, torch.bfloat16, 0.0)
-    nbytes, acceptance = case.work()
-    assert acceptance < 0.3
-    assert 8 * 2 * 4096 * 2 <= nbytes < 8 * 3 * 4096 * 2, "a target and a draft row, rarely more"
+    assert case.work() == (8 * 2 * 4096 * 2, 0.0), "a target and a draft row"
 
 
 def test_a_wrong_kernel_is_not_timed(monkeypatch):

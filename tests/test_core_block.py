@@ -75,8 +75,10 @@ class Block:
             return measure(lambda u: self.core.probe_block_accepts_all(u, weight))
         mass = self.mass(weight, contexts[level], draft[level])
         return measure(
-            lambda u: self.core.probe_block_may_accept(u, weight)
-            and self.core.probe_block_accepts(u, mass, weight)
+            lambda u: (
+                self.core.probe_block_may_accept(u, weight)
+                and self.core.probe_block_accepts(u, mass, weight)
+            )
         )
 
     def law(self, draft: tuple[int, ...], steps: int) -> np.ndarray:

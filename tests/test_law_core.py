@@ -1,23 +1,24 @@
 """csrc/core's acceptance, residual, inverse CDF and stop tests have exactly the target's law.
 
 The functions every kernel is made of take their uniforms as data: each outcome's measure is found
-by bisection on the 2**-52 lattice, as in test_law_exact.py, and a round of K = 2 drafts at V = 4 is
+by bisection on the 2**-52 lattice, as in test_law_exact.py, and a round of K = 3 drafts at V = 3 is
 enumerated: draft x stop x accept x residual.  All float64, so the law agrees to rounding.
+More tables for the block rule alone: test_core_block.py.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import itertools
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from helpers import core_probe, setups
 from helpers.oracle import complete, markov, processed, softmax
+from test_core_block import Block
 
-VOCAB, SLOTS, START = 4, 2, 0
+VOCAB, SLOTS, START = 3, 3, 0
 LATTICE = 1 << 52
 EXACT = 1e-9
 TARGET, DRAFT = setups.chains(VOCAB, seed=3)
@@ -74,6 +75,7 @@ class Core:
         """After the tokens drafted from the contexts of ``path``, the last one included."""
         if arm < 0:
             return False
+        estimated, arm = arm == setups.ESTIMATED, min(arm, setups.SURVIVAL)
         rules = setups.RULES
         param, memory = rules.param[arm].numpy(), rules.initial_memory[arm].numpy()
         stats = np.zeros((SLOTS, 8), dtype=np.float32)
@@ -81,6 +83,7 @@ class Core:
             p = softmax(tables[context], 1.0)
             best = np.sort(p)[::-1]
             stats[j, 1:4] = -(p * np.log(p)).sum(), best[0], best[1]
+            stats[j, 7] = 0.4 + 0.2 * context if estimated else 0
         kind, slot = int(rules.kind[arm]), len(path) - 1
         return bool(self.library.probe_stops(
             kind, pointer(param), pointer(memory), 1, slot, pointer(stats)
@@ -88,7 +91,7 @@ class Core:
 
     def drafts_nothing(self, arm: int) -> bool:
         rules = setups.RULES
-        return arm >= 0 and bool(self.library.probe_stops_before(
+        return 0 <= arm < len(rules) and bool(self.library.probe_stops_before(
             int(rules.kind[arm]), float(rules.param[arm, 0]), 0
         ))  # fmt: skip
 
@@ -114,43 +117,63 @@ def paths(core: Core, arm: int, q: np.ndarray, one_hot: bool):
                 frontier.append(longer)
 
 
-def round_law(core: Core, arm: int, p: np.ndarray, q: np.ndarray, one_hot: bool) -> np.ndarray:
+def endings(
+    core: Core, rule: str, tokens: tuple[int, ...], p: np.ndarray, q: np.ndarray, one_hot: bool
+):
+    """(accepted drafts, probability, law of the next token) of one draft."""
+    contexts = [START, *tokens]
+
+    def drafted(i: int) -> np.ndarray:
+        return np.eye(VOCAB)[tokens[i]] if one_hot else q[contexts[i]]
+
+    if rule == "block":
+        for level, mass, weight in Block(core.library, p, q, one_hot).levels(tokens):
+            if level < len(tokens) and mass > 0:
+                yield level, mass, core.residual(weight * p[contexts[level]], drafted(level))
+            elif mass > 0:
+                yield level, mass, core.drawn(tuple(p[contexts[-1]]))
+        return
+    left = 1.0
+    for i, token in enumerate(tokens):
+        accepted = core.accepted(p[contexts[i], token], drafted(i)[token])
+        if accepted < 1:
+            yield i, left * (1 - accepted), core.residual(p[contexts[i]], drafted(i))
+        left *= accepted
+    yield len(tokens), left, core.drawn(tuple(p[contexts[-1]]))
+
+
+def round_law(
+    core: Core, rule: str, arm: int, p: np.ndarray, q: np.ndarray, one_hot: bool
+) -> np.ndarray:
     law = np.zeros((VOCAB,) * (SLOTS + 1))
-    for tokens, mass in paths(core, arm, q, one_hot):
-        contexts = [START, *tokens]
-        for i, token in enumerate(tokens):
-            drafted = np.eye(VOCAB)[token] if one_hot else q[contexts[i]]
-            target = p[contexts[i]]
-            accepted = core.accepted(target[token], drafted[token])
-            if accepted < 1:
-                for other, r in enumerate(core.residual(target, drafted)):
-                    block = complete(p, (*tokens[:i], other), SLOTS + 1)
-                    law += mass * (1 - accepted) * r * block
-            mass *= accepted
-        for token, r in enumerate(core.drawn(tuple(p[contexts[-1]]))):
-            law += mass * r * complete(p, (*tokens, token), SLOTS + 1)
+    for tokens, chance in paths(core, arm, q, one_hot):
+        for accepted, mass, following in endings(core, rule, tokens, p, q, one_hot):
+            for token, r in enumerate(following):
+                block = complete(p, (*tokens[:accepted], token), SLOTS + 1)
+                law += chance * mass * r * block
     return law
 
 
 @pytest.mark.parametrize("one_hot", [False, True], ids=["full", "one_hot"])
-@pytest.mark.parametrize("arm", setups.ARMS)
-def test_law_of_core_functions_is_exact(core, arm, one_hot):
+@pytest.mark.parametrize("arm", [*setups.ARMS, setups.ESTIMATED])
+@pytest.mark.parametrize("rule", ["token", "block"])
+def test_law_of_core_functions_is_exact(core, rule, arm, one_hot):
     integrated = Core(core)
-    axes = itertools.product(setups.TEMPERATURES, setups.TOP_K, setups.TOP_P)
-    for (t_target, t_draft), top_k, (p_target, p_draft) in axes:
-        p = np.stack([processed(row, t_target, top_k, p_target) for row in TARGET])
-        q = np.stack([processed(row, t_draft, top_k, p_draft) for row in DRAFT])
-        found = round_law(integrated, arm, p, q, one_hot)
+    for target, draft in setups.FILTER_PAIRS:
+        p = np.stack([processed(row, *setups.FILTERS["target"][target]) for row in TARGET])
+        q = np.stack([processed(row, *setups.FILTERS["draft"][draft]) for row in DRAFT])
+        found = round_law(integrated, rule, arm, p, q, one_hot)
         assert np.abs(found - markov(p, START, SLOTS + 1)).max() <= EXACT
 
 
 def test_rules_differ_in_what_they_draft(core):
-    """The stop axis does something: lengths of 0, 1 and 2 occur."""
+    """The stop axis does something: drafts end before the last slot, or do not begin."""
     q = np.stack([softmax(row, 1.0) for row in DRAFT])
     found = {
         arm: {len(tokens) for tokens, _ in paths(Core(core), arm, q, one_hot=False)}
-        for arm in setups.ARMS
+        for arm in (*setups.ARMS, setups.ESTIMATED)
     }
     assert found[-1] == {SLOTS}
     assert found[0] == {0}
-    assert sum(1 in lengths for lengths in found.values()) >= 3
+    assert sum(bool({1, 2} & lengths) for lengths in found.values()) >= 5
+    assert found[setups.SURVIVAL] != found[setups.ESTIMATED]

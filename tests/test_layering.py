@@ -23,7 +23,7 @@ KERNEL_LAYERS = [
     {"proposal", "bandit_state"},
     {"ops"},
     {"warmup"},
-    {"__init__", "testing", "testing_bandit"},
+    {"__init__", "testing"},
 ]
 # adapters -> decode -> controller -> tapout_kernels; programs on top.
 ENGINE_LAYERS = [

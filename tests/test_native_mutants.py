@@ -100,9 +100,9 @@ MUTANTS = {
         (Edit("core/rng.h", "static_cast<uint32_t>(round)", "0u"),), ADDRESS
     ),
     "residual subtracts only the drafted token": Mutant(
-        (Edit("cpu/draw.h", "select_ge16(z_draft, draft_limit, drafted_weight, zero)",
-              "select_ge16(min16(sub16(z_draft, anchor), sub16(anchor, z_draft)), zero,"
-              " drafted_weight, zero)"),), RESIDUAL,
+        (Edit("cpu/draw.h", "select_ge16(z, draft_limit, weight, zero)",
+              "select_ge16(min16(sub16(z, anchor), sub16(anchor, z)), zero, weight, zero)"),),
+        RESIDUAL,
     ),
     "a uniform that can be 0, with <=": Mutant(
         (Edit("core/rng.h", "static_cast<double>(bits) + 0.5", "static_cast<double>(bits)"),
@@ -119,12 +119,14 @@ MUTANTS = {
         ROW_END,
     ),
     "top-k cutoff off by one": Mutant(
-        (Edit("cpu/law.h", "count_kept(law, t, sampling.top_k) >= sampling.top_k",
-              "count_kept(law, t, sampling.top_k) >= sampling.top_k - 1"),), TOP_K,
+        (Edit("cpu/cutoff.h", "top_k_cutoff(law, sampling.top_k, cutoff, team)",
+              "top_k_cutoff(law, sampling.top_k - (sampling.top_k > 1), cutoff, team)"),), TOP_K,
     ),
     "top-p cutoff off by one": Mutant(
-        (Edit("cpu/law.h", "kept_mass(law, t) >= goal",
-              "kept_mass(law, nextafterf(t, -INFINITY)) >= goal"),), TOP_P,
+        (Edit("cpu/cutoff.h",
+              "top_p_cutoff(law, sampling.top_p, mass, cutoff, population, team)",
+              "nextafterf(top_p_cutoff(law, sampling.top_p, mass, cutoff, population, team),"
+              " INFINITY)"),), TOP_P,
     ),
     "unproposed slot counted as rejected": Mutant(
         (Edit("cpu/verify.cpp", "i == request.length", "i == request.params.slots"),), UNPROPOSED

@@ -75,7 +75,9 @@ def wrong_shapes(op: str, name: str, args: dict) -> Iterator[tuple[str, Tensor]]
             yield f"dimension {d} + 1 ({blames})", torch.zeros(shape, dtype=value.dtype)
         if dim.symbol != "N":
             shape[d] = 0
-            blames = "free" if free_mask or not (shared or repeated) else blames_of_zero
+            # K is never free: a bandit's rewards are divided by it.
+            free = free_mask or not (shared or repeated or dim.symbol == "K")
+            blames = "free" if free else blames_of_zero
             yield f"dimension {d} = 0 ({blames})", value.new_zeros(shape)
 
 

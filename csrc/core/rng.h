@@ -55,14 +55,17 @@ TAPOUT_HD int64_t offset_position(int64_t position, int64_t slot) {
   return static_cast<int64_t>(static_cast<uint64_t>(position) + static_cast<uint64_t>(slot));
 }
 
-TAPOUT_HD uint32_t gumbel_word(int64_t seed, int64_t position, int64_t target_id) {
+// The words of target ids 4 block to 4 block + 3.
+TAPOUT_HD PhiloxBlock gumbel_block(int64_t seed, int64_t position, uint32_t block) {
   const uint64_t key = static_cast<uint64_t>(seed), where = static_cast<uint64_t>(position);
-  const PhiloxBlock counter = {{static_cast<uint32_t>(target_id >> 2), static_cast<uint32_t>(where),
+  const PhiloxBlock counter = {{block, static_cast<uint32_t>(where),
                                 static_cast<uint32_t>(where >> 32),
                                 static_cast<uint32_t>(Domain::kGumbel)}};
-  const PhiloxBlock block =
-      philox4x32_10(counter, static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32));
-  return block.word[target_id & 3];
+  return philox4x32_10(counter, static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32));
+}
+
+TAPOUT_HD uint32_t gumbel_word(int64_t seed, int64_t position, int64_t target_id) {
+  return gumbel_block(seed, position, static_cast<uint32_t>(target_id >> 2)).word[target_id & 3];
 }
 
 TAPOUT_HD double gumbel_noise(uint32_t word) {

@@ -7,8 +7,8 @@
 // Scores are exact f64 and the tests above only err on the safe side: no order or thread matters.
 #pragma once
 
-#include "../core/rng.h"
 #include "law.h"
+#include "philox8.h"
 
 namespace tapout {
 inline namespace TAPOUT_ISA {
@@ -16,22 +16,13 @@ inline namespace TAPOUT_ISA {
 constexpr double kLargestNoise = 23.0;
 constexpr int64_t kBlockIds = 4;  // target ids that share a Philox block
 
-// The stream of one (seed, position). Keys are kept as scalars: GCC 12 at -O3 gets a loop wrong that
-// fills the lanes of two vectors.
 struct Noise {
   int64_t seed;
   int64_t position;
-  uint64_t key0[10];  // of each round
-  uint64_t key1[10];
+  GumbelStream stream;
 
-  Noise(int64_t seed_, int64_t position_) : seed(seed_), position(position_) {
-    uint32_t low = static_cast<uint32_t>(seed);
-    uint32_t high = static_cast<uint32_t>(static_cast<uint64_t>(seed) >> 32);
-    for (int i = 0; i < 10; ++i, low += 0x9E3779B9u, high += 0xBB67AE85u) {
-      key0[i] = low;
-      key1[i] = high;
-    }
-  }
+  Noise(int64_t seed_, int64_t position_)
+      : seed(seed_), position(position_), stream(seed_, position_) {}
 
   double score(const RowLaw& law, int64_t column, float logit) const {
     return logit * law.inv_temperature +
@@ -47,24 +38,6 @@ struct Winner {
 inline Winner better(Winner left, Winner right) {
   if (left.score != right.score) return left.score > right.score ? left : right;
   return left.column < right.column ? left : right;
-}
-
-// Word j of block i: lane i of word[j].
-struct Philox8 {
-  U64x8 word[4];
-};
-
-inline Philox8 philox8(U64x8 block, const Noise& noise) {
-  const U64x8 multiplier0 = set8(0xD2511F53u), multiplier1 = set8(0xCD9E8D57u);
-  const uint64_t position = static_cast<uint64_t>(noise.position);
-  Philox8 x = {
-      {block, set8(position), set8(position >> 32), set8(static_cast<uint64_t>(Domain::kGumbel))}};
-  for (int i = 0; i < 10; ++i) {
-    const U64x8 product0 = mul8(x.word[0], multiplier0), product1 = mul8(x.word[2], multiplier1);
-    x = {{xor8(xor8(high8(product1), x.word[1]), set8(noise.key0[i])), product1,
-          xor8(xor8(high8(product0), x.word[3]), set8(noise.key1[i])), product0}};
-  }
-  return x;
 }
 
 // How far the logarithm of w may reach for an entry of this logit to win, rounding allowed for.
@@ -93,7 +66,7 @@ inline void try_blocks(const RowLaw& law, const Noise& noise, const ChunkBuffer&
   alignas(64) uint64_t word[8];
   for (int64_t group = 0; group < n; group += 8 * kBlockIds) {
     const uint64_t first = static_cast<uint64_t>(begin + group) / kBlockIds;
-    const Philox8 random = philox8(iota8(first), noise);
+    const Philox8 random = philox8(iota8(first), noise.stream);
     for (int64_t j = 0; j < kBlockIds; ++j) {
       uint32_t hits = at_most8(random.word[j], limit);
       if (hits == 0) continue;
@@ -117,7 +90,7 @@ inline void try_ids(const RowLaw& law, const Noise& noise, const ChunkBuffer& ch
     for (int64_t i = 0; i < some; ++i) {
       block[i] = static_cast<uint64_t>(target_id(law.row, begin + group + i)) / kBlockIds;
     }
-    const Philox8 random = philox8(load8(block), noise);
+    const Philox8 random = philox8(load8(block), noise.stream);
     for (int j = 0; j < 4; ++j) store8(word[j], random.word[j]);
     for (int64_t i = 0; i < some; ++i) {
       const int64_t column = begin + group + i;

@@ -149,26 +149,10 @@ inline U64x8 load8(const uint64_t* from) {
   return make8([&](int i) { return from[i]; });
 }
 inline void store8(uint64_t* to, U64x8 a) { memcpy(to, a.lane, sizeof a.lane); }
-inline U64x8 set8(uint64_t value) {
-  return make8([&](int) { return value; });
-}
 // first, first + 1, ...
 inline U64x8 iota8(uint64_t first) {
   return make8([&](int i) { return first + static_cast<uint64_t>(i); });
 }
-inline U64x8 xor8(U64x8 a, U64x8 b) {
-  return make8([&](int i) { return a.lane[i] ^ b.lane[i]; });
-}
-
-// The full product of the low halves.
-inline U64x8 mul8(U64x8 a, U64x8 b) {
-  return make8([&](int i) { return (a.lane[i] & 0xFFFFFFFFu) * (b.lane[i] & 0xFFFFFFFFu); });
-}
-
-inline U64x8 high8(U64x8 a) {
-  return make8([&](int i) { return a.lane[i] >> 32; });
-}
-
 // A bit for each lane whose low half is at most `limit`.
 inline uint32_t at_most8(U64x8 a, uint32_t limit) {
   uint32_t bits = 0;

@@ -19,11 +19,6 @@ from .mutants import Reference
 from .raw import caller_of
 from .round_law import round_law, target_law
 
-# Filters of the two sides, one pair for each configuration.
-FILTER_PAIRS = (
-    ("none", "none"), ("top_k", "none"), ("none", "top_k"), ("top_p", "temperature"),
-    ("temperature", "min_p"), ("min_p", "top_p"), ("all", "all"),
-)  # fmt: skip
 LAW_BOUND = 2 * 2 * 3 * 2.0**-22  # test_law_exact.py: float32 statistics, K = 2
 
 
@@ -36,10 +31,11 @@ def exact_law(
     rule: str, source: str, vocab: str = "same", mask: str = "none", layout: Layout = DENSE
 ) -> Callable[[Reference], bool]:
     """Passes if the law of a round is the target's."""
+    stops = (-1, 3, -1, 6, -1, 2, -1)
     rows = [
         {"cell": (rule, source, stop), "target_filter": target, "draft_filter": draft,
          "mask": mask, "vocab": vocab, "layout": layout}
-        for stop, (target, draft) in zip((-1, 3, -1, 6, -1, 2, -1), FILTER_PAIRS, strict=True)
+        for stop, (target, draft) in zip(stops, setups.FILTER_PAIRS, strict=True)
     ]  # fmt: skip
 
     def passes(reference: Reference) -> bool:

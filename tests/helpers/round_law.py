@@ -96,12 +96,19 @@ class Verifier:
 
 def round_law(reference: Reference, setup: Setup) -> tuple[np.ndarray, Paths]:
     """[C, V, ..., V]: the law of K+1 tokens, each block completed by the target."""
+    paths, row, end, mass = outcomes(reference, setup)
+    return _accumulate(paths, row, end, mass), paths
+
+
+def outcomes(reference: Reference, setup: Setup) -> tuple[Paths, Tensor, Tensor, Tensor]:
+    """How a round can go: draft path [m], accepted drafts [m], and [m, V] with what probability
+    each id is emitted after them."""
     paths = Paths(reference, setup)
     paths.draft()
     rows = paths.weight.nonzero()[:, 0]
     ends, row, end, emit = _measures(paths, rows)
     mass = (paths.weight[rows, None] * ends)[_position(rows, row), end]
-    return _accumulate(paths, row, end, mass[:, None] * emit), paths
+    return paths, row, end, mass[:, None] * emit
 
 
 def _position(rows: Tensor, row: Tensor) -> Tensor:

@@ -51,6 +51,11 @@ def _filters(shift: float) -> dict[str, Filter]:
 
 
 FILTERS = {"target": _filters(0.0), "draft": _filters(0.5)}
+# Where a handful of configurations must do: target, draft.
+FILTER_PAIRS = (
+    ("none", "none"), ("top_k", "none"), ("none", "top_k"), ("top_p", "temperature"),
+    ("temperature", "min_p"), ("min_p", "top_p"), ("all", "all"),
+)  # fmt: skip
 MASKS = ("none", "draft", "target", "both", "different")
 VOCABS = ("same", "smaller", "foreign")  # foreign: permuted, with an id the target has not
 # An orthogonal array: every pair of (rows, ragged, token level).

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .bandit_state import BanditState
-from .policies import LEVELS
-from .reference.bandit import DISCOUNT, POLICIES, REWARDS
-from .reference.stop import PRE_DRAFT
-from .stop_rules import StopRules, StopState
+from ..bandit_state import BanditState
+from ..policies import LEVELS
+from ..reference.bandit import DISCOUNT, POLICIES, REWARDS
+from ..reference.stop import PRE_DRAFT
+from ..stop_rules import StopRules, StopState
 
 if TYPE_CHECKING:
-    from .testing import Case
+    from .cases import Case
 
 _GROUPS = 3
 # Each bandit is one way through both operators; "rows" keeps its state per request slot.

@@ -1,64 +1,22 @@
-"""Inputs and tolerances shared by ``tests/`` and ``bench/``.
-
-A :class:`Case` names one point of op x shape x dtype x sampling; :meth:`Case.inputs` builds the
-arguments of the raw operator, outputs included, so that a case can be run on any backend, timed,
-or spoiled one argument at a time.  ``TOLERANCES`` is the only table of numbers two backends may
-differ by.
-"""
+"""Arguments of the raw operators that read rows of logits or begin a draft."""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .draft_vocab import DraftVocab
-from .reference.accept import RULES
-from .reference.gumbel import gumbel_index, gumbel_noise
-from .reference.rows import StateRows
-from .reference.stats import NUM_STATS, TOP1_PROB, Sampling, process, row_stats_of
-from .reference.vocab import allowed_ids, target_ids
-from .stop_rules import StopRules, StopState
-from .testing_bandit import BANDITS, bandit_select_inputs, bandit_update_inputs
+from ..draft_vocab import DraftVocab
+from ..reference.accept import RULES
+from ..reference.gumbel import gumbel_index, gumbel_noise
+from ..reference.rows import StateRows
+from ..reference.stats import NUM_STATS, TOP1_PROB, Sampling, process, row_stats_of
+from ..reference.vocab import allowed_ids, target_ids
+from ..stop_rules import StopRules, StopState
 
-VOCABS = (7, 1024, 49152)  # in every run
-MORE_VOCABS = (1025, 8193, 128256)  # one past a chunk, one past eight, a large real one
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-class Tolerance(NamedTuple):
-    """|value - expected| <= atol + rtol * |expected|."""
-
-    atol: float
-    rtol: float
-
-
-NEAR = 1e-5
-"""Contract 7: a decision may differ where its two sides (CDF and uniform, acceptance, stop test,
-mass and its top-p limit) are this close: absolute for masses, relative for the rest."""
-
-# Derivation.  Contract 7 lets masses move by NEAR and the sides of a decision by NEAR relative, so
-# a number that decides may move by that much.  The f32 row adds x = (z - m)/T: three roundings of
-# 2**-24 each, 1.8e-7 |x| in ln w, which the rtol of a logarithm covers (|x| <= |logprob| + ln V).
-TOLERANCES: dict[str, Tolerance] = {
-    "lse": Tolerance(NEAR, 2.0**-22),  # ln of a mass; stored in f32
-    "entropy": Tolerance(1e-6, 2 * NEAR),  # its square root decides: NEAR relative of the root
-    "top1_prob": Tolerance(0.0, NEAR),
-    "top2_prob": Tolerance(2.0**-126, NEAR),  # the smallest normal f32: below it, anything goes
-    "token_logprob": Tolerance(NEAR, 2.0**-21),  # ln of a probability
-    "cutoff": Tolerance(0.0, 0.0),  # an actual logit
-    "temperature": Tolerance(0.0, 0.0),  # a copy
-    "accept_prob": Tolerance(2.0**-126, 2 * NEAR),  # a quotient of two probabilities
-    "overlap": Tolerance(NEAR, NEAR),  # a mass
-    "logprobs": Tolerance(NEAR, 2.0**-21),  # as token_logprob
-    "bandit": Tolerance(0.0, 1e-15),  # f64 in the same order; one ulp of a product
-    "memory": Tolerance(0.0, 2.0**-23),  # f64 arithmetic, one rounding to f32
-}
-STATS_COLUMNS = tuple(TOLERANCES)[:7]  # in the order of the columns
+if TYPE_CHECKING:
+    from .cases import Case
 
 # Each value is one column of a row; "mixed" gives every row its own, some of them off.
 SAMPLINGS: dict[str, dict[str, list[float]]] = {
@@ -81,51 +39,6 @@ ARMS = StopRules(
     ("svip_difference", {"threshold": 0.01}), "logit_margin", "adaedl", ("fixed_length", {"n": 0}),
     "survival",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Case:
-    """One set of operator arguments, a pure function of its fields."""
-
-    op: str
-    batch: int = 4
-    slots: int = 3
-    vocab: int = 1024
-    dtype: torch.dtype = torch.float32
-    sampling: str = "plain"
-    rule: str = "token"
-    drafts: str = "full"  # or "one_hot"
-    masked: bool = False  # token masks
-    draft_vocab: bool = False  # a smaller, permuted draft vocabulary
-    ragged: bool = False  # row_start
-    rows: bool = False  # state per request slot, not per batch row
-    extras: bool = False  # verify: overlap and logprobs; draft_step: accept_estimate
-    level: str = "sequence"  # or "token": an arm for each slot
-    bandit: str = "ucb1"
-    seed: int = 0
-
-    @property
-    def name(self) -> str:
-        """Operator, shape, and every other field that is not the default."""
-        shape = f"b{self.batch}k{self.slots}v{self.vocab}-{str(self.dtype).removeprefix('torch.')}"
-        parts = [self.op, shape]
-        for field in dataclasses.fields(self)[5:]:
-            value = getattr(self, field.name)
-            if value != field.default:
-                parts.append(field.name if value is True else str(value))
-        return "-".join(parts)
-
-    def with_(self, **fields: object) -> Case:
-        return dataclasses.replace(self, **fields)
-
-    def inputs(self) -> dict[str, object]:
-        """Fresh arguments of the raw operator by name: inputs, state and output buffers."""
-        return _BUILDERS[self.op](self, torch.Generator().manual_seed(self.seed + 1))
-
-    @property
-    def state(self) -> int:
-        """R, rows of per-request state."""
-        return self.batch + 2 if self.rows else self.batch
 
 
 def sampling_columns(name: str, rows: int) -> dict[str, Tensor | None]:
@@ -257,7 +170,7 @@ def draw_drafts(
     return Drawn(kept.contiguous(), ids[token].view(shape), stats)
 
 
-def _row_stats(case: Case, generator: torch.Generator) -> dict[str, object]:
+def row_stats(case: Case, generator: torch.Generator) -> dict[str, object]:
     _, logits = draw_logits(case, generator, 1)
     return {
         "logits": logits[:, 0], **sampling_columns(case.sampling, case.batch),
@@ -267,7 +180,7 @@ def _row_stats(case: Case, generator: torch.Generator) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _sample(case: Case, generator: torch.Generator) -> dict[str, object]:
+def sample(case: Case, generator: torch.Generator) -> dict[str, object]:
     _, logits = draw_logits(case, generator, 1)
     return {
         "logits": logits[:, 0], **sampling_columns(case.sampling, case.state),
@@ -279,7 +192,7 @@ def _sample(case: Case, generator: torch.Generator) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _proposal_reset(case: Case, generator: torch.Generator) -> dict[str, object]:
+def proposal_reset(case: Case, generator: torch.Generator) -> dict[str, object]:
     return {
         "max_length": torch.arange(case.batch, dtype=torch.int32) - 1,
         "live": torch.arange(case.batch) % 3 != 2, "rows": _rows(case), **_rules(case),
@@ -290,7 +203,7 @@ def _proposal_reset(case: Case, generator: torch.Generator) -> dict[str, object]
     }  # fmt: skip
 
 
-def _proposal_load(case: Case, generator: torch.Generator) -> dict[str, object]:
+def proposal_load(case: Case, generator: torch.Generator) -> dict[str, object]:
     draft, _ = draw_logits(case, generator, case.slots)
     mask, vocab = _mask(case, generator, case.batch, case.slots), _vocab(case, generator)
     drawn = draw_drafts(case, draft, generator, mask, vocab["d2t"])
@@ -304,7 +217,7 @@ def _proposal_load(case: Case, generator: torch.Generator) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _draft_step(case: Case, generator: torch.Generator) -> dict[str, object]:
+def draft_step(case: Case, generator: torch.Generator) -> dict[str, object]:
     draft, _ = draw_logits(case, generator, case.slots)
     mask, d2t = _mask(case, generator, case.batch), _vocab(case, generator)["d2t"]
     logits = draft[:, 0, target_ids(d2t, case.vocab, draft.device)]
@@ -323,7 +236,7 @@ def _draft_step(case: Case, generator: torch.Generator) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _verify(case: Case, generator: torch.Generator) -> dict[str, object]:
+def verify(case: Case, generator: torch.Generator) -> dict[str, object]:
     batch, slots = case.batch, case.slots
     draft, target = draw_logits(case, generator, slots + 1)
     vocab, seed = _vocab(case, generator), _seeds(case.state, generator)
@@ -368,65 +281,3 @@ def _flatten(
     start = torch.nn.functional.pad((length + 1).cumsum(0), (1, 0)).int()
     rows = [torch.cat([x[used], x[-1, -2:]]) for x in (target, mask) if x is not None]
     return rows[0], rows[1] if mask is not None else None, start
-
-
-_BUILDERS = {
-    "row_stats": _row_stats, "sample": _sample, "proposal_reset": _proposal_reset,
-    "proposal_load": _proposal_load, "draft_step": _draft_step, "verify": _verify,
-    "bandit_select": partial(bandit_select_inputs, ARMS),
-    "bandit_update": partial(bandit_update_inputs, ARMS),
-}  # fmt: skip
-
-
-def _row_cases(base: Case) -> list[Case]:
-    """dtype, sampling, rule and draft of every operator that reads rows of logits."""
-    cases = []
-    for op in ("row_stats", "sample", "proposal_load", "draft_step", "verify"):
-        cases += [base.with_(op=op, dtype=dtype) for dtype in DTYPES]
-        names = ("top_k", "mixed") if base.vocab > 1025 else tuple(SAMPLINGS)[1:]
-        cases += [base.with_(op=op, sampling=s, seed=i) for i, s in enumerate(names)]
-    for op in ("sample", "draft_step", "verify"):
-        cases += [base.with_(op=op, rule=rule, sampling="cold") for rule in ("greedy", "gumbel")]
-    cases += [base.with_(op="verify", rule="block", sampling=s) for s in ("cold", "mixed")]
-    for op in ("proposal_load", "verify"):
-        cases.append(base.with_(op=op, drafts="one_hot", sampling="cold"))
-    return cases
-
-
-def _layout_cases(base: Case) -> list[Case]:
-    """Masks, vocabularies, layouts and optional outputs; "mixed" includes temperature 0."""
-    base = base.with_(sampling="mixed")
-    cases = [base.with_(op=op, masked=True, dtype=torch.bfloat16) for op in ("row_stats", "sample")]
-    cases += [base.with_(op="sample", rows=True, rule=rule) for rule in ("token", "gumbel")]
-    for op in ("proposal_load", "draft_step"):
-        for option in ("masked", "draft_vocab", "rows", "extras"):
-            cases.append(base.with_(op=op, **{option: True}))
-        cases.append(base.with_(op=op, level="token"))
-        cases.append(base.with_(op=op, masked=True, draft_vocab=True, rows=True, level="token"))
-    every = {"masked": True, "draft_vocab": True, "rows": True, "extras": True}
-    cases.append(base.with_(op="draft_step", rule="gumbel", **every))
-    for rule in RULES:
-        verify = base.with_(op="verify", rule=rule)
-        for option in ("masked", "draft_vocab", "ragged", "rows", "extras"):
-            cases.append(verify.with_(**{option: True}))
-        cases.append(verify.with_(ragged=True, **every))
-        if rule != "gumbel":  # overlap of a draft without logits
-            cases.append(verify.with_(drafts="one_hot", masked=True, extras=True, seed=1))
-    return cases
-
-
-def _matrix() -> list[Case]:
-    cases = [Case("proposal_reset", batch=16)]
-    cases.append(Case("proposal_reset", batch=16, rows=True, level="token"))
-    for op in ("bandit_select", "bandit_update"):
-        cases += [Case(op, batch=16, bandit=bandit) for bandit in BANDITS]
-    for vocab in VOCABS + MORE_VOCABS:
-        batch = 10 if vocab <= 1025 else 4 if vocab <= 8193 else 2
-        base = Case("row_stats", batch, 2 if batch == 2 else 3, vocab)
-        cases += _row_cases(base)
-        if vocab <= 8193:
-            cases += _layout_cases(base.with_(batch=10))
-    return cases
-
-
-CASES: list[Case] = _matrix()

@@ -1,0 +1,126 @@
+"""One point of op x shape x dtype x sampling x layout, and the matrix of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from ..reference.accept import RULES
+from . import inputs
+from .bandit import BANDITS, bandit_select_inputs, bandit_update_inputs
+from .inputs import ARMS, SAMPLINGS
+
+VOCABS = (7, 1024, 49152)  # in every run
+MORE_VOCABS = (1025, 8193, 128256)  # one past a chunk, one past eight, a large real one
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One set of operator arguments, a pure function of its fields."""
+
+    op: str
+    batch: int = 4
+    slots: int = 3
+    vocab: int = 1024
+    dtype: torch.dtype = torch.float32
+    sampling: str = "plain"
+    rule: str = "token"
+    drafts: str = "full"  # or "one_hot"
+    masked: bool = False  # token masks
+    draft_vocab: bool = False  # a smaller, permuted draft vocabulary
+    ragged: bool = False  # row_start
+    rows: bool = False  # state per request slot, not per batch row
+    extras: bool = False  # verify: overlap and logprobs; draft_step: accept_estimate
+    level: str = "sequence"  # or "token": an arm for each slot
+    bandit: str = "ucb1"
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Operator, shape, and every other field that is not the default."""
+        shape = f"b{self.batch}k{self.slots}v{self.vocab}-{str(self.dtype).removeprefix('torch.')}"
+        parts = [self.op, shape]
+        for field in dataclasses.fields(self)[5:]:
+            value = getattr(self, field.name)
+            if value != field.default:
+                parts.append(field.name if value is True else str(value))
+        return "-".join(parts)
+
+    def with_(self, **fields: object) -> Case:
+        return dataclasses.replace(self, **fields)
+
+    def inputs(self) -> dict[str, object]:
+        """Fresh arguments of the raw operator by name: inputs, state and output buffers."""
+        return _BUILDERS[self.op](self, torch.Generator().manual_seed(self.seed + 1))
+
+    @property
+    def state(self) -> int:
+        """R, rows of per-request state."""
+        return self.batch + 2 if self.rows else self.batch
+
+
+_BUILDERS = {
+    "row_stats": inputs.row_stats, "sample": inputs.sample,
+    "proposal_reset": inputs.proposal_reset, "proposal_load": inputs.proposal_load,
+    "draft_step": inputs.draft_step, "verify": inputs.verify,
+    "bandit_select": partial(bandit_select_inputs, ARMS),
+    "bandit_update": partial(bandit_update_inputs, ARMS),
+}  # fmt: skip
+
+
+def _row_cases(base: Case) -> list[Case]:
+    """dtype, sampling, rule and draft of every operator that reads rows of logits."""
+    cases = []
+    for op in ("row_stats", "sample", "proposal_load", "draft_step", "verify"):
+        cases += [base.with_(op=op, dtype=dtype) for dtype in DTYPES]
+        names = ("top_k", "mixed") if base.vocab > 1025 else tuple(SAMPLINGS)[1:]
+        cases += [base.with_(op=op, sampling=s, seed=i) for i, s in enumerate(names)]
+    for op in ("sample", "draft_step", "verify"):
+        cases += [base.with_(op=op, rule=rule, sampling="cold") for rule in ("greedy", "gumbel")]
+    cases += [base.with_(op="verify", rule="block", sampling=s) for s in ("cold", "mixed")]
+    for op in ("proposal_load", "verify"):
+        cases.append(base.with_(op=op, drafts="one_hot", sampling="cold"))
+    return cases
+
+
+def _layout_cases(base: Case) -> list[Case]:
+    """Masks, vocabularies, layouts and optional outputs; "mixed" includes temperature 0."""
+    base = base.with_(sampling="mixed")
+    cases = [base.with_(op=op, masked=True, dtype=torch.bfloat16) for op in ("row_stats", "sample")]
+    cases += [base.with_(op="sample", rows=True, rule=rule) for rule in ("token", "gumbel")]
+    for op in ("proposal_load", "draft_step"):
+        for option in ("masked", "draft_vocab", "rows", "extras"):
+            cases.append(base.with_(op=op, **{option: True}))
+        cases.append(base.with_(op=op, level="token"))
+        cases.append(base.with_(op=op, masked=True, draft_vocab=True, rows=True, level="token"))
+    every = {"masked": True, "draft_vocab": True, "rows": True, "extras": True}
+    cases.append(base.with_(op="draft_step", rule="gumbel", **every))
+    for rule in RULES:
+        verify = base.with_(op="verify", rule=rule)
+        for option in ("masked", "draft_vocab", "ragged", "rows", "extras"):
+            cases.append(verify.with_(**{option: True}))
+        cases.append(verify.with_(ragged=True, **every))
+        if rule != "gumbel":  # overlap of a draft without logits
+            cases.append(verify.with_(drafts="one_hot", masked=True, extras=True, seed=1))
+    return cases
+
+
+def _matrix() -> list[Case]:
+    cases = [Case("proposal_reset", batch=16)]
+    cases.append(Case("proposal_reset", batch=16, rows=True, level="token"))
+    for op in ("bandit_select", "bandit_update"):
+        cases += [Case(op, batch=16, bandit=bandit) for bandit in BANDITS]
+    for vocab in VOCABS + MORE_VOCABS:
+        batch = 10 if vocab <= 1025 else 4 if vocab <= 8193 else 2
+        base = Case("row_stats", batch, 2 if batch == 2 else 3, vocab)
+        cases += _row_cases(base)
+        if vocab <= 8193:
+            cases += _layout_cases(base.with_(batch=10))
+    return cases
+
+
+CASES: list[Case] = _matrix()
