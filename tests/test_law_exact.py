@@ -179,8 +179,8 @@ def test_every_stop_rule_is_exercised():
     stops, reference = (*setups.ARMS, setups.ESTIMATED), Reference()
     reference.set_chunk(8)
     for stop in stops:
-        for vocab in setups.VOCABS:
-            paths = law.Paths(reference, plain("token", "draft", stop, vocab))
+        for vocab, mask in (("same", "none"), ("smaller", "draft"), ("foreign", "none")):
+            paths = law.Paths(reference, plain("token", "draft", stop, vocab, mask=mask))
             paths.draft()
             length = paths.proposal.length[paths.weight > 0]
             early |= {stop} if (length < paths.setup.slots).any() else set()

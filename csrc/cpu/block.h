@@ -49,11 +49,15 @@ inline BlockEnd read_levels(const Request& request, const Levels& levels) {
     if (i == request.length) return {i, Status::kOk};
     const Draft draft = draft_at(request, i);
     if (draft.bad) return {i, Status::kBadDraft};
-    const double p_target = law_probability(level.law, draft.token);
+    const double p_target = draft_target_probability(level.law, draft);
     weight = block_weight(weight, p_target, draft.p_draft);
     params.accept_prob[request.b * params.slots + i] =
         static_cast<float>(accept_probability(p_target, draft.p_draft));
     write_overlap(request, i, level.law, levels.row_team(i));
+    if (draft.foreign) {
+      levels[i + 1].weight = weight;  // 0: that level is never accepted, its row is not needed
+      return {i + 1, Status::kBadDraft};
+    }
   }
 }
 

@@ -73,6 +73,7 @@ struct DraftRow {
 
 // -1 for a target id the draft vocabulary lacks.
 inline int64_t draft_id(const int32_t* t2d, int64_t target_ids, int64_t draft_vocab, int64_t id) {
+  if (id < 0) return -1;
   if (t2d) id = id < target_ids ? t2d[id] : -1;
   return id < draft_vocab ? id : -1;
 }

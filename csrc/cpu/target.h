@@ -41,7 +41,8 @@ struct Draft {
   int64_t token;
   double p_draft;  // of the token; 0 where the kept row or the draft vocabulary lacks it
   bool one_hot;    // p_draft has all its mass on the token
-  bool bad;        // cannot have been drafted: the draft ends before it
+  bool bad;        // cannot have been drawn: the draft ends before it
+  bool foreign;    // drawn, but no id of the target: p_target = 0, so it is rejected
 };
 
 inline const float* draft_stats(const Request& request, int64_t slot) {
@@ -53,12 +54,19 @@ inline Draft draft_at(const Request& request, int64_t slot) {
   const float* stats = draft_stats(request, slot);
   const int64_t token = params.draft_tokens[request.b * params.slots + slot];
   const bool inside = token >= 0 && token < params.target.vocab;
-  if (params.rule == Rule::kGreedy || !params.draft.data) return {token, 1.0, true, !inside};
-  const bool known = inside && request.kept >= 0 &&
-                     draft_id(params.t2d, params.target_ids, params.draft.vocab, token) >= 0;
+  if (params.rule == Rule::kGreedy || !params.draft.data) {
+    return {token, 1.0, true, !inside, false};
+  }
+  const bool known =
+      request.kept >= 0 && draft_id(params.t2d, params.target_ids, params.draft.vocab, token) >= 0;
   const double p_draft = known ? draft_probability(stats) : 0.0;
-  const bool weighed = params.rule != Rule::kGumbel;
-  return {token, p_draft, stats[kTemperature] == 0.0f, !inside || (weighed && !(p_draft > 0.0))};
+  const bool one_hot = stats[kTemperature] == 0.0f;
+  if (params.rule == Rule::kGumbel) return {token, p_draft, one_hot, !inside, false};
+  return {token, p_draft, one_hot, !(p_draft > 0.0), !inside && p_draft > 0.0};
+}
+
+inline double draft_target_probability(const RowLaw& law, const Draft& draft) {
+  return draft.foreign ? 0.0 : law_probability(law, draft.token);
 }
 
 // The kept row of a draft that is not one-hot and of p_draft > 0.
@@ -111,7 +119,7 @@ inline int64_t target_token(const Request& request, int64_t i, RowLaw& law, cons
 inline double rejected_mass(const Request& request, int64_t i, const RowLaw& law, double weight,
                             const Team& team) {
   const Draft draft = draft_at(request, i);
-  if (draft.one_hot) return one_hot_residual(weight, law_probability(law, draft.token));
+  if (draft.one_hot) return one_hot_residual(weight, draft_target_probability(law, draft));
   return residual_mass(law, draft_row(request, i, draft.token), weight, team);
 }
 
@@ -119,7 +127,9 @@ inline double rejected_mass(const Request& request, int64_t i, const RowLaw& law
 inline int64_t replacement(const Request& request, int64_t i, RowLaw& law, double weight) {
   const double uniform = noise(request, i, Domain::kResidual);
   const Draft draft = draft_at(request, i);
-  if (draft.one_hot) return draw_without(law, draft.token, uniform);
+  if (draft.one_hot) {
+    return draft.foreign ? draw(law, uniform) : draw_without(law, draft.token, uniform);
+  }
   return draw_residual(law, draft_row(request, i, draft.token), weight, uniform);
 }
 
@@ -131,7 +141,7 @@ inline void write_overlap(const Request& request, int64_t i, const RowLaw& law, 
   const Draft draft = draft_at(request, i);
   double overlap = 0.0;
   if (draft.one_hot) {
-    overlap = law_probability(law, draft.token);
+    overlap = draft_target_probability(law, draft);
   } else if (draft.p_draft > 0.0) {
     overlap = overlap_mass(law, draft_row(request, i, draft.token), team);
   }

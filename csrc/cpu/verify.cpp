@@ -17,13 +17,14 @@ struct Decision {
 
 static Decision accept_token(const Request& request, int64_t i, const Draft& draft, RowLaw& law,
                              const Team& team) {
-  const double p_target = law_probability(law, draft.token);
+  const double p_target = draft_target_probability(law, draft);
   const double ratio = accept_probability(p_target, draft.p_draft);
   if (accepts(noise(request, i, Domain::kAccept), p_target, draft.p_draft)) {
     return {true, draft.token, Status::kOk, ratio};
   }
   rejected_mass(request, i, law, 1.0, team);
-  return {false, replacement(request, i, law, 1.0), Status::kOk, ratio};
+  const Status status = draft.foreign ? Status::kBadDraft : Status::kOk;
+  return {false, replacement(request, i, law, 1.0), status, ratio};
 }
 
 // gumbel and greedy: a draft is accepted while it is what the target itself would emit.
@@ -49,8 +50,10 @@ static Decision decide(const Request& request, int64_t i, RowLaw& law, const Tea
 static void write_later_overlaps(const Request& request, int64_t i, const Team& team) {
   for (; i < request.length; ++i) {
     const RowLaw law = target_law(request, i, team);
-    if (law.status != Status::kOk || draft_at(request, i).bad) return;
+    const Draft draft = draft_at(request, i);
+    if (law.status != Status::kOk || draft.bad) return;
     write_overlap(request, i, law, team);
+    if (draft.foreign) return;
   }
 }
 
@@ -60,7 +63,7 @@ static Status verify_in_order(const Request& request, const Team& team) {
     RowLaw law = target_law(request, i, team);
     if (law.status != Status::kOk) return law.status;
     const Decision decision = decide(request, i, law, team);
-    const bool drafted = i < request.length && decision.status == Status::kOk;
+    const bool drafted = decision.accept_prob >= 0.0;
     if (drafted) {
       params.accept_prob[request.b * params.slots + i] = static_cast<float>(decision.accept_prob);
       write_overlap(request, i, law, team);
@@ -68,7 +71,8 @@ static Status verify_in_order(const Request& request, const Team& team) {
     emit(request, i, decision.emitted, law, team);
     params.num_accepted[request.b] += decision.accepted;
     if (decision.accepted) continue;
-    if (drafted && params.overlap) write_later_overlaps(request, i + 1, team);
+    const bool later = drafted && decision.status == Status::kOk && params.overlap;
+    if (later) write_later_overlaps(request, i + 1, team);
     return decision.status;
   }
 }

@@ -51,7 +51,7 @@ def decide(
         return Decision(leading(same & possible), same.double(), one, chosen)
     p_target = target.p_target[:, :slots]
     index = torch.where(draft.inside, draft.tokens, 0)[..., None]
-    p_target_x = p_target.gather(-1, index)[..., 0]
+    p_target_x = torch.where(draft.inside, p_target.gather(-1, index)[..., 0], 0.0)
     ratio = p_target_x / p_draft_x.clamp(min=1e-300)
     u = noise.accept(slots)
     if rule == BLOCK:

@@ -30,7 +30,8 @@ class Draft(NamedTuple):
     @property
     def ids(self) -> Tensor:
         """[B, K] draft ids of the drafted tokens, -1 where there is none."""
-        return torch.where(self.inside, draft_ids(self.tokens, self.t2d), -1)
+        ids = draft_ids(self.tokens, self.t2d)
+        return torch.where(self.inside, ids, -1) if self.t2d is None else ids
 
 
 def kept_draft(
@@ -59,10 +60,24 @@ def draft_prob(draft: Draft) -> Tensor:
 
 
 def bad_drafts(draft: Draft, p_draft_x: Tensor, rule: int) -> Tensor:
-    """[B, K] bool: an id outside the vocabulary or, where it matters, of p_draft = 0 or NaN."""
+    """[B, K] bool: cannot have been drawn, so that the draft ends before it.
+
+    An id outside the vocabulary or, where it matters, of p_draft = 0 or NaN; but see below.
+    """
     if rule in (TOKEN, BLOCK):
-        return ~(draft.inside & (p_draft_x > 0))
+        return ~((draft.inside | foreign_drafts(draft, rule)) & (p_draft_x > 0))
     return ~draft.inside
+
+
+def foreign_drafts(draft: Draft, rule: int) -> Tensor:
+    """[B, K] bool: drawn from a draft vocabulary, but no id of the target.
+
+    Its p_target is 0: it is rejected and the residual emitted. Ending the draft before it would
+    drop a token for what it is, which is not lossless.
+    """
+    if rule not in (TOKEN, BLOCK) or draft.logits is None:
+        return torch.zeros_like(draft.inside)
+    return ~draft.inside & (draft.ids >= 0)
 
 
 def draft_distribution(draft: Draft, slot: Tensor) -> Tensor:
@@ -74,6 +89,7 @@ def draft_distribution(draft: Draft, slot: Tensor) -> Tensor:
     rows = torch.arange(slot.shape[0], device=slot.device)[:, None]
     token = draft.tokens[rows, slot].clamp(0, draft.vocab - 1)
     point = torch.nn.functional.one_hot(token, draft.vocab).double()
+    point = point * draft.inside[rows, slot][..., None]
     if draft.logits is None:
         return point
     stats = draft.stats[rows, slot].double()

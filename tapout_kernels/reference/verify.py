@@ -9,7 +9,9 @@ from torch import Tensor
 
 from .accept import BLOCK, leading
 from .decide import Decision, Noise, decide, emitted_token
-from .draft import Draft, bad_drafts, draft_distribution, draft_prob, kept_draft
+from .draft import (
+    Draft, bad_drafts, draft_distribution, draft_prob, foreign_drafts, kept_draft,
+)  # fmt: skip
 from .rows import StateRows
 from .stats import BAD_DRAFT, OK, Sampling
 from .target import Target, emitted_logprobs, target_rows
@@ -24,6 +26,7 @@ class Given(NamedTuple):
     live: Tensor  # [B] bool
     end: Tensor  # [B] i64: no slot from there on can be accepted, whatever the noise
     end_status: Tensor  # [B] i32 of that row
+    foreign: Tensor  # [B, K] bool: drafted ids the target does not have; the draft ends after one
     noise: Noise
     state: StateRows
 
@@ -56,13 +59,18 @@ def given(
     p_draft_x = draft_prob(draft)
 
     length = length.clamp(0, slots).long()
+    foreign = foreign_drafts(draft, rule)
     inside = torch.arange(slots, device=seed.device) < length[:, None]
     usable = inside & (target.status[:, :slots] == OK) & ~bad_drafts(draft, p_draft_x, rule)
+    usable[:, 1:] &= foreign[:, :-1].cumsum(-1) == 0
     end = leading(usable)
     end_status = target.status.gather(-1, end[:, None])[:, 0]
     end_status = torch.where((end_status == OK) & (end < length), BAD_DRAFT, end_status)
+    after_foreign = foreign.gather(-1, (end - 1).clamp(min=0)[:, None])[:, 0] & (end > 0)
+    end_status = torch.where(after_foreign, BAD_DRAFT, end_status)
     noise = Noise(state.of(seed), round, state.of(position))
-    return Given(target, draft, p_draft_x, live & state.known, end, end_status, noise, state)
+    live = live & state.known
+    return Given(target, draft, p_draft_x, live, end, end_status, foreign, noise, state)
 
 
 def verify(
@@ -111,7 +119,9 @@ def verify(
     last = tokens.gather(-1, (total - 1).clamp(min=0)[:, None])[:, 0]
     last_token.copy_(torch.where(total > 0, last, 0))
     # A rejection hides what comes after it, except from `block`, which looks at every row.
-    seen_status = g.end_status if rule == BLOCK else torch.where(rejected, OK, g.end_status)
+    slot = decision.accepted.clamp(max=draft_tokens.shape[1] - 1)[:, None]
+    rejection = torch.where(g.foreign.gather(-1, slot)[:, 0], BAD_DRAFT, OK)
+    seen_status = g.end_status if rule == BLOCK else torch.where(rejected, rejection, g.end_status)
     status.copy_(torch.where(g.live, seen_status, OK))
     decided = g.end if rule == BLOCK else decision.accepted + rejected
     _fill(accept_prob, decision.accept_prob, decided, g.live)

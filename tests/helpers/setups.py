@@ -96,15 +96,14 @@ def arms_of(stop: int, slots: int) -> tuple[int, ...]:
 
 
 def masks_of(kind: str, vocab: int, width: int, ids: np.ndarray) -> dict[str, np.ndarray]:
-    """Allowed ids by the last token, one missing in each row; ids the target has not never are."""
+    """Allowed ids by the last token, one missing in each row."""
     context = np.arange(vocab)
     cut_target, cut_draft = np.ones((vocab, vocab), bool), np.ones((vocab, width), bool)
     cut_target[context, (context + 1) % vocab] = False
     if kind == "both":
-        cut_draft[:, :vocab] = cut_target
+        cut_draft[:, :vocab] = cut_target  # an id the target has not stays allowed
     elif kind in ("draft", "different"):
         cut_draft[context, ids[context % len(ids)]] = False
-    cut_draft[:, vocab:] = False
     everything = np.ones((vocab, vocab), bool)
     return {
         "target_mask": cut_target if kind in ("target", "both", "different") else everything,
@@ -120,7 +119,7 @@ def setup_of(rows: list[Row], seed: int = 0) -> Setup:
     d2t = None if table is None else DraftVocab(torch.tensor(table, dtype=torch.int32))
     target, draft = chains(vocab, seed, None if table is None else len(table))
     ids = np.arange(vocab) if table is None else np.array(table)
-    masked = kind == "foreign" or any(row["mask"] != "none" for row in rows)
+    masked = any(row["mask"] != "none" for row in rows)
     configs = [
         Config(
             arms_of(row["cell"][2], slots), FILTERS["target"][row["target_filter"]],

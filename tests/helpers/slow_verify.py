@@ -98,7 +98,7 @@ class Request:
     def draft_id(self, v: int) -> int:
         table = self.args["t2d"]
         if table is None:
-            return v
+            return v if v < self.vocab else -1
         return int(table[v]) if v < len(table) else -1
 
     def p_draft_of_token(self, i: int) -> float:
@@ -106,16 +106,27 @@ class Request:
         x = self.token(i)
         if self.rule == GREEDY or self.args["draft_logits"] is None:
             return 1.0
-        if not 0 <= x < self.vocab or self.kept_row() is None or self.draft_id(x) < 0:
+        if x < 0 or self.kept_row() is None or self.draft_id(x) < 0:
             return 0.0
         p = math.exp(self.stats(i)[TOKEN_LOGPROB])
         return 1.0 if p > 1 else p  # NaN stays NaN
 
+    def outside(self, i: int) -> bool:
+        return not 0 <= self.token(i) < self.vocab
+
+    def foreign(self, i: int) -> bool:
+        """Really drawn by the draft, but no id of the target: p_target = 0."""
+        weighed = self.rule in (TOKEN, BLOCK) and self.args["draft_logits"] is not None
+        return self.outside(i) and weighed and self.p_draft_of_token(i) > 0
+
     def bad(self, i: int) -> bool:
-        """An id outside the vocabulary or, where the rule weighs it, of p_draft not above 0."""
-        if not 0 <= self.token(i) < self.vocab:
-            return True
+        """Cannot have been drawn: the draft ends before it."""
+        if self.outside(i):
+            return not self.foreign(i)
         return self.rule in (TOKEN, BLOCK) and not self.p_draft_of_token(i) > 0
+
+    def p_target_of_token(self, i: int) -> float:
+        return 0.0 if self.outside(i) else self.law(i).p[self.token(i)]
 
     def p_draft(self, i: int) -> list[float]:
         """[V] the draft's distribution over target ids; no mass where it cannot be rebuilt."""
@@ -189,7 +200,7 @@ def in_order(request: Request) -> Outcome:
             return Outcome([*emitted, request.target_token(i)], i, BAD_DRAFT, probs)
         x = request.token(i)
         if request.rule == TOKEN:
-            p, q = law.p[x], request.p_draft_of_token(i)
+            p, q = request.p_target_of_token(i), request.p_draft_of_token(i)
             probs.append(min(1.0, p / q))
             accepted = request.u(i, ACCEPT) * q < p
             token = x if accepted else request.replacement(i, 1.0)
@@ -199,7 +210,7 @@ def in_order(request: Request) -> Outcome:
             probs.append(float(accepted))
         emitted.append(token)
         if not accepted:
-            return Outcome(emitted, i, OK, probs)
+            return Outcome(emitted, i, BAD_DRAFT if request.foreign(i) else OK, probs)
     raise AssertionError("the last row always ends a request")
 
 
@@ -210,6 +221,8 @@ def end_of_draft(request: Request) -> tuple[int, int]:
             return i, request.law(i).status
         if i < request.length and request.bad(i):
             return i, BAD_DRAFT
+        if i < request.length and request.foreign(i):
+            return i + 1, BAD_DRAFT
     return request.length, OK
 
 
@@ -217,7 +230,7 @@ def block(request: Request) -> Outcome:
     end, status = end_of_draft(request)
     w, probs = [1.0], []
     for i in range(end):
-        p, q = request.law(i).p[request.token(i)], request.p_draft_of_token(i)
+        p, q = request.p_target_of_token(i), request.p_draft_of_token(i)
         probs.append(min(1.0, p / q))
         w.append(min(1.0, w[i] * p / q))
     tau = 0
@@ -228,7 +241,7 @@ def block(request: Request) -> Outcome:
         else:
             s = math.fsum(request.residual(level, w[level]))
             if request.one_hot(level):
-                s = w[level] * (1 - request.law(level).p[request.token(level)])
+                s = w[level] * (1 - request.p_target_of_token(level))
             holds = u * (s + 1 - w[level]) < s or (w[level] == 1 and s == 0)
         tau = level if holds else tau
     emitted = [request.token(i) for i in range(tau)]
