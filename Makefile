@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.in')
 TEST_ARGS ?=
+JOBS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 .PHONY: demo test test-full sanitize build lint bench bench-peers docs wheel clean
 
@@ -12,10 +14,10 @@ demo: build
 	$(BIN)/python -m tapout_engine demo
 
 test: build
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(TEST_ARGS)
+	$(PYTEST) -m "not slow and not gpu" $(TEST_ARGS)
 
 test-full: build
-	$(BIN)/python -m pytest -m "not gpu" $(TEST_ARGS)
+	$(PYTEST) -m "not gpu" $(TEST_ARGS)
 
 sanitize: $(VENV)/.installed
 	tests/native/sanitize.sh $(BIN)

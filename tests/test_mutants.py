@@ -76,6 +76,14 @@ MUTANTS: dict[str, tuple[str, tuple[Edit, ...]]] = {
         Edit("draft.py", "    return torch.where(ids >= 0, probs[..., ids.clamp(min=0)], 0.0)",
              "    return torch.nn.functional.pad(probs, (0, draft.vocab - probs.shape[-1]))"),
     )),
+    "token: an id the target has not ends the draft before it": ("token, foreign ids", (
+        Edit("draft.py", "return ~draft.inside & (draft.ids >= 0)",
+             "return torch.zeros_like(draft.inside)"),
+    )),
+    "block: an id the target has not ends the draft before it": ("block, foreign ids", (
+        Edit("draft.py", "return ~draft.inside & (draft.ids >= 0)",
+             "return torch.zeros_like(draft.inside)"),
+    )),
     # ---- acceptance, residual, bonus
     "residual without its clamp": ("token, full", (
         Edit("accept.py", "(p_target - p_draft).clamp(min=0)", "(p_target - p_draft).abs()"),

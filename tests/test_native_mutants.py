@@ -145,6 +145,8 @@ MUTANTS = {
         TOP_K_DRAFT,
     ),
 }  # fmt: skip
+# Compiled once, so one worker runs them.
+pytestmark = pytest.mark.xdist_group("native mutants")
 KILLERS = {mutant.killer.name: mutant.killer for mutant in MUTANTS.values()}
 
 

@@ -148,6 +148,8 @@ CHECKS = {
     "token, one-hot": Check(f"{_EXACT}[token-one_hot]", exact_law("token", "one_hot")),
     "token, masks": Check(f"{_EXACT}[token-draft]", exact_law("token", "draft", mask="different")),
     "token, vocabulary": Check(f"{_EXACT}[token-draft]", exact_law("token", "draft", "smaller")),
+    "token, foreign ids": Check(f"{_EXACT}[token-draft]", exact_law("token", "draft", "foreign")),
+    "block, foreign ids": Check(f"{_EXACT}[block-draft]", exact_law("block", "draft", "foreign")),
     "token, ragged": Check(
         f"{_EXACT}[token-draft]", exact_law("token", "draft", layout=Layout(ragged=True))
     ),
