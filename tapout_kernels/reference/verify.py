@@ -10,7 +10,12 @@ from torch import Tensor
 from .accept import BLOCK, leading
 from .decide import Decision, Noise, decide, emitted_token
 from .draft import (
-    Draft, bad_drafts, draft_distribution, draft_prob, foreign_drafts, kept_draft,
+    Draft,
+    bad_drafts,
+    draft_distribution,
+    draft_prob,
+    foreign_drafts,
+    kept_draft,
 )  # fmt: skip
 from .rows import StateRows
 from .stats import BAD_DRAFT, OK, Sampling
