@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import tapout_kernels as tk
+from tapout_kernels.testing import NEAR
 
 REQUESTS, SLOTS, VOCAB = 4000, 2, 5
 SIGMAS = 6.0  # of a binomial count; the seeds are fixed, so a failure is no bad luck
@@ -68,6 +69,20 @@ def same(name: str, found: Tensor, expected: Tensor, tolerance: float) -> None:
     if not torch.allclose(found.double(), expected.double(), rtol=tolerance, atol=tolerance):
         worst = (found - expected).abs().max().item()
         refuse(name, f"wrong result (off by {worst:.2g})")
+
+
+def verified(name: str, found: Tensor, expected: Tensor, target: Tensor, draft: Tensor) -> None:
+    """Contract 7: tokens [B, K+1] are the reference's; a last one may be a neighbour in its CDF."""
+    for b in (found != expected).any(-1).nonzero()[:, 0].tolist():
+        slot = int((expected[b] >= 0).sum()) - 1
+        if not torch.equal(found[b, :slot], expected[b, :slot]) or found[b, slot] < 0:
+            refuse(name, "wrong result")
+        weights = target[b, slot].double().softmax(-1)
+        if slot < draft.shape[1]:
+            weights = (weights - draft[b, slot].double().softmax(-1)).clamp(min=0)
+        cdf = weights.cumsum(0) / weights.sum()
+        if abs(cdf[found[b, slot]] - cdf[expected[b, slot]]) > 2 * NEAR:
+            refuse(name, "wrong result")
 
 
 def certain_drafts(name: str, accepted: Tensor, verdict: tk.Verdict) -> None:
