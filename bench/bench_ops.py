@@ -28,13 +28,22 @@ Call = Callable[[int], object]  # of the buffer set
 class Round:
     """B requests with K drafts over V ids; ``agreement`` is the share the target accepts."""
 
-    def __init__(self, batch: int, slots: int, vocab: int, dtype: torch.dtype, agreement: float):
+    def __init__(
+        self,
+        batch: int,
+        slots: int,
+        vocab: int,
+        dtype: torch.dtype,
+        agreement: float,
+        rule: str = "token",
+    ):
         generator = torch.Generator().manual_seed(0)
 
         def randn(*shape: int) -> torch.Tensor:
             return torch.randn(*shape, generator=generator) * 3
 
         self.batch, self.slots, self.vocab, self.dtype = batch, slots, vocab, dtype
+        self.rule = rule
         self.draft = [randn(batch, slots, vocab).to(dtype) for _ in range(SETS)]
         self.target = [randn(batch, slots + 1, vocab).to(dtype) for _ in range(SETS)]
         self.rng = tk.RngState.of(list(range(batch)))
@@ -49,13 +58,13 @@ class Round:
         proposal = tk.Proposal.empty(self.batch, self.slots, self.vocab, draft.dtype)
         proposal.reset(self.rng)
         for j in range(self.slots):
-            tk.draft_step(draft[:, j], proposal, tk.SamplingParams(), self.rng)
+            tk.draft_step(draft[:, j], proposal, None, self.rng, rule=self.rule)
         return proposal
 
     def verify(self, i: int, backend: str | None = None) -> tk.Verdict:
         i %= SETS
         return tk.verify(
-            self.target[i], self.proposals[i], tk.SamplingParams(), self.rng, out=self.verdict,
+            self.target[i], self.proposals[i], None, self.rng, rule=self.rule, out=self.verdict,
             backend=backend,
         )  # fmt: skip
 
@@ -100,6 +109,19 @@ def bench_verify(vocab: int, dtype: torch.dtype, agreement: float, others: dict)
     calls = {name: partial(case.baseline, f) for name, f in {**functions, **others}.items()}
     reference = partial(case.verify, backend="reference")
     return _row("verify", shape, dtype, times_us(case.verify), nbytes, calls, reference)
+
+
+def bench_rule(rule: str, vocab: int, dtype: torch.dtype, agreement: float) -> Row:
+    """A rule no plain code stands beside; its tokens are the reference's at a small size."""
+    small = Round(8, 5, 1025, torch.float32, agreement, rule)
+    for i in range(SETS):
+        ours = small.verify(i).tokens.clone()
+        if not torch.equal(ours, small.verify(i, "reference").tokens):
+            checks.refuse(f"verify, rule {rule}", "wrong result")
+    case = Round(8, 5, vocab, dtype, agreement, rule)
+    _, acceptance = case.work()
+    shape = {"rule": rule, "B": 8, "K": 5, "V": vocab, "acceptance": round(acceptance, 2)}
+    return _row("verify", shape, dtype, times_us(case.verify))
 
 
 def bench_draft_step(batch: int, vocab: int, dtype: torch.dtype, **filters: float) -> Row:
@@ -221,6 +243,7 @@ def cases(others: dict) -> list[Callable[[], Row]]:
         partial(bench_verify, 128256, bf16, 0.7, others),
         partial(bench_verify, 128256, bf16, 1.0, others),
         partial(bench_verify, 49152, f32, 0.7, {}),
+        *(partial(bench_rule, rule, 128256, bf16, 0.7) for rule in ("block", "gumbel")),
         partial(bench_draft_step, 8, 128256, bf16),
         partial(bench_draft_step, 1, 128256, bf16),
         partial(bench_draft_step, 8, 128256, bf16, top_k=50, top_p=0.9),

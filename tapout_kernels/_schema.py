@@ -2,7 +2,7 @@
 
 Operators mutate tensors they are given and return nothing; the public functions in
 ``tapout_kernels.ops`` allocate.  ``SCHEMAS`` feeds ``torch.library`` (:mod:`._library`);
-what each tensor must look like is in :mod:`._check`.
+what each tensor must look like is in :mod:`._specs`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ ENGINE = ROOT / "python/tapout_engine"
 
 # Lower layers first; a module imports from layers before its own, or from its own.
 KERNEL_LAYERS = [
-    {"_schema", "reference", "_check"},
+    {"_schema", "_specs", "reference", "_check"},
     {"_library"},
     {"backends"},
     {"types", "stop_rules", "draft_vocab", "policies"},

@@ -12,7 +12,7 @@ from helpers import public, raw
 from torch import Tensor
 
 import tapout_kernels as tk
-from tapout_kernels import _check
+from tapout_kernels import _specs
 from tapout_kernels.testing import Case
 
 OTHER_DTYPE = {
@@ -45,15 +45,15 @@ def fresh(op: str) -> dict[str, object]:
     return args
 
 
-def dims(op: str, name: str) -> tuple[_check.Dimension, ...]:
+def dims(op: str, name: str) -> tuple[_specs.Dimension, ...]:
     """Of the ragged layout, at sequence level."""
-    spec = _check.TENSORS[op][name]
+    spec = _specs.TENSORS[op][name]
     return spec.ragged or spec.dims[0]
 
 
 def binds(op: str, name: str, symbol: str, args: dict) -> tuple[bool, bool]:
     """Whether the argument is the first to use a dimension, and whether another one uses it."""
-    users = [n for n in _check.TENSORS[op] if symbol in (dim.symbol for dim in dims(op, n))]
+    users = [n for n in _specs.TENSORS[op] if symbol in (dim.symbol for dim in dims(op, n))]
     users = [n for n in users if isinstance(args[n], Tensor)]
     return users[0] == name, len(users) > 1
 
@@ -117,7 +117,7 @@ ALLOCATED = {
     "bandit_select": {"arm"},
 }  # fmt: skip
 OPTIONAL = {op: optional(op) for op in raw.ALL_OPS}
-ARGUMENTS = [(op, name) for op in raw.ALL_OPS for name in _check.TENSORS[op]]
+ARGUMENTS = [(op, name) for op in raw.ALL_OPS for name in _specs.TENSORS[op]]
 
 
 def unchanged(args: dict, before: dict, context: str) -> None:
@@ -134,7 +134,7 @@ def test_every_tensor_of_every_schema_is_checked():
     for op in raw.ALL_OPS:
         schema = getattr(torch.ops.tapout_kernels, op).default._schema
         tensors = {a.name for a in schema.arguments if "Tensor" in str(a.type)}
-        assert tensors == set(_check.TENSORS[op])
+        assert tensors == set(_specs.TENSORS[op])
 
 
 @pytest.mark.parametrize(("op", "name"), ARGUMENTS)
@@ -159,7 +159,7 @@ def test_public_functions_name_op_argument_expected_and_got(backend, op, name):
         blamed = rest.split()[0]
         allowed = {name, PUBLIC_NAME.get((op, name), name)}
         if "another" in what or what == "device":
-            allowed |= set(_check.TENSORS[op])
+            allowed |= set(_specs.TENSORS[op])
         assert blamed in allowed, f"{context}: {message}"
         unchanged(args, before, context)
         assert not rng.round.any(), f"{context}: a round was taken"
@@ -183,7 +183,7 @@ def test_raw_operators_refuse_and_write_nothing(compiled, op, name):
                 raw.caller(compiled)(op, **args)
             if what in ("dtype", "layout") or "dimension" in what:
                 message = str(error.value)
-                named = any(f"{op}: {n} must " in message for n in _check.TENSORS[op])
+                named = any(f"{op}: {n} must " in message for n in _specs.TENSORS[op])
                 assert named, f"{context}: {message}"
         unchanged(args, before, context)
 

@@ -83,7 +83,8 @@ def verify(
     Verdict
         A row whose target logits are NaN, +inf or all -inf emits what was accepted before it and
         reports NAN or EMPTY; a drafted id outside [0, V) or of draft probability 0 ends the draft
-        there and reports BAD_DRAFT. No id outside [0, V) is ever emitted.
+        there and reports BAD_DRAFT (one that a draft vocabulary really drew is rejected like any
+        token of target probability 0). No id outside [0, V) is ever emitted.
 
     Raises
     ------
