@@ -68,6 +68,11 @@ def available_backends(op: str, device: torch.device | str = "cpu") -> tuple[str
     return tuple(name for name in BACKENDS if unavailable_reason(name, device) is None)
 
 
+def default_backend(op: str, device: torch.device | str = "cpu") -> str:
+    """What a call without ``backend`` runs: ``TAPOUT_BACKEND``, else the fastest."""
+    return _DEFAULT or available_backends(op, device)[-1]
+
+
 def call(op: str, backend: str | None, **arguments: object) -> None:
     """Check the arguments, then run ``op`` on ``backend`` (None: ``TAPOUT_BACKEND``, else best)."""
     device = _check.check(op, arguments)

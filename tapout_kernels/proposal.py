@@ -46,7 +46,7 @@ class Proposal:
         [B] int32: NONE 0, RULE 1, MAX_LENGTH 2, PRE_DRAFT 3, NOT_LIVE 4, BAD_LOGITS 5.
     logits_row : Tensor or None
         [B] int32. An engine that keeps draft logits per request slot sets ``logits`` to its
-        [R, K, D] and this to the slot of each batch row. None: row b.
+        [R, K, D] and this to the slot of each batch row, each a different one. None: row b.
     """
 
     tokens: Tensor
@@ -85,7 +85,7 @@ class Proposal:
         batch, slots : int
         vocab : int, optional
             Draft vocabulary; given, the proposal keeps the draft's logits, which ``verify`` with
-            rule ``token`` needs unless every draft is one-hot.
+            rules ``token`` and ``block`` needs unless every draft is one-hot.
         dtype : torch.dtype, optional
             Of the kept logits (default float32); must equal the draft model's.
         device : torch.device or str, optional
@@ -210,10 +210,12 @@ class Proposal:
             Buffers to reuse; else K = N. Its ``logits`` become the tensor given, which must stay
             unchanged until ``verify``; one that keeps logits of its own is for ``draft_step``.
         vocab : DraftVocab, optional
-            The draft vocabulary of ``logits``; ``tokens`` are target ids always.
+            The draft vocabulary of ``logits``, without which it is not looked at; ``tokens`` are
+            target ids always.
         token_mask : Tensor, optional
             [B, K, ceil(V/32)] int32, the mask the drafter sampled under, bit 1 = allowed target
-            id. Masked entries of ``logits`` are set to -inf in place. Only with ``logits``.
+            id. Masked entries of ``logits`` are set to -inf in place in every slot taken over, so
+            their rows must not overlap. Only with ``logits``.
         rows : Tensor, optional
             As in :meth:`reset`; for ``sampling`` too.
 
@@ -241,6 +243,11 @@ class Proposal:
             raise ValueError("from_tokens: sampling must be given with logits, got None")
         if logits is None and token_mask is not None:
             raise ValueError("from_tokens: token_mask must be None without logits, got a Tensor")
+        if token_mask is not None and _overlaps(logits):
+            raise ValueError(
+                "from_tokens: logits must have rows of their own where token_mask is given, "
+                f"got strides {list(logits.stride())}"
+            )
         d2t, t2d = vocab_tables("from_tokens", vocab)
         arguments = dict(
             source=tokens, source_length=length, logits=logits,
@@ -321,3 +328,16 @@ class Proposal:
         if vocab is not None:
             unusable = unusable | (self.tokens >= vocab)
         return torch.cat([last, torch.where(unusable, last, self.tokens)], dim=1)
+
+
+def _overlaps(logits: Tensor) -> bool:
+    """Whether writing one row of [B, K, D] may write another."""
+    if not isinstance(logits, Tensor) or logits.dim() != 3:
+        return False  # said by the check of every argument
+    rows = sorted(zip(logits.stride()[:2], logits.shape[:2], strict=True))
+    needed = logits.shape[2]
+    for stride, size in rows:
+        if size > 1 and stride < needed:
+            return True
+        needed = max(needed, stride * (size - 1) + needed)
+    return False

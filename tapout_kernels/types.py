@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -69,7 +70,7 @@ class SamplingParams:
         """
 
         def column(name: str, value, off: float, dtype: torch.dtype) -> Tensor | None:
-            if isinstance(value, (int, float)):
+            if isinstance(value, Real):
                 if value == off:
                     return None
                 value = [value] * batch
@@ -125,7 +126,11 @@ class RngState:
         >>> RngState.of([1, 2]).round.tolist()
         [0, 0]
         """
-        seed = _as_tensor("RngState.of: seeds", seeds, torch.int64, device).reshape(-1).clone()
+        seed = (
+            _as_tensor("RngState.of: seeds", _signed(seeds), torch.int64, device)
+            .reshape(-1)
+            .clone()
+        )
         start = _as_tensor("RngState.of: position", position, torch.int64, seed.device)
         return cls(seed, torch.zeros_like(seed), start.expand_as(seed).clone())
 
@@ -155,12 +160,16 @@ class RngState:
         ([1, 9], [5, 0])
         """
         columns = {"seed": seed, "position": position}
-        given = {name: value for name, value in columns.items() if isinstance(value, Tensor)}
+        given = {name: value for name, value in columns.items() if not _whole(value)}
         require_rows("RngState.reset_rows", self.seed, torch.int64, **given)
         require_rows("RngState.reset_rows", self.seed, torch.bool, mask=mask)
         self.seed.copy_(torch.where(mask, seed, self.seed))
         self.position.copy_(torch.where(mask, position, self.position))
         self.round.masked_fill_(mask, 0)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def require_rows(op: str, like: Tensor, dtype: torch.dtype, **tensors: Tensor) -> None:
@@ -174,6 +183,15 @@ def require_rows(op: str, like: Tensor, dtype: torch.dtype, **tensors: Tensor) -
             raise ValueError(f"{op}: {name} must be [{like.shape[0]}], got {list(value.shape)}")
         if value.device != like.device:
             raise ValueError(f"{op}: {name} must be on {like.device}, got {value.device}")
+
+
+def _signed(seeds: int | Sequence[int] | Tensor) -> int | list[int] | Tensor:
+    """Unsigned 64-bit seeds, as many engines keep them, as the same 64 bits signed."""
+    if isinstance(seeds, Sequence):
+        return [_signed(seed) for seed in seeds]
+    if isinstance(seeds, int) and 1 << 63 <= seeds < 1 << 64:
+        return seeds - (1 << 64)
+    return seeds
 
 
 def _as_tensor(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .backends import available_backends
+from .backends import default_backend
 from .bandit_state import BanditState
 from .ops import bandit_select, bandit_update, draft_step, row_stats, sample, verify
 from .proposal import Proposal
@@ -22,7 +22,7 @@ def warmup(
     slots: int,
     batch_sizes: Sequence[int],
 ) -> tuple[str, ...]:
-    """Run one throwaway round of every operator for each batch size, on the best backend.
+    """Run one throwaway round of every operator for each batch size, on the default backend.
 
     Kernels that are compiled per process, workspaces and tickets exist afterwards, so that no
     request waits for them and a graph can be captured. Nothing of the caller's is touched.
@@ -65,13 +65,19 @@ def warmup(
             ]
         ready += [
             _line(op, op, batch, device)
-            for op in ("row_stats", "proposal_reset", "bandit_select", "bandit_update")
+            for op in (
+                "row_stats",
+                "proposal_reset",
+                "proposal_load",
+                "bandit_select",
+                "bandit_update",
+            )
         ]
     return tuple(ready)
 
 
 def _line(what: str, op: str, batch: int, device: torch.device | str) -> str:
-    return f"{what}, batch {batch}: {available_backends(op, device)[-1]}"
+    return f"{what}, batch {batch}: {default_backend(op, device)}"
 
 
 def _round(
@@ -96,4 +102,6 @@ def _round(
     verdict = verify(logits, proposal, sampling, rng, rule=rule)
     bandit_update(bandit, state.arm, proposal, verdict, rules=rules, state=state)
     sample(logits[:, 0], sampling, rng, rule=rule)
+    loaded = proposal.tokens.clamp(min=0)
+    Proposal.from_tokens(loaded, rng, logits=logits[:, 1:].clone(), sampling=sampling)
     row_stats(logits[:, 0], sampling)

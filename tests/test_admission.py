@@ -74,6 +74,9 @@ def test_seeds_and_positions_are_whole_numbers():
     mask = torch.ones(2, dtype=torch.bool)
     with pytest.raises(TypeError, match=r"RngState\.reset_rows: seed must be int64"):
         rng.reset_rows(mask, torch.zeros(2), 0)
+    with pytest.raises(TypeError, match=r"RngState\.reset_rows: seed must be int64, got float"):
+        rng.reset_rows(mask, 9.0, 0)
+    assert rng.seed.tolist() == [1, 2]
     with pytest.raises(ValueError, match=r"RngState.reset_rows: position must be \[2\]"):
         rng.reset_rows(mask, 0, torch.zeros(3, dtype=torch.int64))
 
@@ -88,9 +91,9 @@ def test_warmup_runs_every_operator_and_touches_nothing_else(monkeypatch):
             target, "call", lambda op, *a, _o=original, **k: (called.add(op), _o(op, *a, **k))
         )
     ready = tk.warmup("cpu", vocab=50, dtype=torch.bfloat16, slots=2, batch_sizes=[1, 3])
-    assert called == set(tk._schema.SCHEMAS) - {"proposal_load"}
+    assert called == set(tk._schema.SCHEMAS)
     assert "verify gumbel, batch 3: cpu" in ready
-    assert len(set(ready)) == len(ready) == 2 * (3 * 4 + 4)
+    assert len(set(ready)) == len(ready) == 2 * (3 * 4 + 5)
 
 
 @pytest.mark.parametrize(

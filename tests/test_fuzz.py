@@ -18,6 +18,7 @@ LOGIT = st.sampled_from([0.0, -0.0, 1.0, -3.5, 80.0, -80.0, 3e38, -3e38, 1e-40, 
 TEMPERATURE = st.sampled_from([1.0, 0.0, 1e-6, 1e-3, 0.7, 1e30, INF, -1.0, math.nan])
 TOP_K = st.sampled_from([0, 1, 2, 3, 100, -1, (1 << 31) - 1])
 TOP_P = st.sampled_from([1.0, 0.5, 0.0, 1e-20, 0.999999, 1.5, -1.0, math.nan])
+MIN_P = st.sampled_from([0.0, 0.1, 1.0, 2.0, math.nan])
 TOKEN = st.sampled_from([0, 1, 2, 3, 4, -1, 1 << 40])
 
 
@@ -30,8 +31,9 @@ def requests(draw):
         "draft": draw(st.none() | st.lists(row, min_size=slots, max_size=slots)),
         "tokens": draw(st.lists(TOKEN, min_size=slots, max_size=slots)),
         "length": draw(st.integers(-1, slots + 1)),
-        "sampling": [draw(s) for s in (TEMPERATURE, TOP_K, TOP_P)],
-        "rule": draw(st.sampled_from(["token", "greedy"])),
+        "sampling": [draw(s) for s in (TEMPERATURE, TOP_K, TOP_P, MIN_P)],
+        "mask": draw(st.integers(-(1 << 31), (1 << 31) - 1)),
+        "rule": draw(st.sampled_from(["token", "block", "gumbel", "greedy"])),
         "seed": draw(st.integers(-(1 << 63), (1 << 63) - 1)),
         "dtype": draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16])),
     }
@@ -46,7 +48,11 @@ def run_request(request: dict, backend: str) -> tk.Verdict:
     draft = Proposal.from_tokens(torch.tensor([request["tokens"]]), rng, length=length,
                                  logits=logits, sampling=sampling, backend=backend)  # fmt: skip
     target = torch.tensor([request["target"]], dtype=dtype)
-    return tk.verify(target, draft, sampling, rng, rule=request["rule"], backend=backend)
+    mask = torch.full((1, target.shape[1], 1), request["mask"], dtype=torch.int32)
+    return tk.verify(
+        target, draft, sampling, rng, rule=request["rule"], token_mask=mask, logprobs="raw",
+        backend=backend,
+    )  # fmt: skip
 
 
 @settings(max_examples=150, deadline=None, derandomize=True,
@@ -61,7 +67,12 @@ def test_fuzz_never_leaves_the_vocabulary(backend, request_):
     assert tokens[emitted:] == [-1] * (slots + 1 - emitted)
     assert tokens[:accepted] == request_["tokens"][:accepted]
     assert accepted <= max(0, min(request_["length"], slots))
-    assert emitted == accepted + (verdict.status.item() in (OK, BAD_DRAFT))
+    ends_well = verdict.status.item() in (OK, BAD_DRAFT)
+    if request_["rule"] == "block":  # its status speaks of rows after the deciding one too
+        assert emitted in (accepted, accepted + 1)
+        assert emitted == accepted + 1 or not ends_well
+    else:
+        assert emitted == accepted + ends_well
     assert 0 <= verdict.status.item() <= 3
     probs = verdict.accept_prob[0]
     assert ((probs == -1) | ((probs >= 0) & (probs <= 1))).all()

@@ -5,6 +5,8 @@
 namespace tapout::bind {
 namespace {
 
+constexpr int64_t kMostIds = 1 << 22;  // the masses of more could exceed 64-bit integers
+
 std::string dtype_name(ScalarType dtype) {
   switch (dtype) {
     case ScalarType::Float: return "float32";
@@ -91,6 +93,7 @@ Logits Arguments::logits(const char* name, const Tensor& tensor, Shape shape) co
   const int64_t last = tensor.dim() - 1;
   out.vocab = tensor.size(last);
   if (out.vocab < 1) fail(name, "not empty", list(tensor.sizes()));
+  if (out.vocab > kMostIds) fail(name, "of at most 4194304 ids", list(tensor.sizes()));
   check_last_stride(name, tensor);
   out.data = tensor.const_data_ptr();
   out.batch_stride = tensor.stride(0);

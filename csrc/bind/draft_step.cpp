@@ -7,7 +7,9 @@ namespace tapout::bind {
 static void fill_kept_logits(const Arguments& arguments, const Tensor& kept,
                              const OptionalTensor& logits_row, DraftStepParams& params) {
   const int64_t batch = params.proposal.batch, slots = params.proposal.slots;
-  params.kept_rows = logits_row ? arguments.size("kept_logits", kept, 3, 0) : batch;
+  const int64_t rows = arguments.size("kept_logits", kept, 3, 0);
+  if (rows < 1) arguments.fail("kept_logits", "of at least one row", "none");
+  params.kept_rows = logits_row ? rows : batch;
   const Logits view =
       arguments.logits("kept_logits", kept, {params.kept_rows, slots, params.logits.vocab});
   if (view.dtype != params.logits.dtype) {

@@ -38,6 +38,7 @@ void set_draft(const Arguments& arguments, const OptionalTensor& logits,
   }
   if (!logits) return;
   const int64_t rows = arguments.size("draft_logits", *logits, 3, 0);
+  if (rows < 1) arguments.fail("draft_logits", "of at least one row", "none");
   params.draft_rows = logits_row ? rows : params.batch;
   const int64_t vocab = t2d ? logits->size(2) : params.target.vocab;
   params.draft =

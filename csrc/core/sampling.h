@@ -14,7 +14,8 @@
 namespace tapout {
 inline namespace TAPOUT_ISA {
 
-constexpr double kZeroTemperature = 1e-5;  // below this a temperature counts as 0
+constexpr double kZeroTemperature = 1e-5;        // below this a temperature counts as 0
+constexpr double kLargestTemperature = 0x1p126;  // above, 1/T would lose bits: it counts as this
 
 // The sampling parameters of one row, read.
 struct RowSampling {
@@ -31,8 +32,9 @@ struct RowSampling {
 TAPOUT_HD RowSampling row_sampling(const Sampling& sampling, int64_t row, Rule rule,
                                    int64_t vocab) {
   if (rule == Rule::kGreedy) return {true, true, 1.0, 0, 1.0, 0.0};
-  const double temperature = sampling.temperature ? sampling.temperature[row] : 1.0;
+  double temperature = sampling.temperature ? sampling.temperature[row] : 1.0;
   if (!(temperature >= 0.0)) return {false, false, 1.0, 0, 1.0, 0.0};
+  if (temperature > kLargestTemperature) temperature = kLargestTemperature;
   if (temperature < kZeroTemperature) return {true, true, 1.0, 0, 1.0, 0.0};
   const int64_t top_k = sampling.top_k ? sampling.top_k[row] : 0;
   const float top_p = sampling.top_p ? sampling.top_p[row] : 1.0f;

@@ -94,7 +94,8 @@ inline void try_ids(const RowLaw& law, const Noise& noise, const ChunkBuffer& ch
     for (int j = 0; j < 4; ++j) store8(word[j], random.word[j]);
     for (int64_t i = 0; i < some; ++i) {
       const int64_t column = begin + group + i;
-      const uint32_t mine = static_cast<uint32_t>(word[target_id(law.row, column) % kBlockIds][i]);
+      const uint32_t mine =
+          static_cast<uint32_t>(word[target_id(law.row, column) & (kBlockIds - 1)][i]);
       if (mine <= limit) try_entry(law, noise, column, chunk.value[group + i], mine, best);
     }
   }

@@ -1,4 +1,5 @@
 // proposal_reset: begin a draft. Clears every row, takes a round, applies the pre-draft test.
+#include "../core/rng.h"
 #include "../core/rows.h"
 #include "../core/stop.h"
 #include "ops.h"
@@ -28,7 +29,10 @@ void proposal_reset(const ProposalResetParams& params) {
     proposal.length[b] = 0;
     params.out_max_length[b] = static_cast<int32_t>(limit);
     params.out_live[b] = live;
-    if (live) params.round[b] = params.rng_round[row]++;
+    if (live) {
+      params.round[b] = params.rng_round[row];
+      params.rng_round[row] = offset_position(params.rng_round[row], 1);
+    }
     proposal.stop_reason[b] = static_cast<int32_t>(reason);
     proposal.active[b] = reason == StopReason::kNone;
     num_active += proposal.active[b];

@@ -24,8 +24,8 @@ void sample(const SampleParams& params, const Team& team) {
     params.tokens[b] = -1;
     if (row < 0 || (params.live && !params.live[b])) return;
     params.tokens[b] = sample_row(params, b, row, crew);
-    params.rng_round[row] += 1;
-    params.position[row] += params.tokens[b] >= 0;
+    params.rng_round[row] = offset_position(params.rng_round[row], 1);
+    params.position[row] = offset_position(params.position[row], params.tokens[b] >= 0);
   });
 }
 

@@ -109,7 +109,7 @@ inline int64_t target_token(const Request& request, int64_t i, RowLaw& law, cons
   if (request.params.rule != Rule::kGumbel) {
     return draw(law, noise(request, i, Domain::kResidual));
   }
-  const int64_t position = request.params.position[request.state] + i;
+  const int64_t position = offset_position(request.params.position[request.state], i);
   return draw_gumbel(law, request.params.seed[request.state], position, team);
 }
 

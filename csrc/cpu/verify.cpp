@@ -97,7 +97,7 @@ static void verify_request(const VerifyParams& params, int64_t b, int64_t state,
   const Status status =
       params.rule == Rule::kBlock ? verify_block(request, levels) : verify_in_order(request, team);
   params.status[b] = static_cast<int32_t>(status);
-  params.position[state] += params.num_emitted[b];
+  params.position[state] = offset_position(params.position[state], params.num_emitted[b]);
 }
 
 int64_t verify_scratch_bytes(int64_t vocab, int64_t slots, Rule rule) {

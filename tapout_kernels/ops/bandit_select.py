@@ -82,6 +82,8 @@ def bandit_select(
         if value is not None:
             require_tensor("bandit_select", name, value)
     sizes = (list(x.shape[:1]) for x in (rows, group, live, out) if x is not None)
+    if batch is not None and batch < 1:
+        raise ValueError(f"bandit_select: batch must be at least 1, got {batch}")
     given = next(sizes, [batch or 1])
     if batch is not None and [batch] != given:
         raise ValueError(f"bandit_select: batch must be {given}, got [{batch}]")

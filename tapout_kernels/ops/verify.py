@@ -58,7 +58,7 @@ def verify(
         ``target_logits``, at least ``length[b] + 1`` of them (a missing row counts as EMPTY), the
         rest is ignored.
     vocab : DraftVocab, optional
-        The vocabulary of the proposal's logits.
+        The vocabulary of the proposal's logits: the one ``draft_step`` was given.
     token_mask : Tensor, optional
         [B, K+1, ceil(V/32)] int32, or [n, ceil(V/32)] with ``row_start``: bit 1 = allowed (the
         xgrammar layout), for every row, the bonus row included.

@@ -56,7 +56,7 @@ def draft_step(
 ) -> None:
     batch, slots = tokens.shape
     b = torch.arange(batch, device=tokens.device)
-    slot = length.long().clamp(max=slots - 1)
+    slot = length.long().clamp(0, slots - 1)
     previous_token = torch.where(length > 0, tokens[b, (length.long() - 1).clamp(0, slots - 1)], 0)
     state = StateRows(rows, seed.shape[0], tokens.device)
     drafting = active & state.known
@@ -75,7 +75,7 @@ def draft_step(
         row[:, ACCEPT_ESTIMATE] = stored_estimate(accept_estimate)
 
     kept = StateRows(logits_row, batch if kept_logits is None else len(kept_logits), logits.device)
-    full = length >= slots
+    full = (length < 0) | (length >= slots)
     valid = (processed.status == OK) & (kept.known if kept_logits is not None else True)
     fills = drafting & valid & ~full
     stats[b, slot] = torch.where(fills[:, None], row, stats[b, slot])

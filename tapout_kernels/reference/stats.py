@@ -17,6 +17,7 @@ from .sampling import total_weight
 OK, NAN, EMPTY, BAD_DRAFT = range(4)  # status of a row or a verdict
 LSE, ENTROPY, TOP1_PROB, TOP2_PROB, TOKEN_LOGPROB, CUTOFF, TEMPERATURE, ACCEPT_ESTIMATE = range(8)
 NUM_STATS = 8  # columns of a row of statistics
+LARGEST_TEMPERATURE = 2.0**126  # anything above counts as this, infinity too
 ZERO_TEMPERATURE = 1e-5  # below (float32(1e-5) is): the distribution is the argmax
 
 
@@ -60,6 +61,7 @@ def process(
         sampling = Sampling(z.new_zeros(z.shape[0]))
     t = z.new_ones(z.shape[0]) if sampling.temperature is None else sampling.temperature.double()
     status = row_status(z, t)
+    t = t.clamp(max=LARGEST_TEMPERATURE)
     z = torch.where((status == OK)[:, None], z, 0.0)
     t = torch.where((t < ZERO_TEMPERATURE) | (status != OK), 0.0, t)
     weights = _weights(z, torch.where(t > 0, t, 1.0))
