@@ -25,7 +25,7 @@ COLUMNS = {
     "times_flashspec": "× flashspec",
     "times_economize": "× economize",
 }
-SHAPE = ("B", "K", "V", "A", "acceptance", "top_k", "top_p")
+SHAPE = ("rule", "B", "K", "V", "A", "acceptance", "top_k", "top_p")
 
 
 def table(rows: list[dict]) -> str:
