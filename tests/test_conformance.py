@@ -96,7 +96,7 @@ def test_matches_the_reference(compiled, case):
 
 
 @pytest.mark.parametrize("op", ["sample", "draft_step", "verify"])
-@pytest.mark.parametrize("sampling", ["plain", "top_k", "all"])
+@pytest.mark.parametrize("sampling", ["plain", "mixed", "all"])  # top_k = 5 would cut nothing
 @pytest.mark.parametrize("rule", ["token", "block", "gumbel"])
 def test_equal_decisions_at_five_ids(compiled, op, sampling, rule):
     """The same noise, the same decisions: ties the compiled backend to the exact law."""

@@ -113,6 +113,16 @@ def test_a_bad_temperature_is_a_bad_row(backend, temperature):
     assert (draft.length.item(), draft.stop_reason.item()) == (0, 5)
 
 
+@pytest.mark.parametrize("temperature", [1e38, INF])
+def test_a_huge_temperature_counts_as_the_largest(backend, temperature):
+    logits = torch.tensor([[-3e38, -3e38, 0.0]])
+    sampling = SamplingParams.of(1, [temperature])
+    stats = tk.row_stats(logits, sampling, backend=backend)[0]
+    assert stats[6].item() == 2.0**126
+    weight = math.exp(-3e38 / 2.0**126)
+    assert stats[2].item() == pytest.approx(1 / (1 + 2 * weight), rel=1e-5)
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1e-6, 9e-6])
 def test_temperature_zero_is_the_lowest_argmax(backend, temperature):
     rows = torch.zeros(1, 3000)
