@@ -1,8 +1,8 @@
 """Registration: schemas, fakes, and the reference as the kernel behind every device.
 
 Each operator has a dispatching default plus one overload per backend
-(``torch.ops.tapout_kernels.verify.reference``).  The native library adds kernels for its device
-key when it loads; whatever it does not cover falls back to the reference, visibly
+(``torch.ops.tapout_kernels.verify.reference``).  Triton's kernels, where it is installed, and the
+native library's when it loads, stand behind the default of their devices; whatever it does not cover falls back to the reference, visibly
 (:func:`tapout_kernels.backend_report`).
 """
 
@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.metadata
 import json
+import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,6 +25,8 @@ from ._schema import SCHEMAS
 NAMESPACE = "tapout_kernels"
 _PACKAGE = Path(__file__).parent
 NATIVE_PATH = _PACKAGE / "_C.so"
+TRITON_NAMES = ("triton", "triton-rocm", "pytorch-triton-rocm", "pytorch-triton")
+MINIMUM_TRITON = (3, 6)
 
 _definitions = torch.library.Library(NAMESPACE, "DEF")
 
@@ -29,14 +35,47 @@ def _fake(*args, **kwargs) -> None:
     """Operators only mutate their arguments: there is no output to describe."""
 
 
+def _triton_kernel(name: str) -> Callable[..., None]:
+    """Triton is imported when one of its kernels first runs: it is slow to, and may be missing."""
+
+    def kernel(*args: object) -> None:
+        from . import _triton
+
+        _triton.OPS[name](*args)
+
+    return torch.no_grad()(kernel)
+
+
 def _define() -> None:
     for name, schema in SCHEMAS.items():
-        for overload in ("", ".reference", ".cpu"):
+        for overload in ("", ".reference", ".cpu", ".triton"):
             _definitions.define(f"{name}{overload}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
             torch.library.register_fake(f"{NAMESPACE}::{name}{overload}", _fake, lib=_definitions)
         for overload in ("", ".reference"):
             kernel = torch.no_grad()(reference.OPS[name])  # state must not carry a graph
             _definitions.impl(f"{name}{overload}", kernel, "CompositeExplicitAutograd")
+        kernel = _triton_kernel(name)
+        _definitions.impl(f"{name}.triton", kernel, "CompositeExplicitAutograd")
+        if TRITON_UNAVAILABLE is None:
+            _definitions.impl(name, kernel, "CUDA")
+
+
+def _triton_unavailable() -> str | None:
+    """Why Triton's kernels cannot run on any device, or None."""
+    versions = [_version_of(name) for name in TRITON_NAMES]
+    version = next((version for version in versions if version), None)
+    if version is None:
+        return "triton is not installed (pip install triton)"
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < MINIMUM_TRITON:
+        return f"it needs triton >= {'.'.join(map(str, MINIMUM_TRITON))}, found {version}"
+    return None
+
+
+def _version_of(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _build_info() -> dict[str, dict[str, object]]:
@@ -97,6 +136,9 @@ def _isa_error() -> str:
         return ""
 
 
+TRITON_UNAVAILABLE: str | None = _triton_unavailable()
+_YES = ("1", "true", "yes", "on", "y")  # as Triton itself reads the variable
+TRITON_INTERPRETED: bool = os.environ.get("TRITON_INTERPRET", "").lower() in _YES
 _define()
 ISA_ERROR: str = _isa_error()
 CPU_UNAVAILABLE: str | None = _load_native()

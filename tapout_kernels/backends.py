@@ -35,9 +35,19 @@ def unavailable_reason(backend: str, device: torch.device | str = "cpu") -> str 
         if torch.device(device).type != "cpu":
             return f"it runs on cpu tensors, these are on {device}"
         return _library.CPU_UNAVAILABLE
+    if backend == "triton":
+        return _triton_unavailable(torch.device(device))
     if backend in BACKENDS:
         return _NOT_IN_THIS_VERSION
     return f"no such backend, choose from {', '.join(BACKENDS)}"
+
+
+def _triton_unavailable(device: torch.device) -> str | None:
+    if _library.TRITON_UNAVAILABLE is not None:
+        return _library.TRITON_UNAVAILABLE
+    if device.type == "cuda" or (device.type == "cpu" and _library.TRITON_INTERPRETED):
+        return None
+    return f"it runs on GPU tensors, these are on {device} (TRITON_INTERPRET=1 interprets it there)"
 
 
 def available_backends(op: str, device: torch.device | str = "cpu") -> tuple[str, ...]:
@@ -65,7 +75,10 @@ def available_backends(op: str, device: torch.device | str = "cpu") -> tuple[str
     """
     if op not in SCHEMAS:
         raise ValueError(f"available_backends: op must be one of {sorted(SCHEMAS)}, got {op!r}")
-    return tuple(name for name in BACKENDS if unavailable_reason(name, device) is None)
+    names = [name for name in BACKENDS if unavailable_reason(name, device) is None]
+    if torch.device(device).type == "cpu" and "triton" in names:  # interpreted
+        names.sort(key="triton".__ne__)
+    return tuple(names)
 
 
 def default_backend(op: str, device: torch.device | str = "cpu") -> str:

@@ -1,0 +1,9 @@
+"""Triton kernels of every operator: NVIDIA without a compiler, and AMD.
+
+``core`` mirrors ``csrc/core``; ``row``, ``law``, ``search`` and ``draw`` read, filter and sample a
+row of logits; the other modules are one operator each.  Kernels take pointers in the groups of
+``params``; integers are arguments of their own, typed i64, so that no batch size, draft length or
+vocabulary compiles anything anew.
+"""
+
+from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The semantics, one module each, as in ``csrc/core``: functions of values, nothing of tensors."""
