@@ -1,6 +1,8 @@
 """Backends under test. They are fixed: a backend that is missing is a failure, not a skip.
 
-``TAPOUT_TEST_BACKENDS=reference`` says that this run has no compiled library on purpose.
+``TAPOUT_TEST_BACKENDS=reference`` says that this run has no compiled library on purpose.  Triton's
+kernels run compiled where torch has a GPU, and interpreted where it has none or TRITON_INTERPRET
+asks for it; either way a test gives them tensors of the host.
 """
 
 from __future__ import annotations
@@ -14,7 +16,26 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-BACKENDS = tuple(os.environ.get("TAPOUT_TEST_BACKENDS", "reference,cpu").split(","))
+BACKENDS = tuple(os.environ.get("TAPOUT_TEST_BACKENDS", "reference,cpu,triton").split(","))
+if "triton" in BACKENDS and not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
+
+
+def pytest_configure() -> None:
+    from helpers import device
+
+    if "triton" in BACKENDS and not device.INTERPRETED:
+        device.install("cuda")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What Triton's interpreter takes too long for is slow there, and only there."""
+    from helpers import device
+
+    for item in items:
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if device.INTERPRETED and "triton" in values and item.get_closest_marker("interpreted_slow"):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(params=BACKENDS)
@@ -26,6 +47,12 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=[name for name in BACKENDS if name != "reference"])
 def compiled(request: pytest.FixtureRequest) -> str:
     """Every backend but the reference, which they are compared with."""
+    return require(request.param)
+
+
+@pytest.fixture(params=[name for name in BACKENDS if name == "cpu"])
+def native(request: pytest.FixtureRequest) -> str:
+    """The library of compiled kernels: for what only it has, such as threads."""
     return require(request.param)
 
 

@@ -1,0 +1,78 @@
+"""Triton's kernels on tensors of the host: interpreted, or on a GPU and back.
+
+Where there is a GPU, ``install`` puts a kernel for tensors of the host behind every ``.triton``
+overload: whole storages go to the device, so that strides, overlaps and what lies between rows are
+what the kernel sees, and what the operator writes comes back.  So every test of a backend is the
+same on either machine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tapout_kernels import _library
+from tapout_kernels._schema import SCHEMAS
+
+INTERPRETED = _library.TRITON_INTERPRETED
+
+
+def few(backend: str, many: int, few: int) -> int:
+    """How many of something: each costs milliseconds in Triton's interpreter."""
+    return few if INTERPRETED and backend == "triton" else many
+
+
+class Moved:
+    """Copies of tensors on a device; tensors that share memory go on sharing it."""
+
+    def __init__(self, device: str):
+        self.device = device
+        self.storages: dict[int, tuple[Tensor, Tensor]] = {}  # bytes of the host, of the device
+
+    def __call__(self, value: object) -> object:
+        if not isinstance(value, Tensor):
+            return value
+        layout = value.storage_offset(), value.shape, value.stride()
+        storage = self._bytes(value)[1].untyped_storage()
+        return torch.empty(0, dtype=value.dtype, device=self.device).set_(storage, *layout)
+
+    def bring_back(self, value: Tensor) -> None:
+        """The whole storage: a write beside the tensor is seen on the host as well."""
+        host, there = self._bytes(value)
+        host.copy_(there)
+
+    def _bytes(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in self.storages:
+            host = torch.empty(0, dtype=torch.uint8).set_(storage)
+            self.storages[storage.data_ptr()] = host, host.to(self.device, copy=True)
+        return self.storages[storage.data_ptr()]
+
+
+def there_and_back(device: str, op: str, run: Callable[..., None]) -> Callable[..., None]:
+    """``run`` of an operator on copies of its arguments on ``device``."""
+    schema = getattr(torch.ops.tapout_kernels, op).default._schema
+    written = [index for index, a in enumerate(schema.arguments) if a.alias_info is not None]
+
+    def kernel(*args: object) -> None:
+        move = Moved(device)
+        run(*map(move, args))
+        for index in written:
+            if args[index] is not None:
+                move.bring_back(args[index])
+
+    return torch.no_grad()(kernel)
+
+
+_implementations = torch.library.Library("tapout_kernels", "IMPL")
+
+
+def install(device: str) -> None:
+    """Let the ``.triton`` overloads, and ``backend="triton"``, take tensors of the host."""
+    for op in SCHEMAS:
+        overload = getattr(torch.ops.tapout_kernels, op).triton
+        _implementations.impl(f"{op}.triton", there_and_back(device, op, overload), "CPU")
+    _library.TRITON_INTERPRETED = True  # what backends.py asks before it takes such tensors

@@ -1,0 +1,166 @@
+"""Compile every Triton kernel without a GPU and say what came out, as JSON.
+
+Started by tests/test_triton_compile.py, once per target, without TRITON_INTERPRET: the operators
+run on tensors of the host down to ``launch``, which compiles instead of launching.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+import tapout_kernels._triton  # noqa: F401  (its modules are patched below)
+from tapout_kernels._schema import SCHEMAS
+from tapout_kernels._triton import OPS
+from tapout_kernels._triton import launch as launching
+from tapout_kernels.reference.accept import RULES
+from tapout_kernels.testing import BANDITS, Case
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+# Every size a server may see with vocabularies it may meet; none of them is in any kernel.
+BATCHES, SLOTS, VOCABS = (1, 3, 8, 16, 32), (1, 4, 7), (32000, 49152, 128256, 151936)
+OPTIONS = {"masked": True, "draft_vocab": True, "rows": True, "extras": True}
+_LOGITS = ("logits", "target_logits", "draft_logits", "kept_logits")
+
+
+class Driver:
+    """What Triton asks of a GPU before it compiles for one."""
+
+    def __init__(self, target: GPUTarget):
+        self.target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+
+class Compiler:
+    """Stands where ``launch`` stands, and keeps what it was asked to launch."""
+
+    def __init__(self):
+        self.kernels: dict[str, dict[str, object]] = {}  # by name, then by what they are made of
+        self.launches = 0
+
+    def launch(self, kernel, programs: int, *args: object, warps: int, **constants: object):
+        assert programs > 0
+        self.launches += 1
+        compiled = kernel.run(
+            *args, grid=(programs,), warmup=True, num_warps=warps, enable_fp_fusion=False,
+            **constants,
+        )  # fmt: skip
+        self.kernels.setdefault(kernel.__name__, {})[compiled.hash] = compiled
+
+    def install(self) -> None:
+        launching.INTERPRETER = launching.GPU  # the tensors are the host's, the plan is a GPU's
+        for name, module in list(sys.modules.items()):
+            if name.startswith("tapout_kernels._triton") and callable(vars(module).get("launch")):
+                module.launch = self.launch
+
+    def count(self) -> int:
+        return sum(map(len, self.kernels.values()))
+
+
+def cases() -> Iterator[Case]:
+    """Every operator as a server calls it: each rule, without options and with all of them."""
+    base = Case("row_stats", batch=2, slots=2, vocab=64, dtype=torch.bfloat16)
+    for op in ("row_stats", "proposal_load"):
+        yield base.with_(op=op)
+        yield base.with_(op=op, sampling="all", **OPTIONS)
+    for op in ("sample", "draft_step", "verify"):
+        for rule in RULES:
+            yield base.with_(op=op, rule=rule)
+            yield base.with_(op=op, rule=rule, sampling="all", **OPTIONS)
+    yield base.with_(op="verify", drafts="one_hot")
+    yield base.with_(op="proposal_load", drafts="one_hot")
+    yield base.with_(op="proposal_reset")
+    yield base.with_(op="proposal_reset", rows=True, level="token")
+    for op in ("bandit_select", "bandit_update"):
+        for bandit in BANDITS:
+            yield base.with_(op=op, bandit=bandit)
+
+
+def sized(case: Case, vocab: int) -> dict[str, object]:
+    """The case's arguments with rows of another vocabulary, which nobody reads."""
+    args = case.inputs()
+    for name in _LOGITS:
+        if args.get(name) is not None:
+            args[name] = torch.empty(*args[name].shape[:-1], vocab, dtype=case.dtype)
+    if args.get("token_mask") is not None:
+        shape = (*args["token_mask"].shape[:-1], vocab // 32)
+        args["token_mask"] = torch.empty(shape, dtype=torch.int32)
+    return args
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers, stack and local memory of one kernel."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        shown = subprocess.run(
+            [TOOLS / "cuobjdump", "--dump-resource-usage", file.name],
+            check=True, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+    return {key.lower(): int(n) for key, n in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", shown)}
+
+
+def report(compiler: Compiler) -> dict[str, list[dict[str, object]]]:
+    found = {}
+    for name, kernels in compiler.kernels.items():
+        found[name] = []
+        for kernel in kernels.values():
+            entry: dict[str, object] = {"shared": kernel.metadata.shared}
+            if "cubin" in kernel.asm:
+                entry.update(resources(kernel.asm["cubin"]))
+                entry["atomics"] = re.findall(r"\b(?:atom|red)\.[\w.:]+", kernel.asm["ptx"])
+            found[name].append(entry)
+    return found
+
+
+def main(target: str) -> dict[str, object]:
+    driver.set_active(Driver(TARGETS[target]))
+    compiler, by_op = Compiler(), {op: set() for op in SCHEMAS}
+    compiler.install()
+    for case in cases():
+        before = {name: len(kernels) for name, kernels in compiler.kernels.items()}
+        OPS[case.op](**sized(case, 1024))
+        after = {name: len(kernels) for name, kernels in compiler.kernels.items()}
+        by_op[case.op] |= {name for name in after if after[name] != before.get(name)}
+    compiled, launches = compiler.count(), compiler.launches
+    if target == "sm_90":
+        for case in cases():
+            for number, batch in enumerate(BATCHES):
+                for more, slots in enumerate(SLOTS):
+                    vocab = VOCABS[(number + more) % len(VOCABS)]
+                    OPS[case.op](**sized(case.with_(batch=batch, slots=slots), vocab))
+    return {
+        "kernels": report(compiler), "by_op": {op: sorted(names) for op, names in by_op.items()},
+        "compiled": compiled, "after_other_sizes": compiler.count(),
+        "launches": launches, "launches_of_other_sizes": compiler.launches - launches,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1])))

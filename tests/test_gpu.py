@@ -1,0 +1,210 @@
+"""What only a GPU can show: captured graphs, streams, launches, no wait for the host."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import raw
+from helpers.server import FILTERS, Server
+from torch.profiler import ProfilerActivity, profile
+
+import tapout_kernels as tk
+from tapout_kernels.reference.accept import RULES
+from tapout_kernels.testing import Case
+
+pytestmark = pytest.mark.gpu
+each_rule = pytest.mark.parametrize("rule", RULES)
+each_filter = pytest.mark.parametrize("filters", [{}, FILTERS], ids=["plain", "filtered"])
+
+
+def server(rule: str = "token", **fields: object) -> Server:
+    return Server("cuda", rule, backend="triton", **fields)
+
+
+def capture(server: Server) -> torch.cuda.CUDAGraph:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        server.run()
+    return graph
+
+
+def same(left: Server, right: Server, context: str = "") -> None:
+    raw.same(left.tensors(), right.tensors(), context)
+
+
+def test_triton_is_what_runs_on_a_gpu():
+    for op in raw.ALL_OPS:
+        assert tk.backends.default_backend(op, "cuda") == "triton"
+
+
+@each_filter
+@each_rule
+def test_a_round_on_the_gpu_is_the_references(rule, filters):
+    """Integers; these rows have no near tie."""
+    found, expected = server(rule, filters=filters), Server("cpu", rule, filters=filters,
+                                                            backend="reference")  # fmt: skip
+    for _ in range(3):
+        found.run()
+        expected.run()
+        for name in ("tokens", "num_accepted", "num_emitted", "last_token", "status"):
+            mine, theirs = (getattr(side.verdict, name).cpu() for side in (found, expected))
+            assert torch.equal(mine, theirs), name
+
+
+@each_filter
+@each_rule
+def test_replay_equals_eager_with_other_lengths_seeds_and_arms(rule, filters):
+    eager, captured = server(rule, filters=filters), server(rule, filters=filters)
+    eager.run()  # compiles
+    before = captured.saved()
+    graph = capture(captured)
+    captured.load(before)
+    graph.replay()
+    same(captured, eager, "first replay")
+    for day in range(4):
+        eager.another_day(day)
+        captured.load(eager.saved())
+        for _ in range(3):
+            eager.run()
+            graph.replay()
+            same(captured, eager, f"day {day}")
+
+
+def test_capture_after_warmup():
+    tk.warmup("cuda", vocab=5000, dtype=torch.bfloat16, slots=3, batch_sizes=[8])
+    captured, eager = server(), server()
+    before = captured.saved()
+    graph = capture(captured)
+    captured.load(before)
+    graph.replay()
+    eager.run()
+    same(captured, eager)
+
+
+def test_a_capture_has_scratch_of_its_own():
+    """A stream no launch has used yet, and launches between replays that want more scratch."""
+    eager, captured = server(), server()
+    eager.run()
+    before = captured.saved()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.cuda.graph(graph, stream=stream):
+        captured.run()
+    larger = server(batch=32, vocab=50000)
+    larger.run()
+    captured.load(before)
+    graph.replay()
+    larger.run()
+    same(captured, eager)
+
+
+@each_filter
+@each_rule
+def test_a_round_never_waits_for_the_gpu(rule, filters):
+    warm = server(rule, filters=filters)
+    warm.run()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        warm.run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_debug_mode_sees_a_wait():
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            torch.ones(1, device="cuda").item()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# ---- launches ------------------------------------------------------------------------------------
+
+
+def kernels_of(case: Case) -> list[str]:
+    """What one call puts on the GPU, copies and fills included."""
+    args = {name: value.cuda() if isinstance(value, torch.Tensor) else value
+            for name, value in case.inputs().items()}  # fmt: skip
+    call = raw.caller("triton")
+    call(case.op, **args)  # compiles, and makes the workspace
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        call(case.op, **args)
+        torch.cuda.synchronize()
+    cuda = torch.autograd.DeviceType.CUDA
+    return [event.name for event in seen.events() if event.device_type == cuda]
+
+
+BASE = Case("verify", batch=8, slots=4, vocab=32000, dtype=torch.bfloat16)
+LAUNCHES = {
+    BASE.with_(op="row_stats"): 1,
+    BASE.with_(op="draft_step"): 1,
+    BASE.with_(op="draft_step", batch=1, vocab=128256): 1,
+    BASE.with_(op="draft_step", rule="gumbel", sampling="all"): 1,
+    BASE.with_(op="proposal_reset"): 1,
+    BASE.with_(op="bandit_select"): 1,
+    BASE.with_(op="bandit_update"): 1,
+    BASE: 2,
+    BASE.with_(drafts="one_hot"): 2,
+    BASE.with_(rule="greedy"): 2,
+    BASE.with_(rule="gumbel"): 2,
+    BASE.with_(rule="block"): 3,
+    BASE.with_(extras=True): 3,
+    BASE.with_(sampling="all"): 3,
+    BASE.with_(sampling="all", rule="block", extras=True): 3,
+}
+
+
+@pytest.mark.parametrize("case", LAUNCHES, ids=lambda case: case.name)
+def test_number_of_launches(case):
+    found = kernels_of(case)
+    assert 1 <= len(found) <= LAUNCHES[case], found
+
+
+# ---- batch, streams, workspace -------------------------------------------------------------------
+
+
+@each_filter
+@each_rule
+def test_a_row_alone_is_the_row_in_the_batch(rule, filters):
+    """At a vocabulary that is split over programs: how many depends on the batch."""
+    case = Case("verify", batch=32, slots=2, vocab=151936, dtype=torch.bfloat16, rule=rule,
+                sampling="all" if filters else "plain")  # fmt: skip
+    args = {name: value.cuda() if isinstance(value, torch.Tensor) else value
+            for name, value in case.inputs().items()}  # fmt: skip
+    call = raw.caller("triton")
+    whole = raw.run(call, "verify", args)
+    for row in (0, 13, 31):
+        part = {name: value[row : row + 1] if isinstance(value, torch.Tensor) else value
+                for name, value in args.items()}  # fmt: skip
+        alone = raw.run(call, "verify", part)
+        raw.same(alone, {name: value[row : row + 1] for name, value in whole.items()}, str(row))
+
+
+def test_two_streams_at_once():
+    """Scratch and tickets of one stream are not the other's."""
+    sizes = {"batch": 4, "vocab": 128256, "filters": FILTERS}
+    expected, running = server(**sizes), [server(**sizes) for _ in range(2)]
+    for _ in range(20):
+        expected.run()
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream() for _ in running]
+    for _ in range(20):
+        for one, stream in zip(running, streams, strict=True):
+            with torch.cuda.stream(stream):
+                one.run()
+    torch.cuda.synchronize()
+    for one in running:
+        same(one, expected)
+
+
+def test_a_workspace_that_grows_leaves_nothing_behind():
+    small, large, expected = server(batch=2), server(batch=32, vocab=50000), server(batch=2)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for _ in range(3):
+            small.run()
+            large.run()
+        torch.cuda.synchronize()
+    for _ in range(3):
+        expected.run()
+    same(small, expected)
