@@ -24,7 +24,13 @@ if "triton" in BACKENDS and not torch.cuda.is_available():
 def pytest_configure() -> None:
     from helpers import device
 
-    if "triton" in BACKENDS and not device.INTERPRETED:
+    if "triton" not in BACKENDS:
+        return
+    if device.INTERPRETED:
+        from helpers import interpreter
+
+        interpreter.hasten()
+    else:
         device.install("cuda")
 
 

@@ -39,17 +39,23 @@ def test_every_schema_has_its_layers():
     assert set(SCHEMAS) == set(OPS) == {case.op for case in map(Case, SCHEMAS)}
     for op in SCHEMAS:
         packet = getattr(torch.ops.tapout_kernels, op)
-        assert set(packet.overloads()) == {"default", "reference", "cpu"}
+        assert set(packet.overloads()) == {"default", "reference", "cpu", "triton"}
         signature = inspect.signature(OPS[op])
         assert [a.name for a in packet.default._schema.arguments] == list(signature.parameters)
         assert not packet.default._schema.returns
 
 
-def test_default_is_the_compiled_backend(compiled):
+def test_triton_has_every_operator_with_the_references_signature(triton):
+    assert list(triton.OPS) == list(SCHEMAS)
+    for op, function in triton.OPS.items():
+        assert inspect.signature(function) == inspect.signature(OPS[op])
+
+
+def test_default_is_the_compiled_backend(native):
     """What a call without `backend` runs is bit for bit what backend="cpu" runs."""
     for op in SCHEMAS:
         args = Case(op, vocab=1025, sampling="mixed").inputs()
-        raw.same(raw.run(raw.caller("default"), op, args), raw.run(raw.caller(compiled), op, args))
+        raw.same(raw.run(raw.caller("default"), op, args), raw.run(raw.caller(native), op, args))
 
 
 @pytest.mark.parametrize("op", SCHEMAS)
@@ -74,7 +80,7 @@ def test_the_reference_never_reads_a_tensor_on_the_host(op, drafts):
         OPS[op](**fakes)
 
 
-def test_a_library_built_for_another_schema_is_not_loaded(compiled, monkeypatch):
+def test_a_library_built_for_another_schema_is_not_loaded(native, monkeypatch):
     monkeypatch.setattr(_library, "_schema_hash", lambda: "another")
     assert "built for another version" in _library._load_native()
     monkeypatch.setattr(_library, "native_text", lambda symbol: "")  # an older one has no hash
