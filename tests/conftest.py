@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -60,6 +61,15 @@ def compiled(request: pytest.FixtureRequest) -> str:
 def native(request: pytest.FixtureRequest) -> str:
     """The library of compiled kernels: for what only it has, such as threads."""
     return require(request.param)
+
+
+@pytest.fixture(params=[name for name in BACKENDS if name == "triton"])
+def triton(request: pytest.FixtureRequest) -> ModuleType:
+    """The package of Triton's kernels."""
+    require(request.param)
+    from tapout_kernels import _triton
+
+    return _triton
 
 
 def require(backend: str) -> str:

@@ -16,7 +16,7 @@ ENGINE = ROOT / "python/tapout_engine"
 
 # Lower layers first; a module imports from layers before its own, or from its own.
 KERNEL_LAYERS = [
-    {"_schema", "_specs", "reference", "_check"},
+    {"_schema", "_specs", "reference", "_check", "_triton"},
     {"_library"},
     {"backends"},
     {"types", "stop_rules", "draft_vocab", "policies"},
@@ -95,8 +95,9 @@ def test_nothing_imports_upward(package: Path, layers: list[set[str]]):
 
 
 def test_kernels_know_nothing_of_the_engine_and_need_torch_and_numpy_only():
-    allowed = {"torch", "numpy", "tapout_kernels"} | set(sys.stdlib_module_names)
+    needed = {"torch", "numpy", "tapout_kernels"} | set(sys.stdlib_module_names)
     for path in modules(KERNELS):
+        allowed = needed | ({"triton"} if path.is_relative_to(KERNELS / "_triton") else set())
         for name in imports(path, KERNELS, everywhere=False):
             assert name.split(".")[0] in allowed, f"{path} imports {name}"
         for name in imports(path, KERNELS, everywhere=True):
@@ -109,6 +110,28 @@ def test_reference_is_plain_torch():
             top = name.split(".")[0]
             inside = name.startswith("tapout_kernels.reference.")
             assert inside or top in {"torch", *sys.stdlib_module_names}, f"{path} imports {name}"
+
+
+def test_triton_is_imported_by_its_kernels_only_and_when_they_first_run():
+    for path in modules(KERNELS):
+        inside = path.is_relative_to(KERNELS / "_triton")
+        for name in imports(path, KERNELS, everywhere=True):
+            assert inside or name.split(".")[0] != "triton", f"{path} imports {name}"
+        for name in imports(path, KERNELS, everywhere=False):
+            lazily = inside or not name.startswith("tapout_kernels._triton")
+            assert lazily, f"{path} imports {name} at once"
+    for path in modules(ENGINE):
+        for name in imports(path, ENGINE, everywhere=True):
+            assert name.split(".")[0] != "triton", f"{path} imports {name}"
+
+
+def test_triton_kernels_import_each_other_only():
+    for path in modules(KERNELS / "_triton"):
+        for name in imports(path, KERNELS, everywhere=True):
+            top, core = name.split(".")[0], path.parent.name == "core"
+            inside = name.startswith("tapout_kernels._triton." + ("core." if core else ""))
+            outside = {"triton"} if core else {"triton", "torch"}
+            assert inside or top in outside | set(sys.stdlib_module_names), f"{path} imports {name}"
 
 
 def test_engine_reaches_kernels_through_public_names_only():
@@ -174,5 +197,6 @@ def test_every_op_has_one_name_in_every_layer():
             f"csrc/cpu/{op}.cpp",
             f"csrc/bind/{op}.cpp",
             f"tapout_kernels/reference/{op}.py",
+            f"tapout_kernels/_triton/{op}.py",
         ):
             assert (ROOT / path).exists(), path

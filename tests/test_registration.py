@@ -5,7 +5,9 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import os
 import pkgutil
+import re
 import statistics
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import tapout_kernels as tk
 from tapout_kernels import _library, ops
 from tapout_kernels._schema import SCHEMAS
+from tapout_kernels.backends import default_backend, unavailable_reason
 from tapout_kernels.reference import OPS
 from tapout_kernels.testing import Case
 
@@ -85,6 +88,64 @@ def test_a_library_built_for_another_schema_is_not_loaded(native, monkeypatch):
     assert "built for another version" in _library._load_native()
     monkeypatch.setattr(_library, "native_text", lambda symbol: "")  # an older one has no hash
     assert "built for another version" in _library._load_native()
+
+
+# ---- Triton where it cannot run ------------------------------------------------------------------
+
+WITHOUT_INTERPRETER = """
+import sys, torch, tapout_kernels as tk
+try:
+    tk.row_stats(torch.zeros(1, 3))
+except tk.BackendUnavailable as error:
+    print(error)
+assert not [name for name in sys.modules if name.partition(".")[0] == "triton"], "triton imported"
+print(tk.backend_report())
+"""
+
+
+def test_triton_is_refused_on_the_host_without_its_interpreter():
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_INTERPRETER], env={**environment, "TAPOUT_BACKEND": "triton"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    error, *report = run.stdout.splitlines()
+    reason = "it runs on GPU tensors, these are on cpu (TRITON_INTERPRET=1 interprets it there)"
+    assert error.startswith(f"row_stats: backend 'triton' is off: {reason}; available: reference")
+    assert [line for line in report if line.split()[:2] == ["triton", "off:"]]
+    assert "TAPOUT_BACKEND=triton is the default" in report[-1]
+
+
+@pytest.mark.parametrize(
+    ("installed", "reason"),
+    [
+        ({}, "triton is not installed (pip install triton)"),
+        ({"triton": "3.5.1"}, "it needs triton >= 3.6, found 3.5.1"),
+        ({"pytorch-triton-rocm": "3.4.0+git1"}, "it needs triton >= 3.6, found 3.4.0+git1"),
+        ({"triton": "3.6.0"}, None),
+        ({"triton": "3.10.0.dev1"}, None),
+        ({"triton-rocm": "4.0"}, None),
+    ],
+)
+def test_a_missing_or_old_triton_is_the_reason(monkeypatch, installed, reason):
+    monkeypatch.setattr(_library, "_version_of", installed.get)
+    assert _library._triton_unavailable() == reason
+    monkeypatch.setattr(_library, "TRITON_UNAVAILABLE", reason)
+    monkeypatch.setattr(_library, "TRITON_INTERPRETED", True)
+    for device in ("cpu", "cuda"):
+        assert unavailable_reason("triton", device) == reason
+        assert ("triton" in tk.available_backends("verify", device)) == (reason is None)
+    if reason is not None:
+        assert f"off: {reason}" in tk.backend_report()
+        with pytest.raises(tk.BackendUnavailable, match=re.escape(reason)):
+            tk.row_stats(torch.zeros(1, 3), backend="triton")
+
+
+def test_interpreted_triton_is_never_the_default():
+    """It is there to be asked for: everything else is faster."""
+    for op in SCHEMAS:
+        assert default_backend(op, "cpu") != "triton"
 
 
 # ---- torch.compile -----------------------------------------------------------------------------
@@ -194,7 +255,7 @@ print(took)
 
 
 def test_import_is_light():
-    """No triton, no CUDA, and under 0.3 s on top of torch (median of three)."""
+    """No triton, though it is installed, no CUDA, and under 0.3 s on top of torch (median of three)."""
     seconds = []
     for _ in range(3):
         run = subprocess.run(

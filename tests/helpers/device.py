@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tapout_kernels import _library
 from tapout_kernels._schema import SCHEMAS
+from tapout_kernels.testing import Case
 
 INTERPRETED = _library.TRITON_INTERPRETED
 
@@ -23,6 +24,11 @@ INTERPRETED = _library.TRITON_INTERPRETED
 def few(backend: str, many: int, few: int) -> int:
     """How many of something: each costs milliseconds in Triton's interpreter."""
     return few if INTERPRETED and backend == "triton" else many
+
+
+def affordable(backend: str, case: Case) -> Case:
+    """At most five requests, enough for every value of every "mixed" column."""
+    return case.with_(batch=few(backend, case.batch, min(case.batch, 5)))
 
 
 class Moved:
