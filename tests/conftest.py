@@ -41,7 +41,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     for item in items:
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        if device.INTERPRETED and "triton" in values and item.get_closest_marker("interpreted_slow"):
+        if (
+            device.INTERPRETED
+            and "triton" in values
+            and item.get_closest_marker("interpreted_slow")
+        ):
             item.add_marker(pytest.mark.slow)
 
 

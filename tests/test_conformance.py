@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import compare, compare_verify, raw
+from helpers.device import affordable, few, interpreted_if
 
 from tapout_kernels.reference.accept import GREEDY
 from tapout_kernels.testing import CASES, MORE_VOCABS, SAMPLINGS, VOCABS, Case
+
+ROW_OPS = ("row_stats", "sample", "draft_step", "proposal_load", "verify")
 
 
 def outputs(backend: str, case: Case) -> tuple[dict, dict, dict]:
@@ -87,8 +90,15 @@ def cutoffs(backend: str, logits, sampling, mask, rule: int) -> torch.Tensor:
     return stats[:, 5]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def near_a_chunk(case: Case) -> bool:
+    """Vocabularies that matter where a chunk has 1024 ids, as no tile of Triton's has."""
+    return case.op in ROW_OPS and case.vocab in (1024, 1025)
+
+
+@pytest.mark.parametrize("case", [interpreted_if(not near_a_chunk(case), case) for case in CASES],
+                         ids=lambda case: case.name)  # fmt: skip
 def test_matches_the_reference(compiled, case):
+    case = affordable(compiled, case, 10 if case.vocab == 7 else 5)
     if case.op == "draft_step":
         check_draft_steps(compiled, case)
     else:
@@ -100,13 +110,14 @@ def test_matches_the_reference(compiled, case):
 @pytest.mark.parametrize("rule", ["token", "block", "gumbel"])
 def test_equal_decisions_at_five_ids(compiled, op, sampling, rule):
     """The same noise, the same decisions: ties the compiled backend to the exact law."""
-    case = Case(op, batch=3000, slots=3, vocab=5, sampling=sampling, rule=rule)
+    batch = few(compiled, 3000, 60)
+    case = Case(op, batch=batch, slots=3, vocab=5, sampling=sampling, rule=rule)
     assert check_case(compiled, case) <= 3, "near ties are rarer than one in a thousand"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("vocab", [32000, 151936, 152064])
-@pytest.mark.parametrize("op", ["row_stats", "sample", "draft_step", "proposal_load", "verify"])
+@pytest.mark.parametrize("op", ROW_OPS)
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_matches_the_reference_at_more_vocabularies(compiled, op, vocab, sampling):
     check_case(compiled, Case(op, batch=2, slots=2, vocab=vocab, sampling=sampling))

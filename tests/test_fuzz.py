@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -55,11 +56,7 @@ def run_request(request: dict, backend: str) -> tk.Verdict:
     )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, derandomize=True,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
-@given(request_=requests())
-def test_fuzz_never_leaves_the_vocabulary(backend, request_):
-    verdict = run_request(request_, backend)
+def check_range(request_: dict, verdict: tk.Verdict) -> None:
     vocab, slots = len(request_["target"][0]), len(request_["tokens"])
     emitted, accepted = verdict.num_emitted.item(), verdict.num_accepted.item()
     tokens = verdict.tokens[0].tolist()
@@ -78,12 +75,40 @@ def test_fuzz_never_leaves_the_vocabulary(backend, request_):
     assert ((probs == -1) | ((probs >= 0) & (probs <= 1))).all()
 
 
-@settings(max_examples=150, deadline=None, derandomize=True,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
-@given(request_=requests())
-def test_fuzz_status_is_the_references(compiled, request_):
+def check_equal(found: tk.Verdict, expected: tk.Verdict) -> None:
     """Status and counts never hang on rounding here: the fuzzed logits are far apart."""
-    found, expected = run_request(request_, compiled), run_request(request_, "reference")
     assert found.status.equal(expected.status)
     assert found.num_accepted.equal(expected.num_accepted)
     assert found.tokens.equal(expected.tokens)
+
+
+def fuzzed(examples: int):
+    """A test of that many requests."""
+
+    def decorate(test):
+        test = given(request_=requests())(test)
+        quiet = [HealthCheck.function_scoped_fixture]
+        return settings(max_examples=examples, deadline=None, derandomize=True,
+                        suppress_health_check=quiet)(test)  # fmt: skip
+
+    return decorate
+
+
+@pytest.mark.interpreted_slow
+@fuzzed(150)
+def test_fuzz_never_leaves_the_vocabulary(backend, request_):
+    check_range(request_, run_request(request_, backend))
+
+
+@pytest.mark.interpreted_slow
+@fuzzed(150)
+def test_fuzz_status_is_the_references(compiled, request_):
+    check_equal(run_request(request_, compiled), run_request(request_, "reference"))
+
+
+@fuzzed(40)
+def test_fuzz_in_short(compiled, request_):
+    """Both of the above on fewer requests: what Triton's interpreter has time for."""
+    found = run_request(request_, compiled)
+    check_range(request_, found)
+    check_equal(found, run_request(request_, "reference"))

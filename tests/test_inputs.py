@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from helpers.device import few
 from helpers.rounds import drafted
 
 import tapout_kernels as tk
@@ -135,9 +136,10 @@ def test_temperature_zero_is_the_lowest_argmax(backend, temperature):
 
 
 def test_an_infinite_temperature_is_uniform_over_what_is_finite(backend):
-    rows = torch.tensor([[5.0, -INF, -5.0, 0.0]]).expand(400, 4)
-    sampling = SamplingParams.of(400, [INF] * 400)
-    found = tk.sample(rows, sampling, RngState.of(range(400)), backend=backend)
+    count = few(backend, 400, 20)
+    rows = torch.tensor([[5.0, -INF, -5.0, 0.0]]).expand(count, 4)
+    sampling = SamplingParams.of(count, [INF] * count)
+    found = tk.sample(rows, sampling, RngState.of(range(count)), backend=backend)
     assert set(found.tolist()) == {0, 2, 3}
     stats = tk.row_stats(rows[:1], SamplingParams.of(1, [INF]), backend=backend)[0]
     torch.testing.assert_close(stats[1:4], torch.tensor([math.log(3), 1 / 3, 1 / 3]))
@@ -164,7 +166,8 @@ def test_filters_at_their_limits(backend, top_k, top_p, kept):
     cutoff = tk.row_stats(ROW, sampling, backend=backend)[0, 5].item()
     assert int((cutoff <= ROW).sum()) == kept
     found = {
-        tk.sample(ROW, sampling, RngState.of(seed), backend=backend).item() for seed in range(300)
+        tk.sample(ROW, sampling, RngState.of(seed), backend=backend).item()
+        for seed in range(few(backend, 300, 8 if kept == 3 else 2))
     }
     allowed = {v for v in range(6) if ROW[0, v] >= cutoff}
     assert found <= allowed
@@ -175,20 +178,22 @@ def test_filters_at_their_limits(backend, top_k, top_p, kept):
 
 
 def test_equal_distributions_always_accept(backend):
-    logits = torch.randn(200, 1, 50, generator=torch.Generator().manual_seed(0)).expand(-1, 4, -1)
-    draft = drafted(logits.contiguous(), 3, RngState.of(range(200)), backend=backend)
-    verdict = tk.verify(logits, draft, SamplingParams(), RngState.of(range(200)), backend=backend)
+    count, generator = few(backend, 200, 20), torch.Generator().manual_seed(0)
+    logits = torch.randn(count, 1, 50, generator=generator).expand(-1, 4, -1)
+    draft = drafted(logits.contiguous(), 3, RngState.of(range(count)), backend=backend)
+    verdict = tk.verify(logits, draft, SamplingParams(), RngState.of(range(count)), backend=backend)
     # p_draft went through float32: u p_draft < p_target may fail within 2**-21 of u = 1.
     assert (verdict.num_accepted == 3).all()
-    torch.testing.assert_close(verdict.accept_prob, torch.ones(200, 3), atol=0, rtol=2e-6)
+    torch.testing.assert_close(verdict.accept_prob, torch.ones(count, 3), atol=0, rtol=2e-6)
 
 
 def test_disjoint_supports_always_reject(backend):
-    draft_rows, target = torch.full((2, 200, 20), -INF)
+    count = few(backend, 200, 50)
+    draft_rows, target = torch.full((2, count, 20), -INF)
     draft_rows[:, :10], target[:, 10:] = 0.0, 0.0
-    draft = drafted(draft_rows, 2, RngState.of(range(200)), backend=backend)
+    draft = drafted(draft_rows, 2, RngState.of(range(count)), backend=backend)
     verdict = tk.verify(
-        target[:, None].expand(-1, 3, -1), draft, SamplingParams(), RngState.of(range(200)),
+        target[:, None].expand(-1, 3, -1), draft, SamplingParams(), RngState.of(range(count)),
         backend=backend,
     )  # fmt: skip
     assert not verdict.num_accepted.any()
@@ -202,13 +207,14 @@ def test_zero_residual_mass_samples_the_target(backend):
     verdict = check([[[-INF, 0.0, -INF]] * 2], [[0]], backend)
     assert verdict.tokens.tolist() == [[1, -1]]
     # A claimed p_draft above p_target everywhere leaves no residual at all.
-    rng = RngState.of(range(300))
+    count = few(backend, 300, 40)
+    rng = RngState.of(range(count))
     draft = Proposal.from_tokens(
-        torch.zeros(300, 1, dtype=torch.int64), rng, logits=torch.zeros(300, 1, 4),
+        torch.zeros(count, 1, dtype=torch.int64), rng, logits=torch.zeros(count, 1, 4),
         sampling=SamplingParams(), backend=backend,
     )  # fmt: skip
     draft.stats[..., 4] = 0.0  # says p_draft(v) = 1 for every v
-    verdict = tk.verify(torch.zeros(300, 2, 4), draft, SamplingParams(), rng, backend=backend)
+    verdict = tk.verify(torch.zeros(count, 2, 4), draft, SamplingParams(), rng, backend=backend)
     rejected = verdict.num_accepted == 0
     assert rejected.any()
     assert (verdict.status == OK).all()

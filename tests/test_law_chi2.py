@@ -15,6 +15,7 @@ import pytest
 import torch
 from helpers.chain import Chain
 from helpers.chi2 import p_value
+from helpers.device import few
 from helpers.law import BLOCK, GUMBEL, TOKEN, Filter, columns, words
 from helpers.mutants import Edit, Reference
 from helpers.oracle import markov, processed
@@ -25,7 +26,7 @@ from tapout_kernels.draft_vocab import DraftVocab
 
 VOCAB, START, TOKENS = 5, 0, 3
 THRESHOLD = 1e-6
-REPLICAS = {"reference": 1500, "cpu": 40000}
+REPLICAS = {"reference": 1500, "cpu": 40000, "triton": few("triton", 40000, 400)}
 MUTANT_REPLICAS = 1500
 RULES = {"token": TOKEN, "block": BLOCK, "gumbel": GUMBEL}
 GENERATOR = np.random.default_rng(7)
@@ -110,12 +111,14 @@ def rounds_p_value(
     return p_value(tokens, markov(target_tables(CASES[case]), START, TOKENS))
 
 
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("rule", RULES)
 def test_consecutive_rounds_have_the_target_law(backend, rule, case):
     assert rounds_p_value(caller(backend), REPLICAS[backend], rule, case) > THRESHOLD
 
 
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("rule", RULES)
 def test_consecutive_rounds_have_the_target_law_with_an_arm_for_each_slot(compiled, rule):
     found = rounds_p_value(caller(compiled), REPLICAS[compiled], rule, level="token")
@@ -127,7 +130,8 @@ def test_consecutive_rounds_have_the_target_law_with_an_arm_for_each_slot(compil
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("rule", RULES)
 def test_consecutive_rounds_have_the_target_law_on_more_seeds(compiled, rule, case, ordinal):
-    assert rounds_p_value(caller(compiled), 200_000, rule, case, ordinal) > THRESHOLD
+    replicas = few(compiled, 200_000, 400)
+    assert rounds_p_value(caller(compiled), replicas, rule, case, ordinal) > THRESHOLD
 
 
 # ---- two prompts in a row under one bandit ----------------------------------------------------
@@ -160,6 +164,7 @@ def two_prompts_p_values(
 LEVELS = ("sequence", "token")
 
 
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("rule", RULES)
 def test_two_prompts_under_one_bandit_are_independent(backend, rule, level):
@@ -170,6 +175,7 @@ def test_two_prompts_under_one_bandit_are_independent(backend, rule, level):
 # ---- power: each of these wrong programs must be rejected by the tests above -------------------
 
 
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_unmixed_keys_are_rejected(backend, level):
     """The same key for both prompts, rounds restarting at 0: noise conditioned on its past.
@@ -177,7 +183,11 @@ def test_unmixed_keys_are_rejected(backend, level):
     The first prompt alone is sound; the second, even alone, is not: its arm depends on its noise.
     """
     found = two_prompts_p_values(
-        caller(backend), 2 * MUTANT_REPLICAS, "token", level, lambda seed, ordinal: seed
+        caller(backend),
+        few(backend, 2 * MUTANT_REPLICAS, 1000),
+        "token",
+        level,
+        lambda seed, ordinal: seed,
     )
     assert found.pop("first prompt") > THRESHOLD, found
     assert max(found.values()) < THRESHOLD, found

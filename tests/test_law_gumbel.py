@@ -6,6 +6,7 @@ distribution over all words is measured, not sampled.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from helpers.chain import Chain
 from helpers.chi2 import p_value
+from helpers.device import few, interpreted_if
 from helpers.law import GUMBEL
 from helpers.mutants import Reference
 from helpers.raw import caller, caller_of
@@ -23,26 +25,33 @@ from tapout_kernels.draft_vocab import DraftVocab
 from tapout_kernels.reference.stats import Sampling, process
 
 BATCH, WANTED = 48, 9
+INTERPRETED = ("masks", "draft", 2)
 WORDS = 1 << 32
 CLAMP = 2.0**-24  # the largest words share the noise of 1 - 2**-24
 
 
 def speculate(
-    call, case: str, slots: int, order: torch.Tensor | None = None, one_hot: bool = False, **learner
+    call,
+    case: str,
+    slots: int,
+    batch: int,
+    order: torch.Tensor | None = None,
+    one_hot: bool = False,
+    **learner,
 ) -> tuple[torch.Tensor, Chain]:
     """[B, WANTED] tokens and the run, requests in the given order."""
-    order = torch.arange(BATCH) if order is None else order
+    order = torch.arange(batch) if order is None else order
     run = chain(
-        call, BATCH, ALL_ARMS, CASES[case], GUMBEL, slots, one_hot, policy="thompson_gaussian",
+        call, batch, ALL_ARMS, CASES[case], GUMBEL, slots, one_hot, policy="thompson_gaussian",
         **learner,
     )  # fmt: skip
-    return run.prompt(keys(BATCH, 3)[order], START, WANTED), run
+    return run.prompt(keys(batch, 3)[order], START, WANTED), run
 
 
 def alone(call, run: Chain) -> torch.Tensor:
     """[B, WANTED] ``sample`` of the target, one token after the other."""
-    token, found = torch.full((BATCH,), START), []
-    rng_round, position = torch.zeros(2, BATCH, dtype=torch.int64)
+    token, found = torch.full((run.batch,), START), []
+    rng_round, position = torch.zeros(2, run.batch, dtype=torch.int64)
     for _ in range(WANTED):
         context, mask = run.context[token], run.target_mask
         token = torch.empty_like(token)
@@ -55,52 +64,56 @@ def alone(call, run: Chain) -> torch.Tensor:
     return torch.stack(found, 1)
 
 
-@pytest.mark.parametrize("slots", [1, 2, 5])
-@pytest.mark.parametrize("source", ["draft", "one_hot"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "source", "slots"),
+    [interpreted_if(where == INTERPRETED, *where)
+     for where in itertools.product(CASES, ("draft", "one_hot"), (1, 2, 5))],
+)  # fmt: skip
 def test_output_is_the_targets_own(backend, case, source, slots):
-    call = caller(backend)
-    tokens, run = speculate(call, case, slots, one_hot=source == "one_hot")
+    call, batch = caller(backend), few(backend, BATCH, 12)
+    tokens, run = speculate(call, case, slots, batch, one_hot=source == "one_hot")
     assert torch.equal(tokens, alone(call, run))
     lengths, arms = torch.stack(run.lengths), torch.stack(run.arms)
     assert {0, slots} <= set(lengths.unique().tolist()), "the arms must differ in what they do"
     assert len(arms.unique()) == len(ALL_ARMS) + 1, "-1 is a request that has enough"
 
 
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("case", CASES)
 def test_output_does_not_depend_on_the_batch_or_the_level_of_arms(backend, case):
-    call = caller(backend)
-    tokens, _ = speculate(call, case, 3)
-    order = torch.randperm(BATCH, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(speculate(call, case, 3, order)[0], tokens[order])
-    by_slot, run = speculate(call, case, 3, level="token")
+    call, batch = caller(backend), few(backend, BATCH, 12)
+    tokens, _ = speculate(call, case, 3, batch)
+    order = torch.randperm(batch, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(speculate(call, case, 3, batch, order)[0], tokens[order])
+    by_slot, run = speculate(call, case, 3, batch, level="token")
     assert torch.equal(by_slot, tokens)
     assert (run.arms[1][:, 0] != run.arms[1][:, 1]).any()
 
 
 def test_output_depends_on_the_seed(backend):
-    tokens, _ = speculate(caller(backend), "plain", 2)
-    assert len(tokens.unique(dim=0)) == BATCH
+    batch = few(backend, BATCH, 4)
+    tokens, _ = speculate(caller(backend), "plain", 2, batch)
+    assert len(tokens.unique(dim=0)) == batch
 
 
-def accepts_itself(call) -> bool:
+def accepts_itself(call, batch: int = BATCH) -> bool:
     """A draft with the target's own logits, in a vocabulary of another order, is accepted whole."""
     rules, d2t = StopRules(("fixed_length", {"n": 4})), [3, 1, 4, 0, 2]
     run = Chain(
-        call, torch.tensor(TARGET), torch.tensor(TARGET)[:, d2t], rules, BATCH, slots=4,
+        call, torch.tensor(TARGET), torch.tensor(TARGET)[:, d2t], rules, batch, slots=4,
         rule=GUMBEL, vocab=DraftVocab(torch.tensor(d2t, dtype=torch.int32)),
     )  # fmt: skip
-    run.prompt(keys(BATCH, 5), START, 10)
+    run.prompt(keys(batch, 5), START, 10)
     return len(run.lengths) == 2  # twice 4 accepted drafts and one more
 
 
 def test_a_draft_with_the_targets_logits_is_accepted_whole(backend):
-    assert accepts_itself(caller(backend))
+    assert accepts_itself(caller(backend), few(backend, BATCH, 6))
 
 
 def output_is_the_targets_own(reference: Reference) -> bool:
     call = caller_of(reference.ops)
-    tokens, run = speculate(call, "masks", 2)
+    tokens, run = speculate(call, "masks", 2, BATCH)
     return torch.equal(tokens, alone(call, run))
 
 
@@ -176,7 +189,7 @@ def test_one_draw_of_two_ids_has_the_softmax_law(difference):
 
 def test_one_draw_has_the_softmax_law(backend):
     """Chi-squared of ``sample`` at V = 5: one draw for each of many seeds."""
-    batch = 40_000
+    batch = few(backend, 40_000, 400)
     logits = torch.tensor(TARGET[:1]).expand(batch, -1)
     tokens, zeros = torch.empty(batch, dtype=torch.int64), torch.zeros(batch, dtype=torch.int64)
     caller(backend)(

@@ -1,4 +1,4 @@
-"""The joint law at V = 49152 with the real streams: draft + stop + verify, two tokens, cpu.
+"""The joint law at V = 49152 with the real streams: draft + stop + verify, two tokens.
 
 Every id belongs to a bin: by how likely it is (head, middle, tail) and where it is (first chunk of
 the vocabulary, last, between).  The bin of a token decides the logits that follow it, so bins form
@@ -16,6 +16,7 @@ import pytest
 import torch
 from helpers.chain import Chain
 from helpers.chi2 import p_value
+from helpers.device import few
 from helpers.law import BLOCK, GUMBEL, TOKEN, Filter, columns
 from helpers.oracle import markov, processed
 from helpers.raw import Call, caller
@@ -134,17 +135,21 @@ def two_tokens_p_value(call: Call, case: Wide, replicas: int) -> float:
     return p_value(torch.tensor(BIN)[torch.cat(found)], exact_law(case))
 
 
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_tokens_of_a_wide_vocabulary_have_the_target_law(compiled, case):
-    assert two_tokens_p_value(caller(compiled), CASES[case], REPLICAS) > THRESHOLD
+    replicas = few(compiled, REPLICAS, BATCH)
+    assert two_tokens_p_value(caller(compiled), CASES[case], replicas) > THRESHOLD
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_wide_law_on_more_replicas(compiled, case):
-    assert two_tokens_p_value(caller(compiled), CASES[case], 64 * BATCH) > THRESHOLD
+    replicas = few(compiled, 64, 2) * BATCH
+    assert two_tokens_p_value(caller(compiled), CASES[case], replicas) > THRESHOLD
 
 
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_wrong_program_is_rejected(compiled, case):
     right, wrong = caller(compiled), CASES[case].wrong

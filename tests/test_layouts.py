@@ -9,6 +9,7 @@ import math
 
 import pytest
 import torch
+from helpers.device import few, interpreted_if
 from torch import Tensor
 
 import tapout_kernels as tk
@@ -16,7 +17,13 @@ from tapout_kernels import DraftVocab, Proposal, RngState, SamplingParams, Verdi
 
 BATCH, SLOTS, VOCAB = 24, 3, 70
 SAMPLING = {"temperature": 0.9, "top_k": 30, "top_p": 0.95, "min_p": 0.01}
-rules = pytest.mark.parametrize("rule", ["token", "block", "gumbel", "greedy"])
+rules = pytest.mark.parametrize(
+    "rule", ["token", "block", interpreted_if(False, "gumbel"), interpreted_if(False, "greedy")]
+)
+
+
+def size_of(backend: str) -> int:
+    return few(backend, BATCH, 4)
 
 
 def table(seed: int, *shape: int) -> Tensor:
@@ -41,7 +48,7 @@ class Round:
     size: int = VOCAB
 
     def run(self, drafts: Tensor, targets: Tensor, rng: RngState) -> tuple[Proposal, Verdict]:
-        proposal = Proposal.empty(BATCH, SLOTS, self.size)
+        proposal = Proposal.empty(len(drafts), SLOTS, self.size)
         rows = self.draft.get("rows")
         sampling = SamplingParams.of(len(rng.seed), **SAMPLING)
         proposal.reset(rng, rows=rows, backend=self.backend)
@@ -76,16 +83,17 @@ def near_verdict(found: Verdict, expected: Verdict) -> None:
 
 @rules
 def test_a_mask_is_minus_infinity(backend, rule):
-    drafts, targets = table(1, BATCH, SLOTS, VOCAB), 0.2 * table(2, BATCH, SLOTS + 1, VOCAB)
+    batch = size_of(backend)
+    drafts, targets = table(1, batch, SLOTS, VOCAB), 0.2 * table(2, batch, SLOTS + 1, VOCAB)
     targets[:, :-1] += drafts
     open_draft, open_target = (table(s, *t.shape) > -1 for s, t in ((3, drafts), (4, targets)))
     masked = Round(backend, rule, {"token_mask": bits(open_draft)},
                    {"token_mask": bits(open_target)})  # fmt: skip
     plain = Round(backend, rule, {}, {})
-    proposal, found = masked.run(drafts, targets, RngState.of(range(BATCH)))
+    proposal, found = masked.run(drafts, targets, RngState.of(range(batch)))
     other, expected = plain.run(
         drafts.masked_fill(~open_draft, -math.inf), targets.masked_fill(~open_target, -math.inf),
-        RngState.of(range(BATCH)),
+        RngState.of(range(batch)),
     )  # fmt: skip
     same_verdict(found, expected)
     assert torch.equal(proposal.tokens, other.tokens)
@@ -97,16 +105,17 @@ def test_a_mask_is_minus_infinity(backend, rule):
 @rules
 def test_the_bonus_row_has_its_mask(backend, rule):
     """vllm#44297: every draft is accepted and the bonus token ignored the grammar."""
-    logits = torch.zeros(BATCH, SLOTS + 1, VOCAB)
+    batch = size_of(backend)
+    logits = torch.zeros(batch, SLOTS + 1, VOCAB)
     logits[..., 5] = 60.0
     draft = Proposal.from_tokens(
-        torch.full((BATCH, SLOTS), 5), RngState.of(range(BATCH)), backend=backend
+        torch.full((batch, SLOTS), 5), RngState.of(range(batch)), backend=backend
     )
-    allowed = torch.ones(BATCH, SLOTS + 1, VOCAB, dtype=torch.bool)
+    allowed = torch.ones(batch, SLOTS + 1, VOCAB, dtype=torch.bool)
     allowed[:, -1] = False
     allowed[:, -1, 40:43] = True
     verdict = tk.verify(
-        logits, draft, SamplingParams(), RngState.of(range(BATCH)),
+        logits, draft, SamplingParams(), RngState.of(range(batch)),
         rule=rule, token_mask=bits(allowed), backend=backend,
     )  # fmt: skip
     assert (verdict.num_accepted == SLOTS).all()
@@ -130,19 +139,20 @@ def test_nothing_allowed_is_empty_and_a_masked_nan_is_harmless(backend):
 
 
 @rules
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", [interpreted_if(False, False), True])
 def test_a_draft_vocabulary_is_a_target_vocabulary_with_holes(backend, rule, masked):
     """Sorted ids keep every sum in order, so the two rounds make the same decisions."""
+    batch = size_of(backend)
     ids = torch.randperm(VOCAB, generator=torch.Generator().manual_seed(5))[:41].sort().values
     vocab = DraftVocab(ids.int())
-    drafts, targets = table(6, BATCH, SLOTS, VOCAB), table(7, BATCH, SLOTS + 1, VOCAB)
+    drafts, targets = table(6, batch, SLOTS, VOCAB), table(7, batch, SLOTS + 1, VOCAB)
     targets[:, :-1] += drafts
     holes = torch.full_like(drafts, -math.inf)
     holes[..., ids] = drafts[..., ids]
     mask = {"token_mask": bits(table(8, *drafts.shape) > -1)} if masked else {}
     small = Round(backend, rule, {"vocab": vocab, **mask}, {"vocab": vocab}, size=len(vocab))
-    proposal, found = small.run(drafts[..., ids].contiguous(), targets, RngState.of(range(BATCH)))
-    other, expected = Round(backend, rule, mask, {}).run(holes, targets, RngState.of(range(BATCH)))
+    proposal, found = small.run(drafts[..., ids].contiguous(), targets, RngState.of(range(batch)))
+    other, expected = Round(backend, rule, mask, {}).run(holes, targets, RngState.of(range(batch)))
     assert proposal.logits.shape[-1] == len(vocab), "no tensor of the target's width"
     assert torch.equal(proposal.tokens, other.tokens)
     assert set(proposal.tokens.flatten().tolist()) <= set(ids.tolist())
@@ -151,18 +161,19 @@ def test_a_draft_vocabulary_is_a_target_vocabulary_with_holes(backend, rule, mas
 
 @rules
 def test_ragged_rows_are_the_dense_ones(backend, rule):
-    drafts, targets = table(9, BATCH, SLOTS, VOCAB), table(10, BATCH, SLOTS + 1, VOCAB)
+    batch = size_of(backend)
+    drafts, targets = table(9, batch, SLOTS, VOCAB), table(10, batch, SLOTS + 1, VOCAB)
     mask = bits(table(11, *targets.shape) > -1)
     dense = Round(backend, rule, {}, {"token_mask": mask})
-    _, expected = dense.run(drafts, targets, RngState.of(range(BATCH)))
-    start = torch.arange(BATCH + 1, dtype=torch.int32) * (SLOTS + 3) + 2  # gaps of two rows
+    _, expected = dense.run(drafts, targets, RngState.of(range(batch)))
+    start = torch.arange(batch + 1, dtype=torch.int32) * (SLOTS + 3) + 2  # gaps of two rows
     ragged = table(12, int(start[-1]) + 5, VOCAB)
     index = start[:-1, None].long() + torch.arange(SLOTS + 1)
     ragged[index] = targets
     ragged_mask = torch.zeros(len(ragged), mask.shape[-1], dtype=torch.int32)
     ragged_mask[index] = mask
     flat = Round(backend, rule, {}, {"token_mask": ragged_mask, "row_start": start})
-    same_verdict(flat.run(drafts, ragged, RngState.of(range(BATCH)))[1], expected)
+    same_verdict(flat.run(drafts, ragged, RngState.of(range(batch)))[1], expected)
 
 
 def test_rows_that_do_not_exist_are_empty(backend):
@@ -180,9 +191,10 @@ def test_rows_that_do_not_exist_are_empty(backend):
 @rules
 def test_state_rows_are_gathered_ones(backend, rule):
     """rows[b] names request b's row of everything kept per request slot."""
-    drafts, targets = table(13, BATCH, SLOTS, VOCAB), table(14, BATCH, SLOTS + 1, VOCAB)
-    rows = torch.randperm(BATCH + 9, generator=torch.Generator().manual_seed(3))[:BATCH].int()
-    seeds = torch.arange(BATCH + 9) + 100
+    batch = size_of(backend)
+    drafts, targets = table(13, batch, SLOTS, VOCAB), table(14, batch, SLOTS + 1, VOCAB)
+    rows = torch.randperm(batch + 9, generator=torch.Generator().manual_seed(3))[:batch].int()
+    seeds = torch.arange(batch + 9) + 100
     wide = RngState.of(seeds, position=seeds)
     narrow = RngState.of(seeds[rows.long()], position=seeds[rows.long()])
     by_rows = Round(backend, rule, {"rows": rows}, {"rows": rows})
@@ -191,18 +203,19 @@ def test_state_rows_are_gathered_ones(backend, rule):
     same_verdict(found, expected)
     assert torch.equal(wide.position[rows.long()], narrow.position)
     assert torch.equal(wide.round[rows.long()], narrow.round)
-    others = torch.ones(BATCH + 9, dtype=torch.bool).index_fill(0, rows.long(), False)
+    others = torch.ones(batch + 9, dtype=torch.bool).index_fill(0, rows.long(), False)
     assert torch.equal(wide.position[others], seeds[others])
     assert not wide.round[others].any()
 
 
 @rules
 def test_kept_logits_may_live_in_request_slots(backend, rule):
-    drafts, targets = table(15, BATCH, SLOTS, VOCAB), table(16, BATCH, SLOTS + 1, VOCAB)
-    slot = torch.randperm(BATCH + 4, generator=torch.Generator().manual_seed(4))[:BATCH].int()
+    batch = size_of(backend)
+    drafts, targets = table(15, batch, SLOTS, VOCAB), table(16, batch, SLOTS + 1, VOCAB)
+    slot = torch.randperm(batch + 4, generator=torch.Generator().manual_seed(4))[:batch].int()
     verdicts = []
-    for kept in (None, torch.full((BATCH + 4, SLOTS, VOCAB), math.nan)):
-        rng, proposal = RngState.of(range(BATCH)), Proposal.empty(BATCH, SLOTS, VOCAB)
+    for kept in (None, torch.full((batch + 4, SLOTS, VOCAB), math.nan)):
+        rng, proposal = RngState.of(range(batch)), Proposal.empty(batch, SLOTS, VOCAB)
         if kept is not None:
             proposal = dataclasses.replace(proposal, logits=kept, logits_row=slot)
         proposal.reset(rng, backend=backend)
@@ -216,9 +229,10 @@ def test_kept_logits_may_live_in_request_slots(backend, rule):
 
 @pytest.mark.parametrize("draft_rule", ["token", "gumbel"])
 def test_overlap_and_logprobs_are_what_they_say(backend, draft_rule):
-    drafts, targets = table(17, BATCH, SLOTS, VOCAB), table(18, BATCH, SLOTS + 1, VOCAB)
-    rng, proposal = RngState.of(range(BATCH)), Proposal.empty(BATCH, SLOTS, VOCAB)
-    sampling = SamplingParams.of(BATCH, temperature=0.7)
+    batch = size_of(backend)
+    drafts, targets = table(17, batch, SLOTS, VOCAB), table(18, batch, SLOTS + 1, VOCAB)
+    rng, proposal = RngState.of(range(batch)), Proposal.empty(batch, SLOTS, VOCAB)
+    sampling = SamplingParams.of(batch, temperature=0.7)
     proposal.reset(rng, backend=backend)
     for j in range(SLOTS):
         tk.draft_step(drafts[:, j], proposal, sampling, rng, rule=draft_rule, backend=backend)
@@ -226,7 +240,7 @@ def test_overlap_and_logprobs_are_what_they_say(backend, draft_rule):
     wanted = torch.minimum(softmax[0], softmax[1][:, :-1]).sum(-1)
     for kind, logs in (("processed", softmax[1].log()), ("raw", targets.double().log_softmax(-1))):
         verdict = tk.verify(
-            targets, proposal, sampling, RngState.of(range(BATCH)), rule=draft_rule, overlap=True,
+            targets, proposal, sampling, RngState.of(range(batch)), rule=draft_rule, overlap=True,
             logprobs=kind, backend=backend,
         )  # fmt: skip
         torch.testing.assert_close(verdict.overlap.double(), wanted, atol=1e-6, rtol=0)

@@ -66,7 +66,7 @@ def allocated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_verify_needs_little_memory(compiled, allocated, name):
+def test_verify_needs_little_memory(native, allocated, name):
     assert 0 < allocated[name] <= LIMIT
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 from helpers.chi2 import p_value
+from helpers.device import few, interpreted_if
 from helpers.oracle import processed
 from helpers.rounds import drafted, update_arguments
 
@@ -21,12 +22,15 @@ import tapout_kernels as tk
 from tapout_kernels import Proposal, RngState, SamplingParams, StopRules, StopState
 from tapout_kernels.testing import Case
 
-COUNT = 4000
 TARGET = torch.tensor([1.0, 0.0, 0.5, -1.0, 2.0])
 DRAFT = torch.tensor([0.0, 2.0, -0.5, 1.0, -1.0])
 
 
-def first_tokens(backend, draft_sampling, target_sampling, count=COUNT) -> torch.Tensor:
+def many(backend: str) -> int:
+    return few(backend, 4000, 150)
+
+
+def first_tokens(backend, count, draft_sampling, target_sampling) -> torch.Tensor:
     """[count, 1] first emitted tokens of independent requests with one draft each."""
     seeds = range(1000, 1000 + count)
     draft = drafted(DRAFT.expand(count, 5), 1, RngState.of(seeds), draft_sampling, backend=backend)
@@ -37,28 +41,34 @@ def first_tokens(backend, draft_sampling, target_sampling, count=COUNT) -> torch
 
 
 @pytest.mark.parametrize(
-    "draft_sampling", [{"temperature": 2.0}, {"top_k": 2}, {"top_p": 0.5}, {"temperature": 0.0}]
-)
+    "draft_sampling",
+    [interpreted_if(False, {"temperature": 2.0}), {"top_k": 2},
+     interpreted_if(False, {"top_p": 0.5}), interpreted_if(False, {"temperature": 0.0})],
+)  # fmt: skip
 def test_p_draft_is_what_the_draft_was_sampled_from(backend, draft_sampling):
     """transformers#47932, DeepSpec#31: q taken from raw logits, or with the target's parameters."""
-    found = first_tokens(backend, SamplingParams.of(COUNT, **draft_sampling), SamplingParams())
+    count = many(backend)
+    draft = SamplingParams.of(count, **draft_sampling)
+    found = first_tokens(backend, count, draft, SamplingParams())
     assert p_value(found, processed(TARGET.numpy())) > 1e-6
 
 
 def test_draft_accept_and_recovery_have_noise_of_their_own(backend):
     """vllm#54282: one noise stream for all three (chi-squared 1585 against a threshold of 70)."""
-    sampling = SamplingParams.of(COUNT, temperature=0.5)
-    found = first_tokens(backend, sampling, sampling)
+    count = many(backend)
+    sampling = SamplingParams.of(count, temperature=0.5)
+    found = first_tokens(backend, count, sampling, sampling)
     assert p_value(found, processed(TARGET.numpy(), 0.5)) > 1e-6
 
 
 def test_the_residual_subtracts_the_whole_draft_distribution(backend):
     """xLLM#2175: only the drafted token was subtracted. Where p_target < p_draft, a recovered id
     other than the drafted one is impossible."""
-    seeds = range(COUNT)
-    draft = drafted(DRAFT.expand(COUNT, 5), 1, RngState.of(seeds), backend=backend)
+    count = many(backend)
+    seeds = range(count)
+    draft = drafted(DRAFT.expand(count, 5), 1, RngState.of(seeds), backend=backend)
     verdict = tk.verify(
-        TARGET.expand(COUNT, 2, 5), draft, SamplingParams(), RngState.of(seeds), backend=backend
+        TARGET.expand(count, 2, 5), draft, SamplingParams(), RngState.of(seeds), backend=backend
     )
     recovered = verdict.tokens[verdict.num_accepted == 0, 0]
     above = np.flatnonzero(processed(TARGET.numpy()) > processed(DRAFT.numpy()))
@@ -67,10 +77,11 @@ def test_the_residual_subtracts_the_whole_draft_distribution(backend):
 
 def test_a_token_of_target_probability_zero_is_never_accepted(backend):
     """sglang#35771: accepted when the coin is exactly 0; here no coin is 0 and < is strict."""
-    tokens = torch.zeros(COUNT, 1, dtype=torch.int64)
-    rng = RngState.of(range(COUNT))
+    count = many(backend)
+    tokens = torch.zeros(count, 1, dtype=torch.int64)
+    rng = RngState.of(range(count))
     draft = Proposal.from_tokens(tokens, rng, backend=backend)
-    target = torch.tensor([-torch.inf, 0.0]).expand(COUNT, 2, 2)
+    target = torch.tensor([-torch.inf, 0.0]).expand(count, 2, 2)
     verdict = tk.verify(target, draft, SamplingParams(), rng, backend=backend)
     assert not verdict.num_accepted.any()
     assert (verdict.tokens[:, 0] == 1).all()
@@ -100,6 +111,7 @@ def test_a_nan_row_is_not_a_token(backend, rule):
     assert tk.sample(nan[:, 0], SamplingParams(), rng, rule=rule, backend=backend).item() == -1
 
 
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("vocab", [1, 1023, 1025, 2047])
 def test_no_recovered_id_lies_outside_the_vocabulary(backend, vocab):
     """GHSA-8wr5-jm2h-8r4f: a recovered id of V or more crashed the server. Equal logits put the
@@ -128,11 +140,12 @@ def test_each_row_has_its_own_seed_whatever_the_batch(backend):
 def test_no_sampling_parameter_is_silently_ignored(backend, op, field):
     """vllm#31982, TensorRT-LLM#17955: a parameter accepted and then not used."""
     value = {"temperature": 0.2, "top_k": 1, "top_p": 0.05, "min_p": 0.9}[field]
-    logits, plain = torch.arange(50.0).expand(200, -1) / 20, SamplingParams()
-    changed = SamplingParams.of(200, **{field: value})
+    count = few(backend, 200, 8)
+    logits, plain = torch.arange(50.0).expand(count, -1) / 20, SamplingParams()
+    changed = SamplingParams.of(count, **{field: value})
     results = []
     for sampling in (plain, changed):
-        rng = RngState.of(range(200))
+        rng = RngState.of(range(count))
         if op == "row_stats":
             results.append(tk.row_stats(logits, sampling, backend=backend))
         elif op == "sample":
@@ -140,7 +153,7 @@ def test_no_sampling_parameter_is_silently_ignored(backend, op, field):
         elif op == "draft_step":
             results.append(drafted(logits.contiguous(), 1, rng, sampling, backend=backend).tokens)
         else:
-            tokens = torch.full((200, 1), 49)
+            tokens = torch.full((count, 1), 49)
             draft = Proposal.from_tokens(tokens, rng, backend=backend)
             target = logits[:, None].expand(-1, 2, -1)
             results.append(tk.verify(target, draft, sampling, rng, backend=backend).tokens)
@@ -219,12 +232,12 @@ def first_call() -> dict:
     return json.loads(run.stdout)
 
 
-def test_verify_makes_no_probability_tensor(first_call, compiled):
+def test_verify_makes_no_probability_tensor(first_call, native):
     """vllm#45369: 500 MB of float32 probabilities. 48 rows of 128256 would be 25 MB here."""
     assert first_call["bytes"] <= 1 << 20
 
 
-def test_the_first_call_builds_nothing(first_call, compiled):
+def test_the_first_call_builds_nothing(first_call, native):
     """vllm#49349: compiled on the first request."""
     assert first_call["seconds"] < 0.5
 

@@ -23,11 +23,15 @@ def signed(word: int) -> int:
 
 
 @triton.jit
+def word_at(words, i):
+    return tl.load(words + i).to(tl.uint32, bitcast=True)
+
+
+@triton.jit
 def _philox(counter, key, out):
     found = rng.philox4x32_10(
-        tl.load(counter).to(tl.uint32, bitcast=True), tl.load(counter + 1).to(tl.uint32, bitcast=True),
-        tl.load(counter + 2).to(tl.uint32, bitcast=True), tl.load(counter + 3).to(tl.uint32, bitcast=True),
-        tl.load(key).to(tl.uint32, bitcast=True), tl.load(key + 1).to(tl.uint32, bitcast=True),
+        word_at(counter, 0), word_at(counter, 1), word_at(counter, 2), word_at(counter, 3),
+        word_at(key, 0), word_at(key, 1),
     )  # fmt: skip
     for i in tl.static_range(4):
         tl.store(out + i, found[i].to(tl.int64))
@@ -46,10 +50,7 @@ def test_philox_random123_vectors(counter, key, result):
 
 @triton.jit
 def _uniform_edges(word, out):
-    found = rng.uniform_from_words(
-        tl.load(word).to(tl.uint32, bitcast=True), tl.load(word + 1).to(tl.uint32, bitcast=True)
-    )
-    tl.store(out, found)
+    tl.store(out, rng.uniform_from_words(word_at(word, 0), word_at(word, 1)))
 
 
 @pytest.mark.parametrize(
@@ -104,16 +105,16 @@ def test_gumbel_noise_is_where_it_is_documented_to_be(position):
 
 
 @triton.jit
-def _noise(word, out, N: tl.constexpr):
-    at = tl.arange(0, N)
-    tl.store(out + at, rng.gumbel_noise(tl.load(word + at).to(tl.uint32, bitcast=True)))
+def _noise(word, out):
+    at = tl.arange(0, 8)
+    tl.store(out + at, rng.gumbel_noise(word_at(word, at)))
 
 
 def test_gumbel_noise_falls_as_the_word_rises_to_the_clamp():
     edges = np.array([0, 1, 1 << 31, MASK - 257, MASK - 256, MASK - 255, MASK - 1, MASK])
     word = torch.tensor([signed(int(w)) for w in edges], dtype=torch.int32, device=DEVICE)
     found = torch.zeros(8, dtype=torch.float64, device=DEVICE)
-    _noise[(1,)](word, found, 8)
+    _noise[(1,)](word, found)
     np.testing.assert_allclose(found.cpu().numpy(), noise(edges), rtol=1e-14)
     falls = np.diff(found.cpu().numpy()) < 0
     assert falls.tolist() == [True, True, True, True, True, False, False]

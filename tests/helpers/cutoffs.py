@@ -17,6 +17,8 @@ from torch import Tensor
 
 from tapout_kernels.backends import cpu_isa
 
+from .raw import caller
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 VOCABS = (1, 7, 1024, 1025, 8193, 49152, 128256)
 CUTOFF = 5  # column of a row of statistics
@@ -57,19 +59,20 @@ def rows(vocab: int, dtype: torch.dtype) -> Tensor:
     return z.to(dtype)
 
 
-def cutoffs(logits: Tensor, chosen: Filters) -> Tensor:
-    """[R] from the cpu backend."""
+def cutoffs(logits: Tensor, chosen: Filters, backend: str = "cpu") -> Tensor:
+    """[R] what a backend cuts each row at."""
     batch = len(logits)
     stats = torch.zeros(batch, 8)
-    torch.ops.tapout_kernels.row_stats.cpu(
-        logits,
-        torch.full((batch,), chosen.temperature),
-        torch.full((batch,), chosen.top_k, dtype=torch.int32),
-        torch.full((batch,), chosen.top_p),
-        torch.full((batch,), chosen.min_p),
-        None,
-        None,
-        stats,
+    caller(backend)(
+        "row_stats",
+        logits=logits,
+        temperature=torch.full((batch,), chosen.temperature),
+        top_k=torch.full((batch,), chosen.top_k, dtype=torch.int32),
+        top_p=torch.full((batch,), chosen.top_p),
+        min_p=torch.full((batch,), chosen.min_p),
+        token_mask=None,
+        token=None,
+        stats=stats,
     )
     return stats[:, CUTOFF].clone()
 

@@ -8,9 +8,9 @@ same on either machine.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -26,9 +26,14 @@ def few(backend: str, many: int, few: int) -> int:
     return few if INTERPRETED and backend == "triton" else many
 
 
-def affordable(backend: str, case: Case) -> Case:
-    """At most five requests, enough for every value of every "mixed" column."""
-    return case.with_(batch=few(backend, case.batch, min(case.batch, 5)))
+def affordable(backend: str, case: Case, batch: int = 5) -> Case:
+    """At most ``batch`` requests; five are enough for every value of every "mixed" column."""
+    return case.with_(batch=few(backend, case.batch, min(case.batch, batch)))
+
+
+def interpreted_if(condition: bool, *values: object):
+    """Values of a parametrised test; slow where Triton is interpreted unless ``condition``."""
+    return pytest.param(*values, marks=() if condition else pytest.mark.interpreted_slow)
 
 
 class Moved:

@@ -61,14 +61,15 @@ class Server:
             self.target, self.proposal, self.sampling, self.rng, rule=self.rule, out=self.verdict,
             **where,
         )  # fmt: skip
-        tk.bandit_update(
-            self.bandit, self.state.arm, self.proposal, self.verdict, **table, **where
-        )
+        tk.bandit_update(self.bandit, self.state.arm, self.proposal, self.verdict, **table, **where)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a round reads or writes."""
         parts = ("sampling", "state", "rng", "proposal", "verdict", "bandit")
-        found = {name: getattr(self, name) for name in ("drafts", "target", "max_length", "live", "token")}
+        found = {
+            name: getattr(self, name)
+            for name in ("drafts", "target", "max_length", "live", "token")
+        }
         for part in parts:
             for field in fields(getattr(self, part)):
                 found[f"{part}.{field.name}"] = getattr(getattr(self, part), field.name)

@@ -19,12 +19,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-import tapout_kernels._triton  # noqa: F401  (its modules are patched below)
 from tapout_kernels._schema import SCHEMAS
 from tapout_kernels._triton import OPS
 from tapout_kernels._triton import launch as launching
 from tapout_kernels.reference.accept import RULES
 from tapout_kernels.testing import BANDITS, Case
+
+from .launching import modules_that_launch
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -75,9 +76,8 @@ class Compiler:
 
     def install(self) -> None:
         launching.INTERPRETER = launching.GPU  # the tensors are the host's, the plan is a GPU's
-        for name, module in list(sys.modules.items()):
-            if name.startswith("tapout_kernels._triton") and callable(vars(module).get("launch")):
-                module.launch = self.launch
+        for module in modules_that_launch():
+            module.launch = self.launch
 
     def count(self) -> int:
         return sum(map(len, self.kernels.values()))

@@ -1,0 +1,181 @@
+"""How Triton's kernels are launched: how often, over how many programs, in which scratch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import device, raw
+from helpers.launching import modules_that_launch
+from test_known_answers import uniform
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tapout_kernels._triton import launch as launching
+from tapout_kernels.testing import Case
+
+PLAN = "INTERPRETER" if device.INTERPRETED else "GPU"
+TILE = getattr(launching, PLAN).tile
+BASE = Case("verify", batch=2, slots=2, vocab=64, dtype=torch.bfloat16)
+LAUNCHES = {  # at most
+    BASE.with_(op="row_stats"): 1,
+    BASE.with_(op="sample"): 1,
+    BASE.with_(op="sample", rule="gumbel", sampling="all"): 1,
+    BASE.with_(op="draft_step"): 1,
+    BASE.with_(op="draft_step", sampling="all", masked=True, draft_vocab=True): 1,
+    BASE.with_(op="draft_step", rule="gumbel"): 1,
+    BASE.with_(op="proposal_reset"): 1,
+    BASE.with_(op="bandit_select"): 1,
+    BASE.with_(op="bandit_update"): 1,
+    BASE: 2,
+    BASE.with_(drafts="one_hot"): 2,
+    BASE.with_(rule="greedy"): 2,
+    BASE.with_(rule="gumbel"): 2,
+    BASE.with_(rule="block"): 3,
+    BASE.with_(extras=True): 3,
+    BASE.with_(sampling="all"): 3,
+    BASE.with_(sampling="all", rule="block", extras=True): 3,
+}
+launches = pytest.mark.parametrize("case", LAUNCHES, ids=lambda case: case.name)
+
+
+class TorchCalls(TorchDispatchMode):
+    """The torch operators called, but for ones that only make a view or memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.called: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if not func.is_view and not func.name().startswith("aten::empty"):
+            self.called.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@launches
+def test_number_of_launches(triton, monkeypatch, case):
+    """And nothing of torch's beside them, once the workspace is there."""
+    args, programs = case.inputs(), []
+    raw.run(raw.caller("triton"), case.op, args)
+    if not device.INTERPRETED:
+        args = {n: v.cuda() if isinstance(v, torch.Tensor) else v for n, v in args.items()}
+        triton.OPS[case.op](**args)
+
+    def launch(kernel, count, *arguments, **constants):
+        programs.append(count)
+
+    for module in modules_that_launch():
+        monkeypatch.setattr(module, "launch", launch)
+    with TorchCalls() as torch_calls:
+        triton.OPS[case.op](**args)
+    assert 1 <= len(programs) <= LAUNCHES[case]
+    assert not torch_calls.called
+
+
+# ---- programs a row is split over ----------------------------------------------------------------
+
+LONG = Case("row_stats", batch=2, slots=2, vocab=3 * TILE + 5, dtype=torch.bfloat16)
+SPLIT = [
+    LONG.with_(sampling="all"),
+    LONG.with_(op="sample"),
+    LONG.with_(op="sample", rule="gumbel"),
+    LONG.with_(op="draft_step", sampling="all", masked=True),
+    LONG.with_(op="draft_step", rule="gumbel", draft_vocab=True),
+    LONG.with_(op="proposal_load", sampling="top_p"),
+    LONG,
+    *(LONG.with_(op="verify", rule=rule) for rule in ("token", "greedy", "gumbel")),
+    LONG.with_(op="verify", sampling="all", masked=True),
+    LONG.with_(op="verify", rule="block", sampling="mixed", extras=True),
+]
+
+
+@pytest.mark.parametrize("case", SPLIT, ids=lambda case: case.name)
+def test_the_number_of_programs_changes_nothing(triton, monkeypatch, case):
+    args, plan = case.inputs(), getattr(launching, PLAN)
+    found, splits = [], set()
+    for programs in (1, 4, 1000):
+        monkeypatch.setattr(launching, PLAN, plan._replace(programs=programs))
+        splits.add(launching.splits(case.batch, case.vocab, getattr(launching, PLAN)))
+        found.append(raw.run(raw.caller("triton"), case.op, args))
+    assert splits == {1, 2, 4}
+    for other in found[1:]:
+        raw.same(other, found[0], case.name)
+
+
+def test_equal_logits_are_drawn_evenly_over_every_tile(triton):
+    """Id = floor(u V): the draw finds its tile, the last and incomplete one too."""
+    vocab, batch = 3 * TILE + 5, 24
+    seeds = torch.arange(batch)
+    tokens, zeros = torch.zeros(batch, dtype=torch.int64), torch.zeros(batch, dtype=torch.int64)
+    for round_ in range(2):
+        raw.caller("triton")(
+            "sample", logits=torch.zeros(batch, vocab), temperature=None, top_k=None, top_p=None,
+            min_p=None, token_mask=None, seed=seeds, live=None, rows=None, rule=0,
+            rng_round=zeros + round_, position=zeros.clone(), tokens=tokens,
+        )  # fmt: skip
+        assert tokens.tolist() == [int(uniform(s, 0, round_, 2) * vocab) for s in range(batch)]
+        assert {token // TILE for token in tokens.tolist()} >= {0, 1, 2}
+
+
+# ---- scratch -------------------------------------------------------------------------------------
+
+EVERY_OP = [case for case in LAUNCHES if "extras" not in case.name] + [
+    LONG.with_(op="draft_step", sampling="all"), BASE.with_(op="proposal_load", sampling="all"),
+]  # fmt: skip
+
+
+def arenas() -> list:
+    return list(launching._arenas.values())
+
+
+def test_tickets_are_zero_between_launches(triton):
+    """A launch that finds another number would never finish, or finish too early."""
+    for case in EVERY_OP:
+        raw.run(raw.caller("triton"), case.op, case.inputs())
+        assert not any(arena.tickets.any() for arena in arenas()), case.name
+    assert any(len(arena.tickets) for arena in arenas())
+
+
+@pytest.mark.parametrize("garbage", [0x00, 0x7F, 0xFF])  # zeros, large numbers, NaN and -1
+def test_scratch_may_hold_anything(triton, garbage):
+    for case in EVERY_OP:
+        args = case.inputs()
+        expected = raw.run(raw.caller("triton"), case.op, args)
+        for arena in arenas():
+            arena.bytes.fill_(garbage)
+        raw.same(raw.run(raw.caller("triton"), case.op, args), expected, case.name)
+
+
+def test_scratch_grows_and_stays(triton):
+    """The largest launch so far decides; what is smaller finds the same memory."""
+    host = torch.device("cpu" if device.INTERPRETED else "cuda", None if device.INTERPRETED else 0)
+    small = launching.workspace(host, 1, ((4,), torch.float32))
+    arena = arenas()[0]
+    more = arena.bytes.numel() + 1, arena.tickets.numel() + 1
+    large = launching.workspace(host, more[1], ((more[0],), torch.uint8))
+    assert large.tickets.numel() == more[1]
+    assert not large.tickets.any()
+    again = launching.workspace(host, 1, ((4,), torch.float32), ((2,), torch.int64))
+    assert again.arrays[0].data_ptr() == large.arrays[0].data_ptr() != small.arrays[0].data_ptr()
+    assert again.arrays[1].data_ptr() % 256 == 0
+
+
+def test_nothing_is_read_or_written_beside_the_arguments(triton):
+    """Every tensor in the middle of a larger one: what lies around it stays."""
+    for case in EVERY_OP:
+        args = case.inputs()
+        expected = raw.run(raw.caller("triton"), case.op, args)
+        around, inside = {}, dict(args)
+        for name, value in args.items():
+            if isinstance(value, torch.Tensor):
+                size = value.numel()
+                fill = torch.nan if value.is_floating_point() else 1
+                wide = torch.full((size + 256,), fill, dtype=value.dtype)
+                wide[128 : 128 + size] = value.reshape(-1)
+                around[name] = wide
+                inside[name] = wide[128 : 128 + size].view(value.shape)
+        raw.caller("triton")(case.op, **inside)
+        for name, value in expected.items():
+            assert raw.equal_bits(inside[name], value), f"{case.name} {name}"
+        for name, wide in around.items():
+            edge = torch.cat([wide[:128], wide[128 + args[name].numel() :]])
+            untouched = edge.isnan() if wide.is_floating_point() else edge == 1
+            assert untouched.all(), f"{case.name}: written beside {name}"
