@@ -11,11 +11,12 @@ from __future__ import annotations
 from .draft_step import draft_step
 from .row_stats import row_stats
 from .sample import sample
+from .verify import verify
 
 OPS = {
     function.__name__: function
     for function in (
-        draft_step, row_stats, sample,
+        draft_step, row_stats, sample, verify,
     )
 }  # fmt: skip
 __all__ = ["OPS"]

@@ -11,13 +11,12 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from .row import GROUP, RECORD, load_row
-
 NONE = tl.constexpr(2**31 - 1)
 
 
 class Chunk(NamedTuple):
-    index: object  # -1: there is no mass at all
+    index: object
+    empty: object  # there is no mass at all
     before: object  # f64 mass of the chunks before it
     target: object  # f64 u * total
 
@@ -62,7 +61,8 @@ def pick_chunk(masses, count, uniform, STRIDE: tl.constexpr, BLOCK: tl.constexpr
         last = tl.maximum(last, end)
         carry += tl.sum(mass, 0)
     found = chosen != NONE
-    return Chunk(tl.where(found, chosen, last), tl.where(found, before, last_before), target)
+    index = tl.maximum(tl.where(found, chosen, last), 0)
+    return Chunk(index, last < 0, tl.where(found, before, last_before), target)
 
 
 @triton.jit
@@ -72,4 +72,4 @@ def pick_id(chunk, ids, weights):
     prefix = chunk.before + tl.cumsum(mass, 0)
     hit = tl.min(tl.where((mass > 0) & (prefix > chunk.target), ids, NONE), 0)
     last = tl.max(tl.where(mass > 0, ids, -1), 0)
-    return tl.where(hit != NONE, hit, last)
+    return tl.where(chunk.empty, -1, tl.where(hit != NONE, hit, last))

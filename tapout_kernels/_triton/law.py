@@ -82,6 +82,24 @@ def merge_sums(scratch, tiles, base, inv_temperature, STATISTICS: tl.constexpr):
 
 
 @triton.jit
+def merge_raw(raw, tiles):
+    """ln sum e^z of the row as it came, from what ``keep_raw`` left of its tiles."""
+    maximum = tl.full([], float("-inf"), tl.float32)
+    for first in range(0, tiles, BLOCK):
+        tile = first + tl.arange(0, BLOCK)
+        high = tl.load(raw + tile * 2, tile < tiles, float("-inf"), cache_modifier=".cg")
+        maximum = tl.maximum(maximum, tl.max(high, 0))
+    base = base_of(maximum).to(tl.float64)
+    total = tl.full([], 0.0, tl.float64)
+    for first in range(0, tiles, BLOCK):
+        tile = first + tl.arange(0, BLOCK)
+        high = tl.load(raw + tile * 2, tile < tiles, float("-inf"), cache_modifier=".cg")
+        part = tl.load(raw + tile * 2 + 1, tile < tiles, 0.0, cache_modifier=".cg")
+        total += tl.sum(tl.exp(high.to(tl.float64) - base) * part.to(tl.float64), 0)
+    return base + tl.log(total)
+
+
+@triton.jit
 def locate_top(row, scratch, tiles, maximum, TILE: tl.constexpr):
     """Where the maximum is (the lowest id of a tie), and the second largest logit."""
     home = tl.full([], NONE, tl.int32)
@@ -148,36 +166,40 @@ def listed_winner(row, sampling, scratch, law, noise, LISTED: tl.constexpr):
 
 
 @triton.jit
-def chunk_weights(row, sampling, scratch, law, index, TILE: tl.constexpr):
-    """Ids and float64 weights of one tile of an unfiltered row."""
+def tile_weights(row, sampling, scratch, law, index, without, TILE: tl.constexpr):
+    """Ids and float64 weights of one tile of an unfiltered row; that of ``without`` is 0."""
     ids = index * TILE + tl.arange(0, TILE)
     high = tl.load(scratch.records + index * RECORD, cache_modifier=".cg")
     factor = tl.exp((high.to(tl.float64) - law.maximum) * sampling.inv_temperature)
     w = weight(load_row(row, ids), base_of(high), sampling.inv_temperature.to(tl.float32))
-    return ids, w.to(tl.float64) * factor
+    return ids, tl.where(ids == without, 0.0, w.to(tl.float64) * factor)
 
 
 @triton.jit
-def group_weights(row, sampling, scratch, law, index):
-    """Ids and weights of one listed group of a filtered row."""
+def group_weights(row, sampling, scratch, law, index, without):
+    """Ids and weights of one listed group of a filtered row; that of ``without`` is 0."""
     ids = tl.load(scratch.listed + index) * GROUP + tl.arange(0, GROUP)
     z = load_row(row, ids)
     rate = sampling.inv_temperature.to(tl.float32)
-    return ids, tl.where(z >= law.cutoff, weight(z, law.maximum.to(tl.float32), rate), 0.0)
+    w = weight(z, law.maximum.to(tl.float32), rate)
+    return ids, tl.where((z >= law.cutoff) & (ids != without), w, 0.0)
 
 
 @triton.jit
-def draw(row, sampling, scratch, law, tiles, uniform, TILE: tl.constexpr):
-    """A column of the processed distribution, by its uniform."""
+def draw(row, sampling, scratch, law, tiles, uniform, without, TILE: tl.constexpr):
+    """A column of the processed distribution, by its uniform; -1 where no mass is left.
+
+    ``without``: a column whose mass was taken out of the masses in scratch, or -1.
+    """
     column = law.argmax
     if sampling.filtered:
         if scratch.groups is not None:
             chunk = pick_chunk(scratch.masses, law.count, uniform, 1, BLOCK)
-            ids, w = group_weights(row, sampling, scratch, law, chunk.index)
+            ids, w = group_weights(row, sampling, scratch, law, chunk.index, without)
             column = pick_id(chunk, ids, w)
     elif sampling.one_hot == 0:
         chunk = pick_chunk(scratch.records + 1, tiles, uniform, RECORD, BLOCK)
-        ids, w = chunk_weights(row, sampling, scratch, law, chunk.index, TILE)
+        ids, w = tile_weights(row, sampling, scratch, law, chunk.index, without, TILE)
         column = pick_id(chunk, ids, w)
     return column
 

@@ -110,12 +110,16 @@ def list_groups(scratch, groups, bound, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def keep_from(row, scratch, count, cutoff, peak, LISTED: tl.constexpr):
-    """Leaves the kept mass of every listed group in ``scratch.masses``; their sum."""
+def keep_from(row, scratch, count, cutoff, peak, without, LISTED: tl.constexpr):
+    """Leaves the kept mass of every listed group in ``scratch.masses``; their sum.
+
+    ``without``: an id that counts for nothing, or -1.
+    """
     total = tl.full([], 0.0, tl.float64)
     for first in range(0, count, LISTED):
-        _, z = listed_logits(row, scratch, first, count, LISTED)
-        mass = tl.sum(tl.where(z >= cutoff, weight(z, peak.maximum, peak.rate), 0.0), 1)
+        ids, z = listed_logits(row, scratch, first, count, LISTED)
+        kept = (z >= cutoff) & (ids != without)
+        mass = tl.sum(tl.where(kept, weight(z, peak.maximum, peak.rate), 0.0), 1)
         index = first + tl.arange(0, LISTED)
         tl.store(scratch.masses + index, mass, mask=index < count)
         total += tl.sum(mass.to(tl.float64), 0)
@@ -178,7 +182,7 @@ def filter_row(
             row, scratch, count, low, high, sampling.top_k.to(tl.float64), peak,
             False, False, PRECISION, PIVOTS, LISTED,
         )  # fmt: skip
-        mass = keep_from(row, scratch, count, coarse_value(low, PRECISION), peak, LISTED)
+        mass = keep_from(row, scratch, count, coarse_value(low, PRECISION), peak, -1, LISTED)
     if sampling.top_p < 1.0:
         low = largest_reaching(
             row, scratch, count, low, high, sampling.top_p * mass, peak,
@@ -190,5 +194,5 @@ def filter_row(
     if sampling.min_p > 0.0:
         reached = smallest_reaching(row, scratch, count, sampling.min_p, peak, LISTED)
         cutoff = tl.maximum(cutoff, reached)
-    kept = keep_from(row, scratch, count, cutoff, peak, LISTED)
+    kept = keep_from(row, scratch, count, cutoff, peak, -1, LISTED)
     return Filtered(cutoff, kept, count)

@@ -1,0 +1,104 @@
+"""verify: two launches, one over the target rows, one over the requests."""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+
+from .core.sampling import BLOCK, GREEDY
+from .launch import Shape, launch, splits, tuning
+from .params import Rng, Sampling
+from .row import GROUP
+from .scratch import rows_of
+from .verify_end import Verdict, verify_end_kernel
+from .verify_rows import NUM_CODES, NUM_NUMBERS, Found, verify_rows_kernel
+
+
+def verify(
+    target_logits: Tensor,
+    row_start: Tensor | None,
+    temperature: Tensor | None,
+    top_k: Tensor | None,
+    top_p: Tensor | None,
+    min_p: Tensor | None,
+    token_mask: Tensor | None,
+    seed: Tensor,
+    rows: Tensor | None,
+    draft_tokens: Tensor,
+    length: Tensor,
+    live: Tensor,
+    round: Tensor,
+    draft_logits: Tensor | None,
+    logits_row: Tensor | None,
+    t2d: Tensor | None,
+    stats: Tensor,
+    rule: int,
+    raw_logprobs: bool,
+    position: Tensor,
+    tokens: Tensor,
+    num_accepted: Tensor,
+    num_emitted: Tensor,
+    last_token: Tensor,
+    status: Tensor,
+    accept_prob: Tensor,
+    overlap: Tensor | None,
+    logprobs: Tensor | None,
+) -> None:
+    batch, slots = draft_tokens.shape
+    if rule == GREEDY.value:  # takes every draft as one-hot
+        draft_logits = logits_row = t2d = None
+    sampling = Sampling(temperature, top_k, top_p, min_p)
+    plan, vocab, count = tuning(target_logits.device), target_logits.shape[-1], batch * (slots + 1)
+    every_row = rule == BLOCK.value or overlap is not None
+    levels = slots if every_row else 1
+    raw = raw_logprobs and logprobs is not None
+    tiles = triton.cdiv(vocab, plan.tile)
+    chunks = tiles * (plan.tile // GROUP.value if any(x is not None for x in sampling[1:]) else 1)
+    more: list[Shape] = [
+        ((count, NUM_NUMBERS.value), torch.float64), ((count, NUM_CODES.value), torch.int32),
+        ((batch * levels, chunks), torch.float32),
+    ]  # fmt: skip
+    more += [((batch * levels, chunks), torch.float32)] if overlap is not None else []
+    more += [((count, tiles, 2), torch.float32)] if raw else []
+    space = rows_of(count, target_logits, sampling, rule, count + 2 * batch, tuple(more))
+    numbers, codes, residual, *rest = space.more
+    shared = rest.pop(0) if overlap is not None else None
+    row_tickets, decided, tickets = space.tickets[: count + 2 * batch].split([count, batch, batch])
+    found = Found(numbers, codes, rest.pop(0) if raw else None, decided)
+    given = (
+        target_logits, row_start, token_mask, *_layout(target_logits), target_logits.shape[0],
+        *_mask_layout(token_mask), draft_tokens, stats, draft_logits, logits_row, t2d,
+        *_draft_layout(draft_logits), 0 if t2d is None else t2d.shape[0], sampling,
+        Rng(seed, position, round), length, live, rows, seed.shape[0], found, space.scratch,
+    )  # fmt: skip
+    launch(
+        verify_rows_kernel, space.programs, *given, row_tickets, batch, slots, space.splits,
+        RULE=rule, EVERY_ROW=every_row, **space.constants,
+    )  # fmt: skip
+    share = splits(batch * levels, vocab, plan) if draft_logits is not None else 1
+    verdict = Verdict(
+        tokens, num_accepted, num_emitted, last_token, status, accept_prob, overlap, logprobs
+    )
+    launch(
+        verify_end_kernel, batch * levels * share, *given, tickets, batch, slots, share,
+        residual, shared, chunks, verdict, levels,
+        RULE=rule, RAW=raw, EVERY_ROW=every_row, **space.constants,
+    )  # fmt: skip
+
+
+def _layout(logits: Tensor) -> tuple[int, int, int]:
+    """Batch stride, row stride, vocabulary; a ragged tensor has one batch."""
+    batch_stride = logits.stride(0) if logits.dim() == 3 else 0
+    return batch_stride, logits.stride(-2), logits.shape[-1]
+
+
+def _mask_layout(mask: Tensor | None) -> tuple[int, int, int]:
+    return (0, 0, 0) if mask is None else _layout(mask)
+
+
+def _draft_layout(logits: Tensor | None) -> tuple[int, int, int, int]:
+    """Batch stride, row stride, rows, vocabulary."""
+    if logits is None:
+        return 0, 0, 0, 0
+    return logits.stride(0), logits.stride(1), logits.shape[0], logits.shape[2]
