@@ -189,6 +189,20 @@ def group_weights(row, sampling, scratch, law, index, without):
 
 
 @triton.jit
+def draw_from_tile(row, sampling, scratch, law, tiles, uniform, without, TILE: tl.constexpr):
+    chunk = pick_chunk(scratch.records + 1, tiles, uniform, RECORD, BLOCK)
+    ids, w = tile_weights(row, sampling, scratch, law, chunk.index, without, TILE)
+    return pick_id(chunk, ids, w)
+
+
+@triton.jit
+def draw_from_group(row, sampling, scratch, law, uniform, without):
+    chunk = pick_chunk(scratch.masses, law.count, uniform, 1, BLOCK)
+    ids, w = group_weights(row, sampling, scratch, law, chunk.index, without)
+    return pick_id(chunk, ids, w)
+
+
+@triton.jit
 def draw(row, sampling, scratch, law, tiles, uniform, without, TILE: tl.constexpr):
     """A column of the processed distribution, by its uniform; -1 where no mass is left.
 
@@ -197,13 +211,9 @@ def draw(row, sampling, scratch, law, tiles, uniform, without, TILE: tl.constexp
     column = law.argmax
     if sampling.filtered:
         if scratch.groups is not None:
-            chunk = pick_chunk(scratch.masses, law.count, uniform, 1, BLOCK)
-            ids, w = group_weights(row, sampling, scratch, law, chunk.index, without)
-            column = pick_id(chunk, ids, w)
+            column = draw_from_group(row, sampling, scratch, law, uniform, without)
     elif sampling.one_hot == 0:
-        chunk = pick_chunk(scratch.records + 1, tiles, uniform, RECORD, BLOCK)
-        ids, w = tile_weights(row, sampling, scratch, law, chunk.index, without, TILE)
-        column = pick_id(chunk, ids, w)
+        column = draw_from_tile(row, sampling, scratch, law, tiles, uniform, without, TILE)
     return column
 
 
