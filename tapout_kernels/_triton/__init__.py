@@ -7,3 +7,13 @@ vocabulary compiles anything anew.
 """
 
 from __future__ import annotations
+
+from .row_stats import row_stats
+
+OPS = {
+    function.__name__: function
+    for function in (
+        row_stats,
+    )
+}  # fmt: skip
+__all__ = ["OPS"]

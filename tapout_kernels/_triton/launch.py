@@ -16,11 +16,13 @@ class Tuning(NamedTuple):
     tile: int  # logits reduced at once: the unit of the statistics and of the inverse CDF
     warps: int
     programs: int  # rows are split until there are about this many
+    pivots: int  # limits that a cutoff search measures in one pass
+    listed: int  # groups of 128 ids it reads at once
 
 
 # Not measured yet: a tile is 32 bytes of bf16 a thread, programs 16 for each of an H200's 132 SMs.
-GPU = Tuning(tile=2048, warps=4, programs=2112)
-INTERPRETER = Tuning(tile=4096, warps=1, programs=6)
+GPU = Tuning(tile=2048, warps=4, programs=2112, pivots=4, listed=16)
+INTERPRETER = Tuning(tile=4096, warps=1, programs=6, pivots=16, listed=32)
 
 
 def tuning(device: torch.device) -> Tuning:

@@ -1,0 +1,75 @@
+"""Inverse CDF by chunks: the first id whose inclusive prefix exceeds u * total, ids ascending.
+
+A chunk is a tile, or a listed group of a filtered row; its mass lies in scratch, so that only the
+chosen chunk is read again.  Where rounding finds none: the last id of positive mass.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+from .row import GROUP, RECORD, load_row
+
+NONE = tl.constexpr(2**31 - 1)
+
+
+class Chunk(NamedTuple):
+    index: object  # -1: there is no mass at all
+    before: object  # f64 mass of the chunks before it
+    target: object  # f64 u * total
+
+
+@triton.jit
+def chunk_masses(masses, index, count):
+    return tl.load(masses + index, mask=index < count, other=0.0, cache_modifier=".cg").to(
+        tl.float64
+    )
+
+
+@triton.jit
+def total_mass(masses, count, STRIDE: tl.constexpr, BLOCK: tl.constexpr):
+    total = tl.full([], 0.0, tl.float64)
+    for first in range(0, count, BLOCK):
+        total += tl.sum(
+            chunk_masses(masses, (first + tl.arange(0, BLOCK)) * STRIDE, count * STRIDE), 0
+        )
+    return total
+
+
+@triton.jit
+def pick_chunk(masses, count, uniform, STRIDE: tl.constexpr, BLOCK: tl.constexpr):
+    """The chunk the uniform falls into; ``masses`` [count] f32, STRIDE apart."""
+    target = uniform * total_mass(masses, count, STRIDE, BLOCK)
+    chosen, last = tl.full([], NONE, tl.int32), tl.full([], -1, tl.int32)
+    before, last_before = tl.full([], 0.0, tl.float64), tl.full([], 0.0, tl.float64)
+    carry = tl.full([], 0.0, tl.float64)
+    for first in range(0, count, BLOCK):
+        index = first + tl.arange(0, BLOCK)
+        mass = chunk_masses(masses, index * STRIDE, count * STRIDE)
+        prefix = carry + tl.cumsum(mass, 0)
+        hit = tl.min(tl.where((mass > 0) & (prefix > target), index, NONE), 0)
+        end = tl.max(tl.where(mass > 0, index, -1), 0)
+        start = prefix - mass
+        take = (chosen == NONE) & (hit != NONE)
+        before = tl.where(take, tl.sum(tl.where(index == hit, start, 0.0), 0), before)
+        chosen = tl.where(take, hit, chosen)
+        last_before = tl.where(
+            end >= 0, tl.sum(tl.where(index == end, start, 0.0), 0), last_before
+        )
+        last = tl.maximum(last, end)
+        carry += tl.sum(mass, 0)
+    found = chosen != NONE
+    return Chunk(tl.where(found, chosen, last), tl.where(found, before, last_before), target)
+
+
+@triton.jit
+def pick_id(chunk, ids, weights):
+    """One of the ascending ``ids`` of the chosen chunk; -1 where none has mass."""
+    mass = weights.to(tl.float64)
+    prefix = chunk.before + tl.cumsum(mass, 0)
+    hit = tl.min(tl.where((mass > 0) & (prefix > chunk.target), ids, NONE), 0)
+    last = tl.max(tl.where(mass > 0, ids, -1), 0)
+    return tl.where(hit != NONE, hit, last)

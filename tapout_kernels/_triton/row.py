@@ -1,0 +1,68 @@
+"""A row of logits under its mask, and where what is kept of rows lies."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+GROUP = tl.constexpr(128)  # ids that share a maximum
+RECORD = tl.constexpr(4)  # floats of a tile: maximum, sum, dev, smallest finite logit
+
+
+class Row(NamedTuple):
+    logits: object  # at the row's first logit
+    vocab: object  # i32
+    mask: object  # at the row's first word, or None
+    words: object  # i32
+    d2t: object  # target id of every column, or None: the column itself
+
+
+class Scratch(NamedTuple):
+    """What is kept of the rows of one launch; ``at`` gives those of one row."""
+
+    records: object  # [rows, tiles, RECORD] f32
+    groups: object  # [rows, tiles * TILE / GROUP] f32 maxima, or None without filters
+    listed: object  # the same shape, i32: groups that hold kept logits
+    masses: object  # the same shape, f32: kept mass of each listed group
+    scores: object  # [rows, tiles] f64 best Gumbel score, or None
+    winners: object  # [rows, tiles] i32 column of it
+
+
+@triton.jit
+def scratch_of(scratch, row, tiles, TILE: tl.constexpr):
+    groups, listed, masses = scratch.groups, scratch.listed, scratch.masses
+    scores, winners = scratch.scores, scratch.winners
+    first = row.to(tl.int64) * tiles
+    if groups is not None:
+        groups += first * (TILE // GROUP)
+        listed += first * (TILE // GROUP)
+        masses += first * (TILE // GROUP)
+    if scores is not None:
+        scores += first
+        winners += first
+    return Scratch(scratch.records + first * RECORD, groups, listed, masses, scores, winners)
+
+
+@triton.jit
+def target_ids(row, ids):
+    """Columns -> target ids; ids outside the row give any."""
+    if row.d2t is not None:
+        found = tl.load(row.d2t + ids, mask=ids < row.vocab, other=0)
+    else:
+        found = ids
+    return found
+
+
+@triton.jit
+def load_row(row, ids):
+    """float32 logits of any shape, -inf outside the row and where the mask forbids."""
+    inside = ids < row.vocab
+    z = tl.load(row.logits + ids, mask=inside, other=float("-inf")).to(tl.float32)
+    if row.mask is not None:
+        target = target_ids(row, ids)
+        word = target >> 5
+        bits = tl.load(row.mask + word, mask=inside & (word < row.words), other=0)
+        z = tl.where(((bits >> (target & 31)) & 1) != 0, z, float("-inf"))
+    return z
