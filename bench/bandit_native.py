@@ -34,6 +34,8 @@ def stepper(
     arm = torch.zeros(batch, dtype=torch.int32, device=device)
 
     def step(_: int) -> torch.Tensor:
+        if hasattr(tk, "bandit_step"):
+            return tk.bandit_step(bandit, arm, proposal, verdict, out=arm, backend=backend)
         tk.bandit_update(bandit, arm, proposal, verdict, backend=backend)
         return tk.bandit_select(bandit, out=arm, backend=backend)
 

@@ -52,18 +52,11 @@ def test_command_takes_every_step_whatever_fails(tmp_path):
     python, calls = tmp_path / "python", tmp_path / "calls"
     python.write_text(PYTHON)
     python.chmod(0o755)
-    environment = {
-        **os.environ,
-        "PYTHON": str(python),
-        "CALLS": str(calls),
-        "TRITON_INTERPRET": "1",
-    }
-    done = run(["bash", "bench/gpu.sh", str(tmp_path / "out")], env=environment)
+    variables = {"PYTHON": str(python), "CALLS": str(calls), "TRITON_INTERPRET": "1"}
+    done = run(["bash", "bench/gpu.sh", str(tmp_path / "out")], **variables)
     assert done.returncode == 1
-    steps = {
-        line.split()[0]: " ".join(line.split()[2:]) for line in done.stdout.splitlines()[-6:-1]
-    }
-    assert steps == {
+    lines = [line.split() for line in done.stdout.splitlines()[-6:-1]]
+    assert {words[0]: " ".join(words[2:]) for words in lines} == {
         "build": "ok", "environment": "ok", "tests": "failed, rc 1", "matrix": "ok",
         "benchmark": "ok",
     }  # fmt: skip
