@@ -8,12 +8,14 @@ vocabulary compiles anything anew.
 
 from __future__ import annotations
 
+from .draft_step import draft_step
 from .row_stats import row_stats
+from .sample import sample
 
 OPS = {
     function.__name__: function
     for function in (
-        row_stats,
+        draft_step, row_stats, sample,
     )
 }  # fmt: skip
 __all__ = ["OPS"]

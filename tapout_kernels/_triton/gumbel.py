@@ -16,6 +16,7 @@ from .core.rng import gumbel_noise, gumbel_words
 from .row import target_ids
 
 NOBODY = tl.constexpr(2**31 - 1)
+ALL_BITS = tl.constexpr(0xFFFFFFFF)
 
 
 class Noise(NamedTuple):
@@ -29,7 +30,8 @@ class Noise(NamedTuple):
 def fast_noise(word):
     """G in float32 with absolute error below 1e-5; -ln(1 - w) by its series where w is small."""
     w = (word.to(tl.float32) + 0.5) * 2.0**-32
-    rest = tl.maximum(((~word).to(tl.float32) + 0.5) * 2.0**-32, 2.0**-24)
+    other = word ^ tl.full([], ALL_BITS, tl.uint32)
+    rest = tl.maximum((other.to(tl.float32) + 0.5) * 2.0**-32, 2.0**-24)
     series = 1 / 9 + w * (1 / 10)
     for i in tl.static_range(8):
         series = 1 / (8 - i) + w * series

@@ -22,7 +22,7 @@ class Tuning(NamedTuple):
 
 # Not measured yet: a tile is 32 bytes of bf16 a thread, programs 16 for each of an H200's 132 SMs.
 GPU = Tuning(tile=2048, warps=4, programs=2112, pivots=4, listed=16)
-INTERPRETER = Tuning(tile=4096, warps=1, programs=6, pivots=16, listed=32)
+INTERPRETER = Tuning(tile=4096, warps=1, programs=6, pivots=64, listed=8)
 
 
 def tuning(device: torch.device) -> Tuning:

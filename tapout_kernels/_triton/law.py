@@ -207,7 +207,7 @@ def column_log_probability(row, sampling, law, column):
 
 
 @triton.jit
-def write_stats(stats, sampling, law, token_logprob):
+def write_stats(stats, sampling, law, token_logprob, estimate):
     """[8] f32; six NaN and two 0 where the row has no law."""
     column = tl.arange(0, NUM_STATS)
     z = law.second.to(tl.float64)
@@ -221,5 +221,6 @@ def write_stats(stats, sampling, law, token_logprob):
     value = tl.where(column == TOKEN_LOGPROB, token_logprob, value)
     value = tl.where(column == CUTOFF, law.cutoff.to(tl.float64), value)
     value = tl.where(column == TEMPERATURE, temperature, value)
+    value = tl.where(column == ACCEPT_ESTIMATE, estimate.to(tl.float64), value)
     missing = tl.where(column < TEMPERATURE, float("nan"), 0.0)
     tl.store(stats + column, tl.where(law.status == OK, value, missing).to(tl.float32))

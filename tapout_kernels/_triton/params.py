@@ -25,3 +25,23 @@ class Rules(NamedTuple):
     param: Pointer  # [A, 4] f32
     arm: Pointer  # [R] or [R, K] i32
     memory: Pointer  # [R, A, 4] f32
+
+
+class Rng(NamedTuple):
+    """[R] each; ``round`` is [B] where the proposal keeps it."""
+
+    seed: Pointer
+    position: Pointer
+    round: Pointer
+
+
+class Proposal(NamedTuple):
+    """What the operators that write a proposal see of it."""
+
+    tokens: Pointer  # [B, K] i64
+    length: Pointer  # [B] i32
+    active: Pointer  # [B] bool
+    num_active: Pointer  # [1] i32
+    stats: Pointer  # [B, K, 8] f32
+    stop_reason: Pointer  # [B] i32
+    max_length: Pointer  # [B] i32

@@ -46,6 +46,25 @@ def scratch_of(scratch, row, tiles, TILE: tl.constexpr):
 
 
 @triton.jit
+def row_at(logits, r, stride, vocab, mask, mask_stride, words, d2t):
+    """Row ``r`` of [.., V] logits and of their mask."""
+    if mask is not None:
+        mask += r.to(tl.int64) * mask_stride
+    start = logits + r.to(tl.int64) * stride
+    return Row(start, vocab.to(tl.int32), mask, words.to(tl.int32), d2t)
+
+
+@triton.jit
+def state_row(rows, b, count):
+    """The row of state of batch row ``b`` and whether there is one."""
+    row = b.to(tl.int64)
+    if rows is not None:
+        row = tl.load(rows + b).to(tl.int64)
+    known = (row >= 0) & (row < count)
+    return tl.where(known, row, 0), known
+
+
+@triton.jit
 def target_ids(row, ids):
     """Columns -> target ids; ids outside the row give any."""
     if row.d2t is not None:

@@ -12,7 +12,7 @@ from .finish import arrives_last
 from .launch import launch
 from .law import column_log_probability, finish_row, write_stats
 from .params import Sampling
-from .row import Row, scratch_of
+from .row import row_at, scratch_of
 from .scan import scan_row
 from .scratch import mask_layout, rows_of
 
@@ -26,11 +26,7 @@ def row_stats_kernel(
     r = (tl.program_id(0) // splits).to(tl.int32)
     split = (tl.program_id(0) % splits).to(tl.int32)
     tiles = tl.cdiv(vocab, TILE).to(tl.int32)
-    if mask is not None:
-        mask += r.to(tl.int64) * mask_stride
-    row = Row(
-        logits + r.to(tl.int64) * stride, vocab.to(tl.int32), mask, words.to(tl.int32), None
-    )
+    row = row_at(logits, r, stride, vocab, mask, mask_stride, words, None)
     own = scratch_of(scratch, r, tiles, TILE)
     drawn = row_sampling(sampling, r, row.vocab, TOKEN)
     scan_row(row, drawn, own, None, None, None, split, splits, tiles, TOKEN, True, TILE)
@@ -40,7 +36,7 @@ def row_stats_kernel(
         if token is not None:
             if law.status == OK:
                 logprob = column_log_probability(row, drawn, law, tl.load(token + r))
-        write_stats(stats + r.to(tl.int64) * NUM_STATS, drawn, law, logprob)
+        write_stats(stats + r.to(tl.int64) * NUM_STATS, drawn, law, logprob, tl.full([], 0.0, tl.float32))
 
 
 def row_stats(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .core.sampling import GREEDY, GUMBEL
 from .launch import Shape, Tuning, splits, tuning, workspace
-from .params import Sampling
+from .params import Rules, Sampling
 from .row import GROUP, RECORD, Scratch
 
 _PRECISION = {torch.float32: 0, torch.bfloat16: 16, torch.float16: 13}
@@ -64,3 +64,10 @@ def constants(plan: Tuning, dtype: torch.dtype) -> dict[str, int]:
 def mask_layout(token_mask: Tensor | None) -> tuple[int, int]:
     """Elements between the rows of a mask, and its words a row."""
     return (0, 0) if token_mask is None else (token_mask.stride(-2), token_mask.shape[-1])
+
+
+def rules_layout(rules: Rules) -> tuple[int, int]:
+    """Arms of the table, and the slots that have an arm of their own."""
+    if rules.kind is None or rules.arm is None:
+        return 0, 1
+    return rules.kind.shape[0], rules.arm.shape[1] if rules.arm.dim() == 2 else 1
