@@ -185,7 +185,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench/results/gpu.jsonl"))
     parser.add_argument("--backend", default="triton", choices=("triton", "cuda", "reference"))
-    parser.add_argument("--full", action="store_true", help="every shape: some hours")
+    parser.add_argument("--full", action="store_true", help="every shape, however long it takes")
     parser.add_argument("--seconds", type=float, default=240.0, help="begin no shape after these")
     parser.add_argument("--peers", type=Path, help="folder with FlashInfer's and vLLM's packages")
     parser.add_argument("--table", action="store_true", help="print the rows of --out, no more")

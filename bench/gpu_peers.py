@@ -42,7 +42,9 @@ def plain(function: Callable[..., tuple[Tensor, Tensor]], device: str = "cuda") 
     return {name: Peer(partial(partial, f), lambda result: result) for name, f in functions.items()}
 
 
-def load(folder: Path | None, limit_s: int = 60) -> tuple[dict[str, Peer], dict[str, str]]:
+def load(
+    folder: Path | None, limit_s: int = 60, device: str = "cuda"
+) -> tuple[dict[str, Peer], dict[str, str]]:
     """The peers that run here, and why the others do not."""
     peers, missing = {}, {}
     if folder is not None:
@@ -54,7 +56,7 @@ def load(folder: Path | None, limit_s: int = 60) -> tuple[dict[str, Peer], dict[
         try:
             with _limit(limit_s):
                 peers[name] = make()
-                _try(peers[name])
+                _try(peers[name], device)
         except Exception as error:  # whatever another project's import or build raises
             peers.pop(name, None)
             missing[name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
@@ -72,11 +74,11 @@ def versions(names: list[str]) -> dict[str, str]:
     return found
 
 
-def _try(peer: Peer) -> None:
-    logits = torch.zeros(2, 3, 128, device="cuda")
-    tokens = torch.zeros(2, 2, dtype=torch.int64, device="cuda")
-    peer.call(logits, logits[:, :2].contiguous(), tokens)
-    torch.cuda.synchronize()
+def _try(peer: Peer, device: str) -> None:
+    logits = torch.zeros(2, 3, 128, device=device)
+    tokens = torch.zeros(2, 2, dtype=torch.int64, device=device)
+    accepted, _ = peer.call(logits, logits[:, :2].contiguous(), tokens)
+    accepted.tolist()  # an error inside a kernel shows here
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 Call = Callable[[int], object]  # of the number of the call
 FILL = 4  # the buffers of a rotation hold this many times the L2
 CALLS = 64  # in one graph, at least: what a replay costs to start is shared by them
-QUEUED = 2_000_000  # cycles the device is kept busy for while a replay is queued behind them
+QUEUED = (1_000_000, 4_000)  # cycles, and for each call, to keep the device busy meanwhile
 
 
 def l2_bytes() -> int:
@@ -72,7 +72,8 @@ def event_times_us(
 
 
 def _prepare(function: Call, before: Callable[[], object] | None) -> None:
-    """Compile, allocate, and leave nothing under way."""
+    """Compile, allocate, and leave nothing under way; inputs were made on another stream."""
+    torch.cuda.synchronize()
     for i in range(3):
         if before is not None:
             before()
@@ -94,7 +95,7 @@ def _samples(
     while len(samples) < least or (time.perf_counter() < end and len(samples) < most):
         if before is not None:
             before()
-        torch.cuda._sleep(QUEUED)  # else the clock would run while the host launches
+        torch.cuda._sleep(QUEUED[0] + QUEUED[1] * calls)  # else the host's launch is timed too
         start.record()
         replay()
         stop.record()
