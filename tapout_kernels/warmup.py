@@ -8,7 +8,15 @@ import torch
 
 from .backends import default_backend
 from .bandit_state import BanditState
-from .ops import bandit_select, bandit_update, draft_step, row_stats, sample, verify
+from .ops import (
+    bandit_select,
+    bandit_step,
+    bandit_update,
+    draft_step,
+    row_stats,
+    sample,
+    verify,
+)
 from .proposal import Proposal
 from .reference.accept import RULES
 from .stop_rules import StopRules, StopState
@@ -71,6 +79,7 @@ def warmup(
                 "proposal_load",
                 "bandit_select",
                 "bandit_update",
+                "bandit_step",
             )
         ]
     return tuple(ready)
@@ -101,6 +110,7 @@ def _round(
     draft_step(logits[:, 0], proposal, sampling, rng, rules=rules, state=state, rule=rule)
     verdict = verify(logits, proposal, sampling, rng, rule=rule)
     bandit_update(bandit, state.arm, proposal, verdict, rules=rules, state=state)
+    bandit_step(bandit, state.arm, proposal, verdict, out=state.arm, rules=rules, state=state)
     sample(logits[:, 0], sampling, rng, rule=rule)
     loaded = proposal.tokens.clamp(min=0)
     Proposal.from_tokens(loaded, rng, logits=logits[:, 1:].clone(), sampling=sampling)

@@ -9,8 +9,12 @@ vocabulary compiles anything anew.
 from __future__ import annotations
 
 from .bandit_select import bandit_select
+from .bandit_step import bandit_step
 from .bandit_update import bandit_update
 from .proposal_reset import proposal_reset
 
-OPS = {function.__name__: function for function in (bandit_select, bandit_update, proposal_reset)}
+OPS = {
+    function.__name__: function
+    for function in (bandit_select, bandit_step, bandit_update, proposal_reset)
+}
 __all__ = ["OPS"]

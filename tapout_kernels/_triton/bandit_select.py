@@ -1,21 +1,13 @@
-"""``bandit_select``: one program for each group and slot.
-
-ucb1, ucb_tuned: rows choose in order, and a pull counts in the score of the next row.  An arm's
-score never rises with its pulls, so the choices of n rows are the n best of all (arm, j-th pull),
-by score, then arm, then j: a merge of as many falling sequences as there are arms.  Each entry
-finds its rank alone: j, and for every other arm the length of what goes before, by bisection.  The
-group's r-th row takes the entry of rank r.  The other policies draw for each row on its own.
-"""
+"""``bandit_select``: one program for each group and slot."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .choice import Choice, finish, put
 from .core.bandit import (
     ARM_DRAWS,
     EPSILON_GREEDY,
@@ -29,132 +21,24 @@ from .core.bandit import (
     arm_value,
     explored_arm,
     fixed_arm,
-    log_pulls,
-    pending_score,
     thompson_beta,
     thompson_gaussian,
 )
 from .launch import Shape, launch, workspace
-from .params import Pointer
+from .pending import choose_pending
 from .tables import Requests, Sizes, Tables, check_reward, group_of, read_arms, sizes
 
 ROWS = 128  # of the batch, looked at together
-TILE = 2048  # pairs of an entry and an arm, compared at once
+TILE = 1024  # pairs of an entry and an arm, compared at once
 DRAWS = 256  # pairs of a row and an arm, drawn at once
 WARPS = 4
 DRAWING = (THOMPSON_GAUSSIAN.value, THOMPSON_BETA.value, EPSILON_GREEDY.value)
 
 
-class Choice(NamedTuple):
-    """Where choices go."""
-
-    arm: Pointer  # [R] or [R, K] i32
-    staged: Pointer  # [S, B] i32: nothing may be written to `arm` yet; None: it may
-    scores: Pointer  # [S, B, A] f64, and the next: of the policies that count pending pulls
-    ranked: Pointer  # [S, B] i32
-    seed: Pointer  # [1] i64
-    calls: Pointer  # [1] i64
-    ticket: Pointer  # i32; None: no program waits for another
-
-
-@triton.jit
-def put(choice, size, slot, b, row, arm, mine):
-    if choice.staged is None:
-        tl.store(choice.arm + row * size.table_slots + slot, arm.to(tl.int32), mask=mine)
-    else:
-        tl.store(choice.staged + slot * size.batch + b, arm.to(tl.int32), mask=mine)
-
-
-# ---- with pending pulls --------------------------------------------------------------------------
-
-
-@triton.jit
-def count_rows(requests, size, group, ROWS: tl.constexpr):
-    """Rows of the groups before this one, and of this one."""
-    before = group * 0
-    own = group * 0
-    for begin in range(0, size.batch, ROWS):
-        b = begin + tl.arange(0, ROWS)
-        _, other = group_of(requests, size, b)
-        before += tl.sum(((other >= 0) & (other < group)).to(tl.int64), 0)
-        own += tl.sum((other == group).to(tl.int64), 0)
-    return before, own
-
-
-@triton.jit
-def score_pulls(
-    scores, ranked, value, lane, size, rows, param, POLICY: tl.constexpr, PULLS: tl.constexpr
-):
-    """[A, rows] scores; ranked: an arm for every row, where a score that is NaN ranks nowhere."""
-    log_t = log_pulls(tl.sum(value.count, 0) + rows.to(tl.float64))
-    column = ArmValue(
-        value.count[:, None], value.reward_sum[:, None], value.mean[:, None],
-        value.variance[:, None],
-    )  # fmt: skip
-    for begin in range(0, rows, PULLS):
-        pull = begin + tl.arange(0, PULLS)
-        inside = pull < rows
-        score = pending_score(column, pull[None, :].to(tl.float64), log_t, param, POLICY)
-        at = lane[:, None] * rows + pull[None, :]
-        tl.store(scores + at, score, mask=(lane[:, None] < size.arms) & inside[None, :])
-        tl.store(ranked + pull, tl.zeros([PULLS], tl.int32), mask=inside)
-
-
-@triton.jit
-def rank_pulls(
-    scores, ranked, lane, size, rows, longest, ARMS: tl.constexpr, ENTRIES: tl.constexpr
-):
-    """ranked[r] = the arm of rank r; ``longest``: a power of two, more than half of any group."""
-    other = lane[None, :]
-    for begin in range(0, rows * ARMS, ENTRIES):
-        entry = begin + tl.arange(0, ENTRIES)
-        arm, pull = entry % ARMS, entry // ARMS
-        inside = (arm < size.arms) & (pull < rows)
-        score = tl.load(scores + arm * rows + pull, mask=inside, other=0.0)
-        compared = inside[:, None] & (other < size.arms)
-        ahead = tl.zeros([ENTRIES, ARMS], tl.int64)
-        step = longest
-        while step > 0:
-            reach = ahead + step
-            some = compared & (reach <= rows)
-            rival = tl.load(scores + other * rows + reach - 1, mask=some, other=float("-inf"))
-            first = (rival > score[:, None]) | ((rival == score[:, None]) & (other < arm[:, None]))
-            ahead = tl.where(some & first, reach, ahead)
-            step = step // 2
-        ahead = tl.where(other == arm[:, None], pull[:, None], ahead)
-        rank = tl.sum(ahead, 1)
-        tl.store(ranked + rank, arm.to(tl.int32), mask=inside & (rank < rows))
-
-
-@triton.jit
-def choose_pending(
-    value, lane, requests, choice, size, group, slot, param, longest,
-    POLICY: tl.constexpr, ARMS: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
-    before, rows = count_rows(requests, size, group, ROWS)
-    first = slot * size.batch + before  # groups share the workspace: each has its rows' part
-    scores, ranked = choice.scores + first * size.arms, choice.ranked + first
-    score_pulls(scores, ranked, value, lane, size, rows, param, POLICY, TILE // ARMS)
-    tl.debug_barrier()
-    rank_pulls(scores, ranked, lane, size, rows, longest, ARMS, TILE // ARMS)
-    tl.debug_barrier()
-    taken = rows * 0
-    for begin in range(0, size.batch, ROWS):
-        b = begin + tl.arange(0, ROWS)
-        row, own = group_of(requests, size, b)
-        mine = own == group
-        rank = taken + tl.cumsum(mine.to(tl.int64), 0) - 1
-        put(choice, size, slot, b, row, tl.load(ranked + rank, mask=mine, other=0), mine)
-        taken += tl.sum(mine.to(tl.int64), 0)
-
-
-# ---- from the state as it is ---------------------------------------------------------------------
-
-
 @triton.jit
 def best_arm(score, lane, arms):
     """[ROWS] of [ROWS, ARMS]: the lowest arm of the best score; NaN counts as the best."""
-    score = tl.where(score == score, score, float("inf"))  # noqa: PLR0124
+    score = tl.where(score == score, score, float("inf"))
     score = tl.where(lane[None, :] < arms, score, float("-inf"))
     best = tl.max(score, 1)
     return tl.min(tl.where(score == best[:, None], lane[None, :], arms), 1)
@@ -206,9 +90,6 @@ def choose_drawn(
             put(choice, size, slot, b, row, arm, mine)
 
 
-# ---- both ----------------------------------------------------------------------------------------
-
-
 @triton.jit
 def choose(
     arms, lane, requests, params, choice, size, group, slot, longest,
@@ -227,33 +108,6 @@ def choose(
         choose_drawn(
             value, lane, requests, choice, size, group, slot, param, POLICY, ARMS, DRAWS // ARMS
         )
-
-
-@triton.jit
-def publish(requests, choice, size, ROWS: tl.constexpr):
-    """The staged arms of every row, by the last program: nobody reads the old ones any more."""
-    for begin in range(0, size.batch, ROWS):
-        b = begin + tl.arange(0, ROWS)
-        row, group = group_of(requests, size, b)
-        for slot in range(0, size.table_slots):
-            staged = choice.staged + slot * size.batch + b
-            arm = tl.load(staged, mask=group >= 0, other=0, cache_modifier=".cg")
-            tl.store(choice.arm + row * size.table_slots + slot, arm, mask=group >= 0)
-
-
-@triton.jit
-def finish(requests, choice, size, ROWS: tl.constexpr):
-    """One call more, when every program has read the number of calls."""
-    last = tl.program_id(0) == 0
-    if choice.ticket is not None:
-        tl.debug_barrier()
-        last = tl.atomic_add(choice.ticket, 1, sem="acq_rel") == tl.num_programs(0) - 1
-    if last:
-        if choice.ticket is not None:
-            tl.store(choice.ticket, 0)
-        if choice.staged is not None:
-            publish(requests, choice, size, ROWS)
-        tl.store(choice.calls, tl.load(choice.calls) + 1)
 
 
 SIZES = [*Sizes._fields, "longest"]

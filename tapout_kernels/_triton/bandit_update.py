@@ -98,9 +98,8 @@ def judge(rounds, requests, rules, params, size, group, slot, b, REWARD: tl.cons
         )
     last = tl.minimum(tl.maximum(drafted, 1), size.table_slots) - 1
     ran = known_arm(arms_of_row, size, last, mine & (slot == 0))
-    if rules.kind is not None:
-        if rules.memory is not None:
-            remember(rules, rounds, size, b, row, ran)
+    if rules.kind is not None and rules.memory is not None:
+        remember(rules, rounds, size, b, row, ran)
     return who, ran, reward
 
 
@@ -122,7 +121,7 @@ def learn(
         tl.store(judged.ran + at, ran.to(tl.int32))
         tl.store(judged.reward + at, reward)
         tl.debug_barrier()
-        for i in range(0, tl.minimum(size.batch - begin, ROUNDS)):
+        for i in range(tl.minimum(size.batch - begin, ROUNDS)):
             emitted = tl.load(rounds.num_accepted + begin + i).to(tl.float64) + 1.0
             spent = 1.0 + cost_ratio * tl.load(rounds.length + begin + i).to(tl.float64)
             arms = credited(

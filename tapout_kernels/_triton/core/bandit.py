@@ -210,7 +210,7 @@ def slot_credit(reason, slot, accepted, drafted, REWARD: tl.constexpr):
 
 @triton.jit
 def credited(arms, lane, who, ran, reward, emitted, spent, discount):
-    """One round: ``who`` is credited, ``ran`` pays; -1 is nobody, and then nothing is discounted."""
+    """One round: ``who`` is credited, ``ran`` pays; for -1, nobody, nothing is discounted."""
     kept = tl.where(who >= 0, discount, 1.0)
     paid = tl.where(ran >= 0, discount, 1.0)
     mine, payer = lane == who, lane == ran
