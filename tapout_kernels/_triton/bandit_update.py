@@ -121,7 +121,7 @@ def learn(
         tl.store(judged.ran + at, ran.to(tl.int32))
         tl.store(judged.reward + at, reward)
         tl.debug_barrier()
-        for i in range(tl.minimum(size.batch - begin, ROUNDS)):
+        for i in tl.range(0, tl.minimum(size.batch - begin, ROUNDS), loop_unroll_factor=8):
             emitted = tl.load(rounds.num_accepted + begin + i).to(tl.float64) + 1.0
             spent = 1.0 + cost_ratio * tl.load(rounds.length + begin + i).to(tl.float64)
             arms = credited(
