@@ -11,7 +11,15 @@ import torch
 
 from .backends import default_backend
 from .bandit_state import BanditState
-from .ops import bandit_select, bandit_update, draft_step, row_stats, sample, verify
+from .ops import (
+    bandit_select,
+    bandit_step,
+    bandit_update,
+    draft_step,
+    row_stats,
+    sample,
+    verify,
+)
 from .ops._rules import rule_id
 from .proposal import Proposal
 from .reference.accept import RULES
@@ -19,7 +27,10 @@ from .stop_rules import StopRules, StopState
 from .types import RngState, SamplingParams, Verdict
 
 _PER_RULE = ("draft_step", "verify", "sample")
-_ONCE = ("row_stats", "proposal_reset", "proposal_load", "bandit_select", "bandit_update")
+_ONCE = (
+    "row_stats", "proposal_reset", "proposal_load", "bandit_select", "bandit_update",
+    "bandit_step",
+)  # fmt: skip
 _FILTERS = ({}, {"temperature": 0.9, "top_k": 2, "top_p": 0.9, "min_p": 0.1})
 _FORMS = ("kept", "one_hot", "masked")  # draft logits kept; none; kept, with masks and ragged rows
 
@@ -149,6 +160,7 @@ def _round(shape: _Shape, rule: str, filters: dict[str, float], form: str) -> No
     given = loaded if one_hot else proposal
     verdict = _verify(shape, logits, masks, given, sampling, rng, rule)
     bandit_update(bandit, state.arm, given, verdict, rules=rules, state=state)
+    bandit_step(bandit, state.arm, given, verdict, out=state.arm, rules=rules, state=state)
     sample(logits[:, 0], sampling, rng, rule=rule, token_mask=row_mask)
     row_stats(logits[:, 0], sampling, token_mask=row_mask)
 

@@ -87,7 +87,7 @@ def test_seeds_and_positions_are_whole_numbers():
 def test_warmup_runs_every_operator_and_touches_nothing_else(monkeypatch):
     called = set()
     for module in ("ops.verify", "ops.draft_step", "ops.sample", "ops.row_stats", "proposal",
-                   "ops.bandit_select", "ops.bandit_update"):  # fmt: skip
+                   "ops.bandit_select", "ops.bandit_update", "ops.bandit_step"):  # fmt: skip
         target = __import__(f"tapout_kernels.{module}", fromlist=["call"])
         original = target.call
         monkeypatch.setattr(
@@ -96,7 +96,7 @@ def test_warmup_runs_every_operator_and_touches_nothing_else(monkeypatch):
     ready = tk.warmup("cpu", vocab=50, dtype=torch.bfloat16, slots=2, batch_sizes=[1, 3])
     assert called == set(tk._schema.SCHEMAS)
     assert "verify gumbel, batch 3: cpu" in ready
-    assert len(set(ready)) == len(ready) == 2 * (3 * 4 + 5)
+    assert len(set(ready)) == len(ready) == 2 * (3 * 4 + 6)
 
 
 def test_warmup_covers_each_stream_and_kind_of_call(monkeypatch):
