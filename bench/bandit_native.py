@@ -21,15 +21,21 @@ SOURCE = Path(__file__).parent / "bandit.cpp"
 FLAGS = ("-O3", "-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 
 
-def stepper(batch: int, arms: int, backend: str | None) -> Callable[[int], torch.Tensor]:
+def stepper(
+    batch: int, arms: int, backend: str | None, device: str = "cpu"
+) -> Callable[[int], torch.Tensor]:
     """One round of learning and choosing, for requests that accept 0 to 5 of 5 drafts."""
-    proposal, verdict = tk.Proposal.empty(batch, SLOTS), tk.Verdict.empty(batch, SLOTS)
+    proposal = tk.Proposal.empty(batch, SLOTS, device=device)
+    verdict = tk.Verdict.empty(batch, SLOTS, device=device)
     proposal.live.fill_(True)
     proposal.length.fill_(SLOTS)
     verdict.num_accepted.copy_(torch.arange(batch) % (SLOTS + 1))
-    bandit, arm = tk.BanditState.create(arms, slots=SLOTS), torch.zeros(batch, dtype=torch.int32)
+    bandit = tk.BanditState.create(arms, slots=SLOTS, device=device)
+    arm = torch.zeros(batch, dtype=torch.int32, device=device)
 
     def step(_: int) -> torch.Tensor:
+        if hasattr(tk, "bandit_step"):
+            return tk.bandit_step(bandit, arm, proposal, verdict, out=arm, backend=backend)
         tk.bandit_update(bandit, arm, proposal, verdict, backend=backend)
         return tk.bandit_select(bandit, out=arm, backend=backend)
 

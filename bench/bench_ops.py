@@ -16,82 +16,18 @@ import checks
 import peer_packages
 import torch
 from harness import environment, read_gb_s, summary, times_us, write_rows
+from rounds import Round
 
 import tapout_kernels as tk
 
-SETS = 4  # buffer sets in rotation; those of the small shapes fit the last-level cache together
 BASELINES = ("eager", "topk", "compile")  # the other columns are peers
 Row = dict[str, object]
 Call = Callable[[int], object]  # of the buffer set
 
 
-class Round:
-    """B requests with K drafts over V ids; ``agreement`` is the share the target accepts."""
-
-    def __init__(
-        self,
-        batch: int,
-        slots: int,
-        vocab: int,
-        dtype: torch.dtype,
-        agreement: float,
-        rule: str = "token",
-    ):
-        generator = torch.Generator().manual_seed(0)
-
-        def randn(*shape: int) -> torch.Tensor:
-            return torch.randn(*shape, generator=generator) * 3
-
-        self.batch, self.slots, self.vocab, self.dtype = batch, slots, vocab, dtype
-        self.rule = rule
-        self.draft = [randn(batch, slots, vocab).to(dtype) for _ in range(SETS)]
-        self.target = [randn(batch, slots + 1, vocab).to(dtype) for _ in range(SETS)]
-        self.rng = tk.RngState.of(list(range(batch)))
-        self.proposals = [self._propose(draft) for draft in self.draft]
-        self.verdict = tk.Verdict.empty(batch, slots)
-        for target, draft, made in zip(self.target, self.draft, self.proposals, strict=True):
-            agrees = torch.rand(batch, slots, 1, generator=generator) < agreement
-            refused = target[:, :slots].scatter(-1, made.tokens[..., None], -50.0)
-            target[:, :slots] = torch.where(agrees, draft, refused)
-
-    def _propose(self, draft: torch.Tensor) -> tk.Proposal:
-        proposal = tk.Proposal.empty(self.batch, self.slots, self.vocab, draft.dtype)
-        proposal.reset(self.rng)
-        for j in range(self.slots):
-            tk.draft_step(draft[:, j], proposal, None, self.rng, rule=self.rule)
-        return proposal
-
-    def verify(self, i: int, backend: str | None = None) -> tk.Verdict:
-        i %= SETS
-        if self.rule == "gumbel":  # its noise is that of a position
-            self.rng.position.zero_()
-        return tk.verify(
-            self.target[i], self.proposals[i], None, self.rng, rule=self.rule, out=self.verdict,
-            backend=backend,
-        )  # fmt: skip
-
-    def baseline(self, verify: Callable, i: int) -> tuple[torch.Tensor, torch.Tensor]:
-        i %= SETS
-        return verify(self.target[i], self.draft[i], self.proposals[i].tokens)
-
-    def work(self) -> tuple[int, float]:
-        """Bytes of a mean call, and the share of tested drafts that were accepted.
-
-        Target rows up to the deciding one are read, and one draft row where it is a rejection.
-        """
-        rows = accepted = rejected = 0
-        for i in range(SETS):
-            verdict = self.verify(i)
-            refused = int((verdict.num_accepted < self.slots).sum())
-            rows += int(verdict.num_emitted.sum()) + refused
-            accepted, rejected = accepted + int(verdict.num_accepted.sum()), rejected + refused
-        nbytes = rows * self.vocab * self.dtype.itemsize // SETS
-        return nbytes, accepted / (accepted + rejected)
-
-
 def bench_verify(vocab: int, dtype: torch.dtype, agreement: float, others: dict) -> Row:
     case = Round(8, 5, vocab, dtype, agreement)
-    for i in range(SETS):
+    for i in range(case.sets):
         ours = case.verify(i).tokens.clone()
         expected = case.verify(i, "reference").tokens
         checks.verified(f"verify at V={vocab}", ours, expected, case.target[i], case.draft[i])
@@ -116,14 +52,14 @@ def bench_verify(vocab: int, dtype: torch.dtype, agreement: float, others: dict)
 def bench_rule(rule: str, vocab: int, dtype: torch.dtype, agreement: float) -> Row:
     """A rule no plain code stands beside; its tokens are the reference's at a small size."""
     small = Round(8, 5, 1025, torch.float32, agreement, rule)
-    for i in range(SETS):
+    for i in range(small.sets):
         ours = small.verify(i).tokens.clone()
         if not torch.equal(ours, small.verify(i, "reference").tokens):
             checks.refuse(f"verify, rule {rule}", "wrong result")
     case = Round(8, 5, vocab, dtype, agreement, rule)
     _, acceptance = case.work()
     shape = {"rule": rule, "B": 8, "K": 5, "V": vocab, "acceptance": round(acceptance, 2)}
-    return _row("verify", shape, dtype, times_us(case.verify))
+    return _row("verify", shape, dtype, times_us(case.verify, before=case.rewind))
 
 
 def bench_draft_step(batch: int, vocab: int, dtype: torch.dtype, **filters: float) -> Row:
@@ -132,12 +68,15 @@ def bench_draft_step(batch: int, vocab: int, dtype: torch.dtype, **filters: floa
     sampling = tk.SamplingParams.of(batch, **filters)
     out = torch.empty(batch, dtype=torch.int64)
 
+    def logits(i: int) -> torch.Tensor:  # the draft's own are where the operator writes
+        return case.target[i % case.sets][:, 0]
+
     def reset(i: int) -> None:
-        case.proposals[i % SETS].reset(case.rng)
+        case.proposals[i % case.sets].reset(case.rngs[i % case.sets])
 
     def step(i: int, backend: str | None = None) -> torch.Tensor:
         return tk.draft_step(
-            case.draft[i % SETS][:, 0], case.proposals[i % SETS], sampling, case.rng, out=out,
+            logits(i), case.proposals[i % case.sets], sampling, case.rngs[i % case.sets], out=out,
             backend=backend,
         )  # fmt: skip
 
@@ -147,14 +86,13 @@ def bench_draft_step(batch: int, vocab: int, dtype: torch.dtype, **filters: floa
 
     reset(0)
     ours = step(0).clone()
-    case.rng.round.sub_(1)
+    case.rngs[0].round.sub_(1)
     if not torch.equal(ours, both(0)):
         checks.refuse(f"draft_step at V={vocab}", "wrong result")
-    functions = _checked_draft_steps(case.draft[0][:, 0], sampling, filters)
+    functions = _checked_draft_steps(logits(0), sampling, filters)
     nbytes = 2 * batch * vocab * dtype.itemsize  # read, and stored in the proposal
     calls = {
-        name: lambda i, f=function: f(case.draft[i % SETS][:, 0], **filters)
-        for name, function in functions.items()
+        name: lambda i, f=function: f(logits(i), **filters) for name, function in functions.items()
     }
     shape = {"B": batch, "V": vocab, **filters}
     return _row("draft_step", shape, dtype, times_us(step, before=reset), nbytes, calls, both)
@@ -179,7 +117,7 @@ def bench_row_stats(batch: int, vocab: int, dtype: torch.dtype) -> Row:
     out = torch.empty(batch, 8)
 
     def run(i: int, backend: str | None = None) -> torch.Tensor:
-        return tk.row_stats(case.draft[i % SETS][:, 0], out=out, backend=backend)
+        return tk.row_stats(case.draft[i % case.sets][:, 0], out=out, backend=backend)
 
     reference = run(0, "reference").clone()
     checks.same("row_stats", run(0), reference, 1e-4)
@@ -188,7 +126,7 @@ def bench_row_stats(batch: int, vocab: int, dtype: torch.dtype) -> Row:
     for name, function in functions.items():
         checks.same(name, function(case.draft[0][:, 0]), reference[:, :4], 1e-3)
     calls = {
-        name: lambda i, f=function: f(case.draft[i % SETS][:, 0])
+        name: lambda i, f=function: f(case.draft[i % case.sets][:, 0])
         for name, function in functions.items()
     }
     nbytes = batch * vocab * dtype.itemsize

@@ -19,33 +19,45 @@ def refuse(name: str, why: str) -> None:
     raise SystemExit(f"{name}: {why}, not timed")
 
 
-def verify_law(name: str, verify: Callable[..., tuple[Tensor, Tensor]]) -> None:
+def verify_law(
+    name: str, verify: Callable[..., tuple[Tensor, Tensor]], device: str = "cpu", **filters: float
+) -> None:
     """(accepted drafts, next token) has the law of rejection sampling, cell by cell."""
     generator = torch.Generator().manual_seed(1)
     target = 1.5 * torch.randn(SLOTS + 1, VOCAB, generator=generator)
     draft = 1.5 * torch.randn(SLOTS, VOCAB, generator=generator)
-    p_target, p_draft = (torch.softmax(z.double(), -1) for z in (target, draft))
+    p_target, p_draft = (processed(z, **filters) for z in (target, draft))
     passed = torch.minimum(p_target[:-1], p_draft).sum(-1)
     reached = torch.cat([torch.ones(1), passed.cumprod(-1)])
     emitted = torch.cat([(p_target[:-1] - p_draft).clamp(min=0), p_target[-1:]])
     torch.manual_seed(0)
     tokens = torch.multinomial(p_draft, REQUESTS, replacement=True).T.contiguous()
-    rows = (z.expand(REQUESTS, -1, -1) for z in (target, draft))
-    accepted, following = verify(*rows, tokens)
+    rows = (z.to(device).expand(REQUESTS, -1, -1).contiguous() for z in (target, draft))
+    accepted, following = (x.cpu() for x in verify(*rows, tokens.to(device), **filters))
     _counts(name, accepted * VOCAB + following, (reached[:, None] * emitted).flatten())
 
 
-def draft_step_law(name: str, draft_step: Callable[..., tuple[Tensor, Tensor]], **filters) -> None:
+def processed(logits: Tensor, backend: str = "reference", **filters: float) -> Tensor:
+    """[.., V] float64 probabilities after the filters, cut where ``backend`` cuts."""
+    rows = logits.reshape(-1, logits.shape[-1])
+    sampling = tk.SamplingParams.of(len(rows), device=rows.device, **filters)
+    cutoff = tk.row_stats(rows, sampling, backend=backend)[:, 5:6]
+    return rows.double().masked_fill(rows < cutoff, -torch.inf).softmax(-1).view(logits.shape)
+
+
+def draft_step_law(
+    name: str,
+    draft_step: Callable[..., tuple[Tensor, Tensor]],
+    device: str = "cpu",
+    **filters: float,
+) -> None:
     """The token has the processed law; statistics and log-probability are the reference's."""
-    logits = (2.0 * torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(2))).expand(
-        REQUESTS, -1
-    )
+    row = 2.0 * torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(2))
+    logits = row.expand(REQUESTS, -1)
     torch.manual_seed(0)
-    found = draft_step(logits, **filters)
+    found = [x.cpu() for x in draft_step(logits.contiguous().to(device), **filters)]
     draft_step_numbers(name, found, logits, tk.SamplingParams.of(REQUESTS, **filters), 1e-4)
-    stats = tk.row_stats(logits[:1], tk.SamplingParams.of(1, **filters), backend="reference")[0]
-    kept = logits[0] >= stats[5]
-    _counts(name, found[0], torch.where(kept, (logits[0] - stats[0]).exp(), 0.0))
+    _counts(name, found[0], processed(row, **filters)[0])
 
 
 def draft_step_numbers(
@@ -71,18 +83,39 @@ def same(name: str, found: Tensor, expected: Tensor, tolerance: float) -> None:
         refuse(name, f"wrong result (off by {worst:.2g})")
 
 
-def verified(name: str, found: Tensor, expected: Tensor, target: Tensor, draft: Tensor) -> None:
-    """Contract 7: tokens [B, K+1] are the reference's; a last one may be a neighbour in its CDF."""
+def verified(
+    name: str,
+    found: Tensor,
+    expected: Tensor,
+    target: Tensor,
+    draft: Tensor,
+    backend: str = "reference",
+    **filters: float,
+) -> None:
+    """Contract 7: tokens [B, K+1] are the reference's; a last one may be its neighbour in the CDF.
+
+    Found tokens are placed in the CDF cut where ``backend`` cuts: where a cutoff is a near tie,
+    what follows is compared given the same cutoff.
+    """
     for b in (found != expected).any(-1).nonzero()[:, 0].tolist():
         slot = int((expected[b] >= 0).sum()) - 1
         if not torch.equal(found[b, :slot], expected[b, :slot]) or found[b, slot] < 0:
             refuse(name, "wrong result")
-        weights = target[b, slot].double().softmax(-1)
-        if slot < draft.shape[1]:
-            weights = (weights - draft[b, slot].double().softmax(-1)).clamp(min=0)
-        cdf = weights.cumsum(0) / weights.sum()
-        if abs(cdf[found[b, slot]] - cdf[expected[b, slot]]) > 2 * NEAR:
+        low, high = _interval(target[b], draft[b], slot, found[b, slot], backend, filters)
+        other = _interval(target[b], draft[b], slot, expected[b, slot], "reference", filters)
+        if high <= low or max(low, other[0]) > min(high, other[1]) + 2 * NEAR:
             refuse(name, "wrong result")
+
+
+def _interval(
+    target: Tensor, draft: Tensor, slot: int, token: Tensor, backend: str, filters: dict
+) -> tuple[float, float]:
+    """The uniforms that draw ``token`` at ``slot``: from the residual, or the bonus row."""
+    weights = processed(target[slot], backend, **filters)
+    if slot < draft.shape[0]:
+        weights = (weights - processed(draft[slot], backend, **filters)).clamp(min=0)
+    high = (weights.cumsum(0) / weights.sum())[token]
+    return (high - weights[token] / weights.sum()).item(), high.item()
 
 
 def certain_drafts(name: str, accepted: Tensor, verdict: tk.Verdict) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -54,18 +55,41 @@ def read_gb_s(nbytes: int = 512 << 20) -> float:
 
 
 def environment() -> dict[str, object]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     return {
         "torch": torch.__version__,
         "tapout_kernels": tk.__version__,
         "backend": f"cpu ({cpu_isa()})",
         "threads": torch.get_num_threads(),
         "cpu": _cpu_name(),
-        "commit": commit,
+        "commit": _commit(),
         "command": "python " + " ".join(sys.argv),
     }
+
+
+def gpu_environment(backend: str) -> dict[str, object]:
+    device = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return {
+        "torch": torch.__version__,
+        "triton": version("triton"),
+        "tapout_kernels": tk.__version__,
+        "backend": backend,
+        "gpu": device.name,
+        "multiprocessors": device.multi_processor_count,
+        "l2_mib": device.L2_cache_size >> 20,
+        "commit": _commit(),
+        "command": "python " + " ".join(sys.argv),
+    }
+
+
+def _commit() -> str:
+    """Empty where there is no git, or no repository: a copy of the sources."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return ""
+    return found.stdout.strip()
 
 
 def _cpu_name() -> str:

@@ -10,6 +10,8 @@ import json
 import re
 from pathlib import Path
 
+from goals import goals_of
+
 ROOT = Path(__file__).parents[1]
 COLUMNS = {
     "op": "operator",
@@ -19,24 +21,26 @@ COLUMNS = {
     "spread": "p20–p80",
     "gb_s": "GB/s",
     "of_read": "of a streaming read",
+    "floor_us": "floor µs",
+    "of_floor": "of the floor",
+    "goals": "goals",
     "times_eager": "× eager PyTorch",
     "times_topk": "× eager with topk",
     "times_compile": "× torch.compile",
     "times_flashspec": "× flashspec",
     "times_economize": "× economize",
+    "times_flashinfer": "× FlashInfer",
+    "times_vllm": "× vLLM MRV2",
 }
+NOTHING = "Not measured yet: there is no number."
 SHAPE = ("rule", "B", "K", "V", "A", "acceptance", "top_k", "top_p")
 
 
 def table(rows: list[dict]) -> str:
     """A Markdown table of benchmark rows, with the conditions they share above it."""
-    first = rows[0]
     columns = {k: name for k, name in COLUMNS.items() if any(k in _shown(row) for row in rows)}
-    peers = "".join(f", {k[:-8]} {first[k]}" for k in first if k.endswith("_version"))
     lines = [
-        f"{first['cpu']}, {first['threads']} threads, torch {first['torch']}{peers}, "
-        f"backend {first['backend']}, streaming read {first['read_gb_s']} GB/s, "
-        f"commit {first['commit']}; `{first['command']}`",
+        _conditions(rows[0]),
         "",
         "| " + " | ".join(columns.values()) + " |",
         "|" + "---|" * len(columns),
@@ -47,12 +51,31 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def _conditions(row: dict) -> str:
+    peers = "".join(f", {k[:-8]} {row[k]}" for k in row if k.endswith("_version"))
+    where = f"{row.get('cpu')}, {row.get('threads')} threads"
+    limit = f"streaming read {row.get('read_gb_s')} GB/s"
+    if "gpu" in row:
+        where = f"{row['gpu']}, triton {row['triton']}"
+        limit = f"an empty kernel in a graph {row['empty_kernel_us']} µs"
+    return (
+        f"{where}, torch {row['torch']}{peers}, backend {row['backend']}, {limit}, "
+        f"commit {row['commit']}; `{row['command']}`"
+    )
+
+
 def _shown(row: dict) -> dict:
     shown = {**row, "shape": ", ".join(f"{k}={row[k]}" for k in SHAPE if k in row)}
+    if "refused" in row:
+        return {**shown, "median_us": f"not timed: {row['refused']}"}
     digits = 0 if row["p20_us"] >= 10 else 2
     shown["spread"] = f"{row['p20_us']:.{digits}f}–{row['p80_us']:.{digits}f}"
-    if "of_read" in row:
-        shown["of_read"] = f"{row['of_read']:.0%}"
+    for name in ("of_read", "of_floor"):
+        if name in row:
+            shown[name] = f"{row[name]:.0%}"
+    judged = [f"{goal}: {'met' if met else 'missed'}" for goal, met in goals_of(row)]
+    if judged:
+        shown["goals"] = "; ".join(judged)
     return shown
 
 
@@ -64,7 +87,9 @@ def with_tables(document: str, root: Path) -> str:
     """The document with every ``<!-- table: PATH -->`` block made anew from its results."""
 
     def block(match: re.Match) -> str:
-        return f"{match[1]}\n{table(read_rows(root / match[2]))}\n<!-- end -->"
+        results = root / match[2]
+        made = table(read_rows(results)) if results.exists() else NOTHING
+        return f"{match[1]}\n{made}\n<!-- end -->"
 
     return re.sub(r"(<!-- table: (\S+) -->)\n.*?<!-- end -->", block, document, flags=re.DOTALL)
 

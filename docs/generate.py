@@ -23,6 +23,7 @@ PAGES: dict[str, tuple[str, object]] = {  # operator -> (what users call, the ob
     "verify": ("verify", tk.verify),
     "bandit_select": ("bandit_select", tk.bandit_select),
     "bandit_update": ("bandit_update", tk.bandit_update),
+    "bandit_step": ("bandit_step", tk.bandit_step),
 }
 TYPES = (
     tk.SamplingParams, tk.RngState, tk.Proposal, tk.Verdict, tk.StopRules, tk.StopState,

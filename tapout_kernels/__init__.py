@@ -13,7 +13,15 @@ Every operator runs on the best backend for its tensors; ``backend_report()`` sa
 from .backends import BackendUnavailable, NotYetSupported, available_backends, backend_report
 from .bandit_state import BanditState
 from .draft_vocab import DraftVocab
-from .ops import bandit_select, bandit_update, draft_step, row_stats, sample, verify
+from .ops import (
+    bandit_select,
+    bandit_step,
+    bandit_update,
+    draft_step,
+    row_stats,
+    sample,
+    verify,
+)
 from .proposal import Proposal
 from .reference.rng import mix64
 from .stop_rules import StopRules, StopState
@@ -25,6 +33,6 @@ __version__ = "0.1.0"
 __all__ = [
     "BackendUnavailable", "BanditState", "DraftVocab", "NotYetSupported", "Proposal", "RngState",
     "SamplingParams", "StopRules", "StopState", "Verdict", "available_backends",
-    "backend_report", "bandit_select", "bandit_update", "draft_step", "mix64", "row_stats",
-    "sample", "verify", "warmup",
+    "backend_report", "bandit_select", "bandit_step", "bandit_update", "draft_step", "mix64",
+    "row_stats", "sample", "verify", "warmup",
 ]  # fmt: skip

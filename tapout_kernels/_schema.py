@@ -58,4 +58,12 @@ SCHEMAS: dict[str, str] = {
         "Tensor(a!) count, Tensor(b!) reward_sum, Tensor(c!) reward_sq, Tensor(d!) tokens, "
         "Tensor(e!) cost, Tensor(f!)? memory) -> ()"
     ),
+    "bandit_step": (
+        "(Tensor arm, Tensor? rows, Tensor draft_tokens, Tensor length, Tensor live, "
+        "Tensor stop_reason, Tensor num_accepted, Tensor status, Tensor? group, Tensor params, "
+        "Tensor cost_ratio, Tensor? rule_kind, Tensor? rule_param, Tensor seed, "
+        "Tensor? next_live, int policy, int reward, Tensor(a!) count, Tensor(b!) reward_sum, "
+        "Tensor(c!) reward_sq, Tensor(d!) tokens, Tensor(e!) cost, Tensor(f!)? memory, "
+        "Tensor(g!) calls, Tensor(h!) next_arm) -> ()"
+    ),
 }

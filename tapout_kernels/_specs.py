@@ -90,6 +90,22 @@ _TABLES = {
     "cost": Spec("G A", F64),
     "params": Spec("8", F64),
 }
+_UPDATE = {
+    **_TABLES,
+    "cost_ratio": Spec("1", F32),
+    "draft_tokens": Spec("B K", I64),
+    **_ROWS,
+    "arm": Spec("R|R K", I32),
+    "length": Spec("B", I32),
+    "live": Spec("B", BOOL),
+    "stop_reason": Spec("B", I32),
+    "num_accepted": Spec("B", I32),
+    "status": Spec("B", I32),
+    "group": Spec("B", I32),
+    "rule_kind": Spec("A", I32),
+    "rule_param": Spec("A 4", F32),
+    "memory": Spec("R A 4", F32),
+}
 
 TENSORS: dict[str, dict[str, Spec]] = {
     "row_stats": {
@@ -185,20 +201,12 @@ TENSORS: dict[str, dict[str, Spec]] = {
         "group": Spec("B", I32),
         "live": Spec("B", BOOL),
     },
-    "bandit_update": {
-        **_TABLES,
-        "cost_ratio": Spec("1", F32),
-        "draft_tokens": Spec("B K", I64),
-        **_ROWS,
-        "arm": Spec("R|R K", I32),
-        "length": Spec("B", I32),
-        "live": Spec("B", BOOL),
-        "stop_reason": Spec("B", I32),
-        "num_accepted": Spec("B", I32),
-        "status": Spec("B", I32),
-        "group": Spec("B", I32),
-        "rule_kind": Spec("A", I32),
-        "rule_param": Spec("A 4", F32),
-        "memory": Spec("R A 4", F32),
+    "bandit_update": _UPDATE,
+    "bandit_step": {
+        **_UPDATE,
+        "next_arm": Spec("R|R K", I32),
+        "next_live": Spec("B", BOOL),
+        "seed": Spec("1", I64),
+        "calls": Spec("1", I64),
     },
 }

@@ -136,7 +136,8 @@ def backend_report() -> str:
         f"{torch.get_num_threads()} threads"
     ]
     for name in BACKENDS:
-        reason = unavailable_reason(name)
+        on_gpu = name == "triton" and torch.cuda.is_available()
+        reason = unavailable_reason(name, "cuda" if on_gpu else "cpu")
         state = "on" if reason is None else f"off: {reason}"
         if name == "cpu" and reason is None:
             state += f" ({cpu_isa()})"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -84,7 +87,7 @@ def test_seeds_and_positions_are_whole_numbers():
 def test_warmup_runs_every_operator_and_touches_nothing_else(monkeypatch):
     called = set()
     for module in ("ops.verify", "ops.draft_step", "ops.sample", "ops.row_stats", "proposal",
-                   "ops.bandit_select", "ops.bandit_update"):  # fmt: skip
+                   "ops.bandit_select", "ops.bandit_update", "ops.bandit_step"):  # fmt: skip
         target = __import__(f"tapout_kernels.{module}", fromlist=["call"])
         original = target.call
         monkeypatch.setattr(
@@ -93,11 +96,40 @@ def test_warmup_runs_every_operator_and_touches_nothing_else(monkeypatch):
     ready = tk.warmup("cpu", vocab=50, dtype=torch.bfloat16, slots=2, batch_sizes=[1, 3])
     assert called == set(tk._schema.SCHEMAS)
     assert "verify gumbel, batch 3: cpu" in ready
-    assert len(set(ready)) == len(ready) == 2 * (3 * 4 + 5)
+    assert len(set(ready)) == len(ready) == 2 * (3 * 4 + 6)
+
+
+def test_warmup_covers_each_stream_and_kind_of_call(monkeypatch):
+    """Every stream has a workspace of its own; masks, one-hot drafts, ragged rows are kernels."""
+    seen = []
+    streams = [nullcontext(), nullcontext()]
+    module = importlib.import_module("tapout_kernels.warmup")
+    monkeypatch.setattr(module, "_streams", lambda _: streams)
+    for name in ("verify", "draft_step"):
+        target = importlib.import_module(f"tapout_kernels.ops.{name}")
+        original = target.call
+
+        def record(op, *args, _original=original, **kwargs):
+            seen.append((op, kwargs))
+            _original(op, *args, **kwargs)
+
+        monkeypatch.setattr(target, "call", record)
+    ready = tk.warmup("cpu", 50, torch.float32, slots=2, batch_sizes=[3], rule="gumbel")
+    assert [line for line in ready if "verify" in line] == ["verify gumbel, batch 3: cpu"]
+    given = ("top_p", "token_mask", "row_start", "draft_logits", "kept_logits")
+    kinds = [(op, *(k.get(name) is not None for name in given)) for op, k in seen]
+    assert len(set(kinds)) == 2 * 2 * 3, "two operators, with parameters or without, three forms"
+    assert all(kinds.count(kind) == len(streams) for kind in kinds)
+    assert {k["rule"] for _, k in seen} == {2}
 
 
 @pytest.mark.parametrize(
-    ("sizes", "error"), [({"vocab": 0}, ValueError), ({"dtype": torch.float64}, TypeError)]
+    ("sizes", "error"),
+    [
+        ({"vocab": 0}, ValueError),
+        ({"dtype": torch.float64}, TypeError),
+        ({"rule": "x"}, ValueError),
+    ],
 )
 def test_warmup_refuses_what_no_operator_takes(sizes, error):
     given = {"vocab": 50, "dtype": torch.float32, "slots": 2, "batch_sizes": [1], **sizes}

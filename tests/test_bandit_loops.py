@@ -50,7 +50,7 @@ def test_credit_and_discount_equal_a_loop(backend, bandit, seed):
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("bandit", BANDITS)
 def test_compiled_backends_equal_the_reference(compiled, bandit, seed):
-    for op in ("bandit_select", "bandit_update"):
+    for op in ("bandit_select", "bandit_update", "bandit_step"):
         for case in cases(op, seed, bandit):
             args = case.inputs()
             found = raw.run(raw.caller(compiled), op, args)
@@ -60,12 +60,50 @@ def test_compiled_backends_equal_the_reference(compiled, bandit, seed):
                 torch.testing.assert_close(found[name], expected, atol=atol, rtol=rtol)
 
 
-@pytest.mark.parametrize("op", ["bandit_select", "bandit_update"])
+@pytest.mark.parametrize("op", ["bandit_select", "bandit_update", "bandit_step"])
 def test_every_bandit_has_inputs_of_its_own(op):
     """Else a comparison above would be made twice."""
     inputs = [Case(op, bandit=bandit).inputs() for bandit in BANDITS]
     shown = {str(args) for args in inputs}
     assert len(shown) == len(BANDITS)
+
+
+def one_after_the_other(call: raw.Call, args: dict[str, object]) -> dict[str, torch.Tensor]:
+    """``bandit_update``, then ``bandit_select`` into ``next_arm``; what ``bandit_step`` writes."""
+    own = raw.clone(args)
+    call("bandit_update", **{name: own[name] for name in raw.names("bandit_update")})
+    select = {**own, "live": own["next_live"], "arm": own["next_arm"]}
+    select["slots"] = own["draft_tokens"].shape[1]
+    call("bandit_select", **{name: select[name] for name in raw.names("bandit_select")})
+    return {name: own[name] for name in raw.written("bandit_step")}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("bandit", BANDITS)
+def test_a_step_is_an_update_and_a_selection(backend, bandit, seed):
+    for case in cases("bandit_step", seed, bandit):
+        args, call = case.inputs(), raw.caller(backend)
+        expected = one_after_the_other(call, args)
+        raw.same(raw.run(call, case.op, args), expected, case.name)
+        own = raw.clone(args)
+        own["next_arm"] = own["arm"]  # in place: rows that take no part keep their arm
+        call(case.op, **own)
+        alike = one_after_the_other(call, {**args, "next_arm": args["arm"].clone()})
+        raw.same({name: own[name] for name in alike}, alike, f"{case.name} in place")
+
+
+@pytest.mark.parametrize("bandit", BANDITS)
+def test_a_step_chooses_by_what_it_learns(backend, bandit):
+    """Else choosing before learning would pass for it (``fixed`` learns nothing)."""
+    changed = False
+    for seed in range(8):
+        args = Case("bandit_step", batch=24, bandit=bandit, seed=seed).inputs()
+        found = raw.run(raw.caller(backend), "bandit_step", args)["next_arm"]
+        untaught = {**args, "live": torch.zeros_like(args["live"])}
+        changed |= not found.equal(
+            raw.run(raw.caller(backend), "bandit_step", untaught)["next_arm"]
+        )
+    assert changed == (bandit != "fixed")
 
 
 # ---- rows, and what must not change -------------------------------------------------------------
@@ -112,13 +150,15 @@ SPOILED = {
 def test_rows_that_take_no_part_change_nothing(backend, bandit, what):
     """A discount too has nothing to forget."""
     name, value = SPOILED[what]
-    for op in ("bandit_select", "bandit_update"):
+    for op in ("bandit_select", "bandit_update", "bandit_step"):
         args = Case(op, bandit=bandit, seed=1).inputs()
         if name not in args or (op == "bandit_select" and name == "arm"):
             continue
         args[name] = torch.full_like(args[name], value) if name == "arm" else value
+        if op == "bandit_step":  # what teaches nothing may be chosen for
+            args["next_live"] = torch.zeros(4, dtype=torch.bool)
         found = raw.run(raw.caller(backend), op, args)
-        if op == "bandit_select":
+        if op != "bandit_update":
             args["calls"] = args["calls"] + 1
         raw.same(found, args, f"{op} {bandit} {what}")
 

@@ -166,6 +166,7 @@ USES = {  # the axes an operator has arguments for
     "verify": _ROW | {"slots", "rule", "drafts", "draft_vocab", "ragged", "rows", "extras"},
     "bandit_select": _SHAPE | {"slots", "bandit"},
     "bandit_update": _SHAPE | {"slots", "bandit"},
+    "bandit_step": _SHAPE | {"slots", "bandit"},
 }
 
 

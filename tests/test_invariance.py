@@ -106,6 +106,10 @@ def test_dead_rows_of_a_bandit_change_nothing(backend):
     assert found["calls"].equal(select["calls"] + 1)
     found = raw.run(raw.caller(backend), "bandit_update", update)
     raw.same(found, update, "bandit_update")
+    step = Case("bandit_step").inputs()
+    step["live"], step["next_live"] = step["live"] & False, step["live"] & False
+    found = raw.run(raw.caller(backend), "bandit_step", step)
+    raw.same(found, {**step, "calls": step["calls"] + 1}, "bandit_step")
 
 
 @pytest.mark.interpreted_slow  # it has no threads

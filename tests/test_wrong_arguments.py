@@ -114,7 +114,7 @@ def optional(op: str) -> set[str]:
 # The public function makes these itself where its `out` is None.
 ALLOCATED = {
     "row_stats": {"stats"}, "sample": {"tokens"}, "draft_step": {"next_token"},
-    "bandit_select": {"arm"},
+    "bandit_select": {"arm"}, "bandit_step": {"next_arm"},
 }  # fmt: skip
 OPTIONAL = {op: optional(op) for op in raw.ALL_OPS}
 ARGUMENTS = [(op, name) for op in raw.ALL_OPS for name in _specs.TENSORS[op]]
@@ -198,7 +198,15 @@ def test_raw_operators_refuse_unknown_rules(compiled, op, rule):
     unchanged(args, before, op)
 
 
-@pytest.mark.parametrize(("op", "name"), [("bandit_select", "policy"), ("bandit_update", "reward")])
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [
+        ("bandit_select", "policy"),
+        ("bandit_update", "reward"),
+        ("bandit_step", "policy"),
+        ("bandit_step", "reward"),
+    ],
+)
 @pytest.mark.parametrize("value", [-1, 6, 1 << 40])
 def test_raw_operators_refuse_unknown_policies_and_rewards(compiled, op, name, value):
     args = {**fresh(op), name: value}

@@ -1,5 +1,7 @@
-// The sizes both operators of a bandit read off its tables, and the tables' checks.
+// What the operators of a bandit share: the sizes read off its tables, the checks, the parameters.
 #pragma once
+
+#include <memory>
 
 #include "checks.h"
 
@@ -32,9 +34,9 @@ struct BanditSizes {
                        : arguments.data<double>(name, table, {groups, arms});
   }
 
-  int32_t* arm(const Tensor& arm) const {
-    return token_level ? arguments.data<int32_t>("arm", arm, {state_rows, table_slots})
-                       : arguments.data<int32_t>("arm", arm, {state_rows});
+  int32_t* arm(const char* name, const Tensor& arm) const {
+    return token_level ? arguments.data<int32_t>(name, arm, {state_rows, table_slots})
+                       : arguments.data<int32_t>(name, arm, {state_rows});
   }
 
   Reward reward(int64_t value) const {
@@ -54,5 +56,57 @@ struct BanditSizes {
   bool token_level;
   int64_t state_rows, batch, groups, arms, table_slots;
 };
+
+struct TableTensors {
+  const Tensor& count;  // [G, A] or [G, A, K], and the next two
+  const Tensor& reward_sum;
+  const Tensor& reward_sq;
+  const Tensor& tokens;  // [G, A]
+  const Tensor& cost;    // [G, A]
+  const Tensor& params;  // [8]
+};
+
+// A finished round.
+struct RoundTensors {
+  const Tensor& arm;           // [R] or [R, K]
+  const OptionalTensor& rows;  // [B], and the next seven
+  const Tensor& draft_tokens;  // [B, K], for K alone
+  const Tensor& length;
+  const Tensor& live;
+  const Tensor& stop_reason;
+  const Tensor& num_accepted;
+  const Tensor& status;
+  const OptionalTensor& group;
+  const Tensor& cost_ratio;          // [1]
+  const OptionalTensor& rule_kind;   // [A]
+  const OptionalTensor& rule_param;  // [A, 4]
+  const OptionalTensor& memory;      // [R, A, 4]
+};
+
+// A selection; `arm` and `live` have a name of their own in each operator.
+struct ChoiceTensors {
+  const Tensor& seed;           // [1]
+  const OptionalTensor& group;  // [B]
+  const char* live_name;
+  const OptionalTensor& live;  // [B]
+  const OptionalTensor& rows;  // [B]
+  const Tensor& calls;         // [1]
+  const char* arm_name;
+  const Tensor& arm;  // [R] or [R, K]
+};
+
+BanditUpdateParams update_params(const BanditSizes& sizes, const TableTensors& tables,
+                                 const RoundTensors& round, int64_t reward);
+
+// Parameters with the scratch they point to.
+struct BanditSelection {
+  BanditSelectParams params = {};
+  std::unique_ptr<int32_t[]> group_rows;
+  std::unique_ptr<ScoredArm[]> scored;
+};
+
+BanditSelection selection(const BanditSizes& sizes, const TableTensors& tables,
+                          const ChoiceTensors& choice, int64_t policy, int64_t reward,
+                          int64_t slots);
 
 }  // namespace tapout::bind

@@ -8,7 +8,11 @@ vocabulary compiles anything anew.
 
 from __future__ import annotations
 
+from .bandit_select import bandit_select
+from .bandit_step import bandit_step
+from .bandit_update import bandit_update
 from .draft_step import draft_step
+from .proposal_reset import proposal_reset
 from .row_stats import row_stats
 from .sample import sample
 from .verify import verify
@@ -16,7 +20,8 @@ from .verify import verify
 OPS = {
     function.__name__: function
     for function in (
-        draft_step, row_stats, sample, verify,
+        bandit_select, bandit_step, bandit_update, draft_step,
+        proposal_reset, row_stats, sample, verify,
     )
 }  # fmt: skip
 __all__ = ["OPS"]

@@ -46,17 +46,20 @@ class Law(NamedTuple):
 
 
 @triton.jit
-def merge_extremes(scratch, tiles):
-    """Maximum and smallest finite logit of the row."""
+def merge_extremes(scratch, tiles, LEAST: tl.constexpr):
+    """Maximum and, where it was recorded, smallest finite logit of the row (else -inf)."""
     maximum = tl.full([], float("-inf"), tl.float32)
     least = tl.full([], float("inf"), tl.float32)
     for first in range(0, tiles, BLOCK):
         tile = first + tl.arange(0, BLOCK)
         at, known = scratch.records + tile * RECORD, tile < tiles
         high = tl.load(at, mask=known, other=float("-inf"), cache_modifier=".cg")
-        low = tl.load(at + 3, mask=known, other=float("inf"), cache_modifier=".cg")
         maximum = tl.maximum(maximum, tl.max(high, 0))
-        least = tl.minimum(least, tl.min(low, 0))
+        if LEAST:
+            low = tl.load(at + 3, mask=known, other=float("inf"), cache_modifier=".cg")
+            least = tl.minimum(least, tl.min(low, 0))
+    if LEAST == 0:
+        least = tl.full([], float("-inf"), tl.float32)
     return maximum, least
 
 
@@ -125,7 +128,7 @@ def finish_row(
     PRECISION: tl.constexpr, PIVOTS: tl.constexpr, LISTED: tl.constexpr,
 ):  # fmt: skip
     """Merge the tiles and find the cutoff, in one program, after all of the row was read."""
-    maximum, least = merge_extremes(scratch, tiles)
+    maximum, least = merge_extremes(scratch, tiles, STATISTICS or scratch.groups is not None)
     base = base_of(maximum).to(tl.float64)
     total, dev = merge_sums(scratch, tiles, base, sampling.inv_temperature, STATISTICS)
     status = row_status(maximum, total, sampling.valid)
@@ -186,6 +189,20 @@ def group_weights(row, sampling, scratch, law, index, without):
 
 
 @triton.jit
+def draw_from_tile(row, sampling, scratch, law, tiles, uniform, without, TILE: tl.constexpr):
+    chunk = pick_chunk(scratch.records + 1, tiles, uniform, RECORD, BLOCK)
+    ids, w = tile_weights(row, sampling, scratch, law, chunk.index, without, TILE)
+    return pick_id(chunk, ids, w)
+
+
+@triton.jit
+def draw_from_group(row, sampling, scratch, law, uniform, without):
+    chunk = pick_chunk(scratch.masses, law.count, uniform, 1, BLOCK)
+    ids, w = group_weights(row, sampling, scratch, law, chunk.index, without)
+    return pick_id(chunk, ids, w)
+
+
+@triton.jit
 def draw(row, sampling, scratch, law, tiles, uniform, without, TILE: tl.constexpr):
     """A column of the processed distribution, by its uniform; -1 where no mass is left.
 
@@ -194,13 +211,9 @@ def draw(row, sampling, scratch, law, tiles, uniform, without, TILE: tl.constexp
     column = law.argmax
     if sampling.filtered:
         if scratch.groups is not None:
-            chunk = pick_chunk(scratch.masses, law.count, uniform, 1, BLOCK)
-            ids, w = group_weights(row, sampling, scratch, law, chunk.index, without)
-            column = pick_id(chunk, ids, w)
+            column = draw_from_group(row, sampling, scratch, law, uniform, without)
     elif sampling.one_hot == 0:
-        chunk = pick_chunk(scratch.records + 1, tiles, uniform, RECORD, BLOCK)
-        ids, w = tile_weights(row, sampling, scratch, law, chunk.index, without, TILE)
-        column = pick_id(chunk, ids, w)
+        column = draw_from_tile(row, sampling, scratch, law, tiles, uniform, without, TILE)
     return column
 
 

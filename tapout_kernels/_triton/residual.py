@@ -66,6 +66,22 @@ def pair_listed(pair, drafts, scratch, residual, shared, LISTED: tl.constexpr):
 
 
 @triton.jit
+def draw_from_tile(pair, drafts, residual, tiles, uniform, TILE: tl.constexpr, BLOCK: tl.constexpr):
+    chunk = pick_chunk(residual, tiles, uniform, 1, BLOCK)
+    ids = chunk.index * TILE + tl.arange(0, TILE)
+    p_target, p_draft = pair_terms(pair, drafts, ids, load_row(pair.row, ids))
+    return pick_id(chunk, ids, excess(pair, p_target, p_draft))
+
+
+@triton.jit
+def draw_from_group(pair, drafts, scratch, residual, uniform, BLOCK: tl.constexpr):
+    chunk = pick_chunk(residual, pair.law.count, uniform, 1, BLOCK)
+    ids = tl.load(scratch.listed + chunk.index) * GROUP + tl.arange(0, GROUP)
+    p_target, p_draft = pair_terms(pair, drafts, ids, load_row(pair.row, ids))
+    return pick_id(chunk, ids, excess(pair, p_target, p_draft))
+
+
+@triton.jit
 def draw_excess(
     pair, drafts, scratch, residual, tiles, uniform, filtered,
     TILE: tl.constexpr, BLOCK: tl.constexpr,
@@ -74,13 +90,7 @@ def draw_excess(
     column = tl.full([], -1, tl.int32)
     if filtered:
         if scratch.listed is not None:
-            chunk = pick_chunk(residual, pair.law.count, uniform, 1, BLOCK)
-            ids = tl.load(scratch.listed + chunk.index) * GROUP + tl.arange(0, GROUP)
-            p_target, p_draft = pair_terms(pair, drafts, ids, load_row(pair.row, ids))
-            column = pick_id(chunk, ids, excess(pair, p_target, p_draft))
+            column = draw_from_group(pair, drafts, scratch, residual, uniform, BLOCK)
     else:
-        chunk = pick_chunk(residual, tiles, uniform, 1, BLOCK)
-        ids = chunk.index * TILE + tl.arange(0, TILE)
-        p_target, p_draft = pair_terms(pair, drafts, ids, load_row(pair.row, ids))
-        column = pick_id(chunk, ids, excess(pair, p_target, p_draft))
+        column = draw_from_tile(pair, drafts, residual, tiles, uniform, TILE, BLOCK)
     return column

@@ -34,7 +34,7 @@ def record_tile(scratch, z, tile, rate, STATISTICS: tl.constexpr):
     tl.store(at + 1, tl.sum(w, 0))
     if STATISTICS:
         tl.store(at + 2, tl.sum(tl.where(w > 0, x * w, 0.0), 0))
-    if STATISTICS or scratch.groups is not None:
+    if STATISTICS or scratch.groups is not None:  # where it may become a cutoff
         tl.store(at + 3, tl.min(tl.where(z > float("-inf"), z, float("inf")), 0))
 
 

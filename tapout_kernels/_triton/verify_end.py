@@ -79,8 +79,11 @@ def sum_of(masses, home, sums, drawn, count, tiles):
 @triton.jit
 def p_draft_of_argmax(drafts, request, level, token, argmax):
     """Of a one-hot target row."""
-    kept = draft_row(drafts, request.b, level, token)
-    return p_draft_of(drafts, kept, argmax, argmax >= 0).to(tl.float64)
+    p_draft = tl.full([], 0.0, tl.float32)
+    if drafts.logits is not None:
+        kept = draft_row(drafts, request.b, level, token)
+        p_draft = p_draft_of(drafts, kept, argmax, argmax >= 0)
+    return p_draft.to(tl.float64)
 
 
 @triton.jit
@@ -149,7 +152,7 @@ def replacement(
             if draft.foreign == 0:
                 without = draft.token.to(tl.int32)
                 take_out(row, drawn, own, law, without, TILE, LISTED)
-        else:
+        elif drafts.logits is not None:
             kept = draft_row(drafts, request.b, level, draft.token)
             w = weight_of(found, request, level, RULE)
             pair = Pair(row, law, drawn.inv_temperature.to(tl.float32), kept, w)
@@ -389,11 +392,12 @@ def verify_end_kernel(
         home = b.to(tl.int64) * levels + level
         if EVERY_ROW == 0:
             level = end.failed
-        if level < end.slot:
-            sum_pair(
-                target, drafts, drawn, found, scratch, sums, request, end, level, home, split,
-                splits, tiles, RULE, TILE, LISTED,
-            )  # fmt: skip
+        if drafts.logits is not None:
+            if level < end.slot:
+                sum_pair(
+                    target, drafts, drawn, found, scratch, sums, request, end, level, home,
+                    split, splits, tiles, RULE, TILE, LISTED,
+                )  # fmt: skip
         if arrives_last(tickets + b, splits * levels):
             end_request(
                 verdict, target, drafts, drawn, found, scratch, sums, request, end, rng.position,

@@ -1,10 +1,13 @@
 """The public operators, one module each."""
 
 from .bandit_select import bandit_select
+from .bandit_step import bandit_step
 from .bandit_update import bandit_update
 from .draft_step import draft_step
 from .row_stats import row_stats
 from .sample import sample
 from .verify import verify
 
-__all__ = ["bandit_select", "bandit_update", "draft_step", "row_stats", "sample", "verify"]
+__all__ = [
+    "bandit_select", "bandit_step", "bandit_update", "draft_step", "row_stats", "sample", "verify",
+]  # fmt: skip

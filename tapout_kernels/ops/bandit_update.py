@@ -7,9 +7,9 @@ from torch import Tensor
 from ..backends import call
 from ..bandit_state import BanditState
 from ..proposal import Proposal
-from ..reference.bandit import REWARDS
-from ..stop_rules import StopRules, StopState, rule_arguments
+from ..stop_rules import StopRules, StopState
 from ..types import Verdict
+from ._bandit import round_arguments
 
 
 def bandit_update(
@@ -85,18 +85,7 @@ def bandit_update(
     >>> bandit.reward_sum.tolist()
     [[0.0, 1.0]]
     """
-    table = rule_arguments("bandit_update", rules, state)
-    if bandit.reward == "throughput" and proposal.slots != bandit.slots:
-        raise ValueError(
-            f"bandit_update: proposal must have {bandit.slots} slots, as the bandit was created "
-            f"for throughput, got {proposal.slots}"
-        )
-    call(
-        "bandit_update", backend, arm=arm, rows=rows, draft_tokens=proposal.tokens,
-        length=proposal.length, live=proposal.live, stop_reason=proposal.stop_reason,
-        num_accepted=verdict.num_accepted, status=verdict.status, group=group,
-        params=bandit.params, cost_ratio=bandit.cost_ratio, reward=REWARDS[bandit.reward],
-        rule_kind=table["rule_kind"], rule_param=table["rule_param"], count=bandit.count,
-        reward_sum=bandit.reward_sum, reward_sq=bandit.reward_sq, tokens=bandit.tokens,
-        cost=bandit.cost, memory=table["memory"],
-    )  # fmt: skip
+    arguments = round_arguments(
+        "bandit_update", bandit, arm, proposal, verdict, group, rules, state, rows
+    )
+    call("bandit_update", backend, **arguments)

@@ -6,6 +6,7 @@ whole batches; the other modules are one operator each.
 """
 
 from .bandit_select import bandit_select
+from .bandit_step import bandit_step
 from .bandit_update import bandit_update
 from .draft_step import draft_step
 from .proposal_load import proposal_load
@@ -17,7 +18,7 @@ from .verify import verify
 OPS = {
     function.__name__: function
     for function in (
-        bandit_select, bandit_update, draft_step, proposal_load,
+        bandit_select, bandit_step, bandit_update, draft_step, proposal_load,
         proposal_reset, row_stats, sample, verify,
     )
 }  # fmt: skip

@@ -64,6 +64,19 @@ def bandit_update_inputs(
     }  # fmt: skip
 
 
+def bandit_step_inputs(
+    rules: StopRules, case: Case, generator: torch.Generator
+) -> dict[str, object]:
+    """Other rows are live in the coming round; at token level arms of other slots are looked up."""
+    update = bandit_update_inputs(rules, case, generator)
+    state = _state(rules, case, generator)
+    return {
+        **update, "seed": state.seed, "policy": POLICIES[state.policy],
+        "calls": torch.full((1,), 7), "next_live": torch.arange(case.batch) % 5 != 3,
+        "next_arm": torch.full_like(update["arm"], -1),
+    }  # fmt: skip
+
+
 def _state(rules: StopRules, case: Case, generator: torch.Generator) -> BanditState:
     bandit = BANDITS[case.bandit]
     return BanditState.create(

@@ -10,7 +10,7 @@ import torch
 
 from ..reference.accept import RULES
 from . import inputs
-from .bandit import BANDITS, bandit_select_inputs, bandit_update_inputs
+from .bandit import BANDITS, bandit_select_inputs, bandit_step_inputs, bandit_update_inputs
 from .inputs import ARMS, SAMPLINGS
 
 VOCABS = (7, 1024, 49152)  # in every run
@@ -69,6 +69,7 @@ _BUILDERS = {
     "draft_step": inputs.draft_step, "verify": inputs.verify,
     "bandit_select": partial(bandit_select_inputs, ARMS),
     "bandit_update": partial(bandit_update_inputs, ARMS),
+    "bandit_step": partial(bandit_step_inputs, ARMS),
 }  # fmt: skip
 
 
@@ -112,7 +113,7 @@ def _layout_cases(base: Case) -> list[Case]:
 def _matrix() -> list[Case]:
     cases = [Case("proposal_reset", batch=16)]
     cases.append(Case("proposal_reset", batch=16, rows=True, level="token"))
-    for op in ("bandit_select", "bandit_update"):
+    for op in ("bandit_select", "bandit_update", "bandit_step"):
         cases += [Case(op, batch=16, bandit=bandit) for bandit in BANDITS]
     for vocab in VOCABS + MORE_VOCABS:
         batch = 10 if vocab <= 1025 else 4 if vocab <= 8193 else 2

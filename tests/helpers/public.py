@@ -152,8 +152,20 @@ def _bandit_update(args, backend, rng):
     )  # fmt: skip
 
 
+def _bandit_step(args, backend, rng):
+    bandit = _bandit(args, policy=_POLICY[args["policy"]])
+    verdict = tk.Verdict(None, args["num_accepted"], None, None, args["status"], None)
+    proposal = _proposal(args, tokens=args["draft_tokens"], logits=None)
+    table = _rules({**args, "arm": None})
+    return lambda: tk.bandit_step(
+        bandit, args["arm"], proposal, verdict, args["group"], args["next_live"],
+        args["next_arm"], **table, rows=args["rows"], backend=backend,
+    )  # fmt: skip
+
+
 _CALLS = {
     "row_stats": _row_stats, "sample": _sample, "proposal_reset": _proposal_reset,
     "proposal_load": _proposal_load, "draft_step": _draft_step, "verify": _verify,
     "bandit_select": _bandit_select, "bandit_update": _bandit_update,
+    "bandit_step": _bandit_step,
 }  # fmt: skip

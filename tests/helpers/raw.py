@@ -48,6 +48,12 @@ def written(op: str) -> list[str]:
     return [a.name for a in schema.arguments if a.alias_info is not None]
 
 
+def names(op: str) -> list[str]:
+    """Of all its arguments, in order."""
+    schema = getattr(torch.ops.tapout_kernels, op).default._schema
+    return [a.name for a in schema.arguments]
+
+
 def run(call: Call, op: str, arguments: dict[str, object]) -> dict[str, Tensor]:
     """Run on copies; every tensor the operator may write, by name."""
     own = clone(arguments)

@@ -6,7 +6,10 @@
     survival         prod_{i<=j} e_i < h (SpecDec++, 2405.19715), e = the acceptance estimate given
                      for the slot, else top1_prob
 
-The statistics decide as they are stored; h, n, gamma = parameter 0 of the arm.
+The statistics decide as they are stored; h, n, gamma = parameter 0 of the arm.  After a round with
+drafts, adaedl's memory (lambda, AR) follows the Draft & Verify code: AR <- AR/2 + n_acc/n_draft/2;
+lambda' = lambda + .01 if AR < .9, else lambda - .01 unless every slot was drafted;
+lambda <- .9 lambda + .1 lambda'.
 """
 
 from __future__ import annotations
@@ -29,20 +32,18 @@ SVIP_DIFFERENCE = tl.constexpr(3)
 LOGIT_MARGIN = tl.constexpr(4)
 ADAEDL = tl.constexpr(5)
 SURVIVAL = tl.constexpr(6)
-RULE_PARAMS = tl.constexpr(4)
+RULE_PARAMS = tl.constexpr(4)  # columns of rule_param [A, 4] and memory [R, A, 4]
 SMALLEST_ESTIMATE = tl.constexpr(2.0**-126)
 
 
 @triton.jit
-def slot_arm(rules, arms, arm_slots, row, slot):
-    """The arm of one slot of a row of state, or -1 where no rule applies."""
+def slot_arm(rules, arms, arm_slots, row, slot, known):
+    """The arm of one slot, or -1 where no rule applies; ``known``: rows of state to look at."""
+    arm = row * 0 - 1
     if rules.kind is not None:
         column = tl.minimum(slot, arm_slots - 1)
-        arm = tl.load(rules.arm + row.to(tl.int64) * arm_slots + column)
-        arm = tl.where((arm >= 0) & (arm < arms), arm, -1)
-    else:
-        arm = tl.full([], -1, tl.int32)
-    return arm
+        arm = tl.load(rules.arm + row * arm_slots + column, mask=known, other=-1).to(tl.int64)
+    return tl.where((arm >= 0) & (arm < arms), arm, -1)
 
 
 @triton.jit
@@ -77,7 +78,7 @@ def stored_estimate(estimate):
 def stops_after(rules, arms, arm_slots, row, slot, stats):
     """``stats`` [K, 8] of the draft, written up to ``slot``."""
     stops = slot < 0
-    arm = slot_arm(rules, arms, arm_slots, row, slot)
+    arm = slot_arm(rules, arms, arm_slots, row, slot, slot >= 0)
     if rules.kind is not None:
         if arm >= 0:
             kind = tl.load(rules.kind + arm)
@@ -102,3 +103,27 @@ def stops_after(rules, arms, arm_slots, row, slot, stats):
             elif kind == SURVIVAL:
                 stops = survival(stats, slot) < limit
     return stops
+
+
+@triton.jit
+def stops_before_drafting(rules, arms, arm_slots, row, known):
+    arm = slot_arm(rules, arms, arm_slots, row, 0, known)
+    stops = arm >= 0
+    if rules.kind is not None:
+        known = stops
+        kind = tl.load(rules.kind + arm, mask=known, other=-1)
+        limit = tl.load(rules.param + arm * RULE_PARAMS, mask=known, other=1.0)
+        stops = known & (kind == FIXED_LENGTH) & (limit <= 0.0)
+    return stops
+
+
+@triton.jit
+def adaedl_update(memory, accepted, drafted, slots, known):
+    """``memory``: pointers to (lambda, AR); ``accepted``, ``drafted``, ``slots`` are f64."""
+    threshold = tl.load(memory, mask=known, other=0.0).to(tl.float64)
+    rate = tl.load(memory + 1, mask=known, other=0.0).to(tl.float64)
+    rate = 0.5 * rate + 0.5 * accepted / tl.where(drafted > 0.0, drafted, 1.0)
+    lowered = tl.where(drafted == slots, threshold, threshold - 0.01)
+    goal = tl.where(rate < 0.9, threshold + 0.01, lowered)
+    tl.store(memory, (0.9 * threshold + 0.1 * goal).to(tl.float32), mask=known)
+    tl.store(memory + 1, rate.to(tl.float32), mask=known)

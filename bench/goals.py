@@ -1,0 +1,45 @@
+"""What is aimed at on an H200, as data: which rows of a benchmark, which column, which bound."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+Row = dict[str, object]
+
+
+class Goal(NamedTuple):
+    column: str
+    at_least: bool
+    bound: float
+    of: Row  # the row has all of these; None: it has no such column
+
+    def __str__(self) -> str:
+        sign = "≥" if self.at_least else "≤"
+        return f"{self.column} {sign} {self.bound:g}"
+
+
+_VERIFY = {"op": "verify", "rule": "token", "K": 4, "V": 151936, "dtype": "bfloat16"}
+_PLAIN, _FILTERED = {"top_k": None}, {"top_k": 50, "top_p": 0.9}
+GOALS: dict[str, tuple[Goal, ...]] = {
+    "triton": (
+        Goal("of_floor", True, 0.70, {**_VERIFY, **_PLAIN, "B": 32}),
+        Goal("of_floor", True, 0.80, {**_VERIFY, **_PLAIN, "B": 128}),
+        *(Goal("of_floor", True, 0.40, {**_VERIFY, **_FILTERED, "B": b}) for b in (32, 128)),
+        *(Goal("times_compile", True, 5.0, {**_VERIFY, "B": b}) for b in (32, 128)),
+        *(Goal("times_flashinfer", True, 4.0, {**_VERIFY, "B": b}) for b in (32, 128)),
+        Goal("median_us", False, 8.0, {"op": "draft_step", "B": 1, "V": 128256, "top_k": None}),
+        Goal("median_us", False, 4.0, {"op": "bandit step", "B": 64}),
+    ),
+}
+
+
+def goals_of(row: Row) -> list[tuple[Goal, bool]]:
+    """The goals this row is about and has a number for, and whether each is met."""
+    backend = str(row.get("backend", "")).split(" ")[0]
+    found = []
+    for goal in GOALS.get(backend, ()):
+        value = row.get(goal.column)
+        if value is None or any(row.get(name) != wanted for name, wanted in goal.of.items()):
+            continue
+        found.append((goal, value >= goal.bound if goal.at_least else value <= goal.bound))
+    return found

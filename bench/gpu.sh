@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Everything a machine with an NVIDIA GPU can tell, in one command and inside nine minutes:
+#
+#   bash bench/gpu.sh OUTDIR [PEERS]
+#
+# builds in place, tests what needs a GPU, runs the benchmark. Nothing is downloaded. A step that
+# fails, or a package that is missing, does not stop the others; the table comes last.
+# OUTDIR: gpu.log (everything printed), gpu.jsonl (the rows), one log for each step.
+# PEERS: a folder with the packages of bench/gpu_peers.py, for comparison. PYTHON: default python3.
+set -u
+if [ $# -lt 1 ] || [ $# -gt 2 ] || [ ! -d "${2:-.}" ]; then
+  echo "usage: bash bench/gpu.sh OUTDIR [PEERS]" >&2
+  exit 2
+fi
+mkdir -p "$1" || exit 2
+OUT=$(cd "$1" && pwd)
+PEERS=${2:+$(cd "$2" && pwd)}
+cd "$(dirname "$0")/.." || exit 2
+PYTHON=${PYTHON:-python3}
+exec > >(tee "$OUT/gpu.log") 2>&1
+readonly END=$((SECONDS + 525)) # the table and the copying of results fit into what is left
+export PYTHONPATH="$PWD:$PWD/python:$PWD/bench" PYTHONUNBUFFERED=1
+export TRITON_CACHE_DIR="${TMPDIR:-/tmp}/tapout-gpu/triton"
+export FLASHINFER_WORKSPACE_BASE="${TMPDIR:-/tmp}/tapout-gpu"
+unset TRITON_INTERPRET TAPOUT_BACKEND
+readonly TAIL=15 # lines of a step's log that are printed too
+STEPS=()
+FAILED=0
+
+# step NAME LIMIT COMMAND...: at most LIMIT seconds, and no more than are left.
+step() {
+  local name=$1 limit=$2 begin=$SECONDS left=$((END - SECONDS)) status
+  shift 2
+  if [ "$left" -lt 10 ]; then
+    STEPS+=("$name|no time left|0")
+    FAILED=1
+    return 1
+  fi
+  echo "== $name: $*"
+  timeout --kill-after=5 $((limit < left ? limit : left)) "$@" > "$OUT/$name.log" 2>&1
+  status=$?
+  tail -n "$TAIL" "$OUT/$name.log"
+  case $status in
+    0) STEPS+=("$name|ok|$((SECONDS - begin))") ;;
+    124 | 137) STEPS+=("$name|stopped after its limit|$((SECONDS - begin))") ;;
+    *) STEPS+=("$name|failed, rc $status|$((SECONDS - begin))") ;;
+  esac
+  [ $status -eq 0 ] || FAILED=1
+  return $status
+}
+
+has() { "$PYTHON" -c "import importlib.util as u; raise SystemExit(u.find_spec('$1') is None)"; }
+
+echo "python: $("$PYTHON" --version 2>&1), $(command -v "$PYTHON")"
+if command -v nvidia-smi > /dev/null; then
+  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+fi
+for package in torch triton numpy pytest xdist hypothesis pybind11 setuptools; do
+  has "$package" || echo "missing: python package $package"
+done
+for program in nvcc cmake ninja c++ git; do
+  command -v "$program" > /dev/null || echo "missing: $program"
+done
+if ! "$PYTHON" -c 'import torch; raise SystemExit(not torch.cuda.is_available())' 2> /dev/null; then
+  echo "gpu.sh: no GPU: torch is missing or sees none; nothing was built, tested or measured"
+  exit 1
+fi
+
+# Into the source tree, not into the environment. Triton's kernels work without it.
+step build 120 "$PYTHON" setup.py -q build_ext --inplace
+step environment 30 "$PYTHON" -m tapout_engine env
+if [ -n "$PEERS" ]; then # compiled beside the tests, ready for the benchmark
+  timeout --kill-after=5 150 "$PYTHON" bench/gpu_peers.py "$PEERS" > "$OUT/peers.log" 2>&1 &
+  COMPILING=$!
+fi
+if has pytest; then
+  OPTIONS=(-q -p no:cacheprovider --continue-on-collection-errors)
+  has xdist && OPTIONS+=(-n 4 --dist loadgroup) # one compiles while another one's kernels run
+  export TAPOUT_TEST_BACKENDS=reference,triton TAPOUT_TEST_MODEL=skip
+  step tests 100 "$PYTHON" -m pytest "${OPTIONS[@]}" -m gpu tests
+  step matrix 120 "$PYTHON" -m pytest "${OPTIONS[@]}" -m "not slow and not gpu" -k triton \
+    tests/test_conformance.py tests/test_law_chi2.py tests/test_invariance.py
+else
+  STEPS+=("tests|no pytest|0")
+  FAILED=1
+fi
+if [ -n "$PEERS" ]; then
+  wait "$COMPILING"
+  cat "$OUT/peers.log"
+fi
+SECONDS_LEFT=$((END - SECONDS))
+step benchmark "$SECONDS_LEFT" "$PYTHON" bench/bench_gpu.py --out "$OUT/gpu.jsonl" \
+  --seconds $((SECONDS_LEFT - 25)) ${PEERS:+--peers "$PEERS"}
+
+echo
+echo "step          seconds  status"
+for line in "${STEPS[@]}"; do
+  IFS='|' read -r name status seconds <<< "$line"
+  printf '%-12s %8s  %s\n' "$name" "$seconds" "$status"
+done
+[ -f "$OUT/gpu.jsonl" ] && "$PYTHON" bench/bench_gpu.py --table --out "$OUT/gpu.jsonl"
+exit $FAILED

@@ -1,0 +1,49 @@
+#include "../cpu/dispatch.h"
+#include "bandit.h"
+
+namespace tapout::bind {
+
+// Every argument is checked before the first kernel writes. `next_arm` may be `arm`.
+void bandit_step(const Tensor& arm,                 // [R] or [R, K]
+                 const OptionalTensor& rows,        // [B]
+                 const Tensor& draft_tokens,        // [B, K], for K alone
+                 const Tensor& length,              // [B]
+                 const Tensor& live,                // [B], of the finished round
+                 const Tensor& stop_reason,         // [B]
+                 const Tensor& num_accepted,        // [B]
+                 const Tensor& status,              // [B]
+                 const OptionalTensor& group,       // [B]
+                 const Tensor& bandit_params,       // [8]
+                 const Tensor& cost_ratio,          // [1]
+                 const OptionalTensor& rule_kind,   // [A]
+                 const OptionalTensor& rule_param,  // [A, 4]
+                 const Tensor& seed,                // [1]
+                 const OptionalTensor& next_live,   // [B], of the coming round
+                 int64_t policy, int64_t reward,
+                 const Tensor& count,  // [G, A] or [G, A, K], and the next two
+                 const Tensor& reward_sum, const Tensor& reward_sq,
+                 const Tensor& tokens,          // [G, A]
+                 const Tensor& cost,            // [G, A]
+                 const OptionalTensor& memory,  // [R, A, 4]
+                 const Tensor& calls,           // [1]
+                 const Tensor& next_arm) {      // like arm
+  const Arguments arguments("bandit_step");
+  const BanditSizes sizes(arguments, count, rows, arm);
+  const TableTensors tables = {count, reward_sum, reward_sq, tokens, cost, bandit_params};
+  const RoundTensors round = {arm,         rows,         draft_tokens, length, live,
+                              stop_reason, num_accepted, status,       group,  cost_ratio,
+                              rule_kind,   rule_param,   memory};
+  const ChoiceTensors choice = {seed, group, "next_live", next_live,
+                                rows, calls, "next_arm",  next_arm};
+  const BanditUpdateParams update = update_params(sizes, tables, round, reward);
+  const BanditSelection select = selection(sizes, tables, choice, policy, reward, update.slots);
+  cpu_ops().bandit_update(update);
+  cpu_ops().bandit_select(select.params);
+}
+
+}  // namespace tapout::bind
+
+STABLE_TORCH_LIBRARY_IMPL(tapout_kernels, CPU, m) {
+  m.impl("bandit_step", TORCH_BOX(&tapout::bind::bandit_step));
+  m.impl("bandit_step.cpu", TORCH_BOX(&tapout::bind::bandit_step));
+}

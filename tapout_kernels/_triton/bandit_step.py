@@ -1,0 +1,97 @@
+"""``bandit_step``: a finished round is learnt from and the next arms are chosen, in one launch.
+
+The program of a group and slot learns its tables, then chooses from them without reading them
+again.  At token level the program of slot 0 looks up what another slot's arm was: new arms, which
+may go where the old ones are, wait in the workspace until every program is done.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .bandit_select import (
+    DRAWING,
+    WARPS,
+    check_policy,
+    choice_constants,
+    choice_shapes,
+    choose,
+)
+from .bandit_update import ROUNDS, Judged, Rounds, judged_shapes, learn
+from .choice import Choice, finish
+from .launch import launch, workspace
+from .params import Rules
+from .tables import Requests, Sizes, Tables, check_reward, read_arms, sizes, write_arms
+
+SIZES = [*Sizes._fields, "longest"]
+
+
+@triton.jit(do_not_specialize=SIZES)
+def bandit_step_kernel(
+    tables, rounds, requests, rules, judged, next_requests, choice,
+    batch: "i64", states: "i64", groups: "i64", arms: "i64", table_slots: "i64", slots: "i64",
+    longest: "i64", POLICY: tl.constexpr, REWARD: tl.constexpr, ARMS: tl.constexpr,
+    ROUNDS: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, DRAWS: tl.constexpr,
+):  # fmt: skip
+    size = Sizes(batch, states, groups, arms, table_slots, slots)
+    program = tl.program_id(0).to(tl.int64)
+    group, slot = program // table_slots, program % table_slots
+    lane = tl.arange(0, ARMS)
+    known = read_arms(tables, size, group, slot, lane)
+    learnt = learn(
+        known, lane, rounds, requests, rules, tables.params, judged, size, group, slot, REWARD,
+        ROUNDS,
+    )  # fmt: skip
+    write_arms(tables, learnt, size, group, slot, lane)
+    choose(
+        learnt, lane, next_requests, tables.params, choice, size, group, slot, longest, POLICY,
+        REWARD, ARMS, ROWS, TILE, DRAWS,
+    )  # fmt: skip
+    finish(next_requests, choice, size, ROWS)
+
+
+def bandit_step(
+    arm: Tensor,  # [R] i32, or [R, K] at token level
+    rows: Tensor | None,
+    draft_tokens: Tensor,  # [B, K] i64, for K alone
+    length: Tensor,
+    live: Tensor,
+    stop_reason: Tensor,
+    num_accepted: Tensor,
+    status: Tensor,
+    group: Tensor | None,
+    params: Tensor,
+    cost_ratio: Tensor,
+    rule_kind: Tensor | None,
+    rule_param: Tensor | None,
+    seed: Tensor,
+    next_live: Tensor | None,
+    policy: int,
+    reward: int,
+    count: Tensor,  # [G, A] f64 or [G, A, K], and everything below: written
+    reward_sum: Tensor,
+    reward_sq: Tensor,
+    tokens: Tensor,
+    cost: Tensor,
+    memory: Tensor | None,
+    calls: Tensor,
+    next_arm: Tensor,  # like arm, and may be it
+) -> None:
+    check_policy("bandit_step", policy)
+    check_reward("bandit_step", reward, count)
+    size = sizes(arm, rows, count, draft_tokens.shape[1])
+    programs, staged = size.groups * size.table_slots, count.dim() == 3
+    shapes = (*judged_shapes(programs), *choice_shapes(size, policy, staged))
+    scratch = workspace(arm.device, 1, *shapes)
+    who, ran, rewards, waiting, scores, ranked = scratch.arrays
+    ticket = scratch.tickets if staged or policy in DRAWING else None
+    launch(
+        bandit_step_kernel, programs, Tables(count, reward_sum, reward_sq, tokens, cost, params),
+        Rounds(length, stop_reason, num_accepted, status, cost_ratio),
+        Requests(rows, group, live), Rules(rule_kind, rule_param, arm, memory),
+        Judged(who, ran, rewards), Requests(rows, group, next_live),
+        Choice(next_arm, waiting if staged else None, scores, ranked, seed, calls, ticket), *size,
+        warps=WARPS, ROUNDS=ROUNDS, **choice_constants(size, policy, reward),
+    )  # fmt: skip

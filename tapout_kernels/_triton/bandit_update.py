@@ -1,0 +1,192 @@
+"""``bandit_update``: one program for each group and slot, its tables in registers.
+
+A block of rounds is judged at once, a thread each; what it credits goes through the workspace, and
+is then added row after row: float64 sums in the order of the definition.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .core.bandit import (
+    ALPHA,
+    DECISION,
+    DISCOUNT,
+    bandit_reward,
+    credited,
+    slot_credit,
+)
+from .core.stop import ADAEDL, RULE_PARAMS, adaedl_update
+from .launch import launch, workspace
+from .params import Pointer, Rules
+from .tables import (
+    Requests,
+    Sizes,
+    Tables,
+    check_reward,
+    group_of,
+    read_arms,
+    sizes,
+    write_arms,
+)
+
+ROUNDS = 128  # judged at once: one for each thread
+WARPS = 4
+
+
+class Rounds(NamedTuple):
+    """[B] i32 of the rounds that ended, and what a draft step costs."""
+
+    length: Pointer
+    stop_reason: Pointer
+    num_accepted: Pointer
+    status: Pointer
+    cost_ratio: Pointer  # [1] f32
+
+
+class Judged(NamedTuple):
+    """[programs, ROUNDS]: who is credited and who pays, an arm or -1, and the reward."""
+
+    who: Pointer  # i32
+    ran: Pointer  # i32
+    reward: Pointer  # f64
+
+
+@triton.jit
+def known_arm(arms_of_row, size, slot, wanted):
+    arm = tl.load(arms_of_row + slot, mask=wanted, other=-1)
+    return tl.where((arm >= 0) & (arm < size.arms), arm, -1)
+
+
+@triton.jit
+def remember(rules, rounds, size, b, row, ran):
+    """The memory of adaedl arms that drafted something; the arm's rows are this program's own."""
+    known = ran >= 0
+    drafted = tl.load(rounds.length + b, mask=known, other=0).to(tl.float64)
+    accepted = tl.load(rounds.num_accepted + b, mask=known, other=0).to(tl.float64)
+    known = known & (drafted > 0.0)
+    known = known & (tl.load(rules.kind + ran, mask=known, other=-1) == ADAEDL)
+    memory = rules.memory + (row * size.arms + ran) * RULE_PARAMS
+    adaedl_update(memory, accepted, drafted, size.slots.to(tl.float64), known)
+
+
+@triton.jit
+def judge(rounds, requests, rules, params, size, group, slot, b, REWARD: tl.constexpr):
+    """Who is credited for the rounds ``b``, who pays, the reward: [ROUNDS] each."""
+    row, own = group_of(requests, size, b)
+    mine = own == group
+    mine = mine & (tl.load(rounds.status + b, mask=mine, other=1) == 0)
+    accepted = tl.load(rounds.num_accepted + b, mask=mine, other=0)
+    drafted = tl.load(rounds.length + b, mask=mine, other=0)
+    arms_of_row = rules.arm + row * size.table_slots
+    who = known_arm(arms_of_row, size, slot, mine)
+    if REWARD >= DECISION:
+        reason = tl.load(rounds.stop_reason + b, mask=mine, other=0)
+        credit = slot_credit(reason, slot, accepted, drafted, REWARD)
+        who = tl.where(credit >= 0, who, -1)
+        reward = credit.to(tl.float64)
+    else:
+        alpha = tl.load(params + ALPHA)
+        slots = size.slots.to(tl.float64)
+        reward = bandit_reward(
+            accepted.to(tl.float64), drafted.to(tl.float64), slots, alpha, REWARD
+        )
+    last = tl.minimum(tl.maximum(drafted, 1), size.table_slots) - 1
+    ran = known_arm(arms_of_row, size, last, mine & (slot == 0))
+    if rules.kind is not None and rules.memory is not None:
+        remember(rules, rounds, size, b, row, ran)
+    return who, ran, reward
+
+
+@triton.jit
+def learn(
+    arms, lane, rounds, requests, rules, params, judged, size, group, slot,
+    REWARD: tl.constexpr, ROUNDS: tl.constexpr,
+):  # fmt: skip
+    """The tables after all rounds of the group."""
+    discount = tl.load(params + DISCOUNT)
+    cost_ratio = tl.load(rounds.cost_ratio).to(tl.float64)
+    own = tl.program_id(0).to(tl.int64) * ROUNDS
+    for begin in range(0, size.batch, ROUNDS):
+        b = begin + tl.arange(0, ROUNDS)
+        who, ran, reward = judge(rounds, requests, rules, params, size, group, slot, b, REWARD)
+        at = own + tl.arange(0, ROUNDS)
+        tl.debug_barrier()  # the block before has been read
+        tl.store(judged.who + at, who.to(tl.int32))
+        tl.store(judged.ran + at, ran.to(tl.int32))
+        tl.store(judged.reward + at, reward)
+        tl.debug_barrier()
+        for i in tl.range(0, tl.minimum(size.batch - begin, ROUNDS), loop_unroll_factor=8):
+            emitted = tl.load(rounds.num_accepted + begin + i).to(tl.float64) + 1.0
+            spent = 1.0 + cost_ratio * tl.load(rounds.length + begin + i).to(tl.float64)
+            arms = credited(
+                arms, lane, tl.load(judged.who + own + i), tl.load(judged.ran + own + i),
+                tl.load(judged.reward + own + i), emitted, spent, discount,
+            )  # fmt: skip
+    return arms
+
+
+SIZES = list(Sizes._fields)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def bandit_update_kernel(
+    tables, rounds, requests, rules, judged,
+    batch: "i64", states: "i64", groups: "i64", arms: "i64", table_slots: "i64", slots: "i64",
+    REWARD: tl.constexpr, ARMS: tl.constexpr, ROUNDS: tl.constexpr,
+):  # fmt: skip
+    size = Sizes(batch, states, groups, arms, table_slots, slots)
+    program = tl.program_id(0).to(tl.int64)
+    group, slot = program // table_slots, program % table_slots
+    lane = tl.arange(0, ARMS)
+    known = read_arms(tables, size, group, slot, lane)
+    learnt = learn(
+        known, lane, rounds, requests, rules, tables.params, judged, size, group, slot, REWARD,
+        ROUNDS,
+    )  # fmt: skip
+    write_arms(tables, learnt, size, group, slot, lane)
+
+
+def judged_shapes(programs: int) -> tuple:
+    shape = (programs, ROUNDS)
+    return (shape, torch.int32), (shape, torch.int32), (shape, torch.float64)
+
+
+def bandit_update(
+    arm: Tensor,  # [R] i32, or [R, K] at token level
+    rows: Tensor | None,
+    draft_tokens: Tensor,  # [B, K] i64, for K alone
+    length: Tensor,
+    live: Tensor,
+    stop_reason: Tensor,
+    num_accepted: Tensor,
+    status: Tensor,
+    group: Tensor | None,
+    params: Tensor,
+    cost_ratio: Tensor,
+    reward: int,
+    rule_kind: Tensor | None,
+    rule_param: Tensor | None,
+    count: Tensor,  # [G, A] f64 or [G, A, K], and everything below but memory: accumulated
+    reward_sum: Tensor,
+    reward_sq: Tensor,
+    tokens: Tensor,
+    cost: Tensor,
+    memory: Tensor | None,  # [R, A, 4] f32
+) -> None:
+    check_reward("bandit_update", reward, count)
+    size = sizes(arm, rows, count, draft_tokens.shape[1])
+    programs = size.groups * size.table_slots
+    launch(
+        bandit_update_kernel, programs,
+        Tables(count, reward_sum, reward_sq, tokens, cost, params),
+        Rounds(length, stop_reason, num_accepted, status, cost_ratio),
+        Requests(rows, group, live), Rules(rule_kind, rule_param, arm, memory),
+        Judged(*workspace(arm.device, 0, *judged_shapes(programs)).arrays), *size,
+        warps=WARPS, REWARD=reward, ARMS=triton.next_power_of_2(size.arms), ROUNDS=ROUNDS,
+    )  # fmt: skip

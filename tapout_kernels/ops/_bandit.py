@@ -1,0 +1,40 @@
+"""The arguments of a finished round, for the operators that learn from it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..bandit_state import BanditState
+from ..proposal import Proposal
+from ..reference.bandit import REWARDS
+from ..stop_rules import StopRules, StopState, rule_arguments
+from ..types import Verdict
+
+
+def round_arguments(
+    op: str,
+    bandit: BanditState,
+    arm: Tensor,
+    proposal: Proposal,
+    verdict: Verdict,
+    group: Tensor | None,
+    rules: StopRules | None,
+    state: StopState | None,
+    rows: Tensor | None,
+) -> dict[str, object]:
+    table = rule_arguments(op, rules, state)
+    if bandit.reward == "throughput" and proposal.slots != bandit.slots:
+        raise ValueError(
+            f"{op}: proposal must have {bandit.slots} slots, as the bandit was created "
+            f"for throughput, got {proposal.slots}"
+        )
+    return {
+        "arm": arm, "rows": rows, "draft_tokens": proposal.tokens, "length": proposal.length,
+        "live": proposal.live, "stop_reason": proposal.stop_reason,
+        "num_accepted": verdict.num_accepted, "status": verdict.status, "group": group,
+        "params": bandit.params, "cost_ratio": bandit.cost_ratio,
+        "reward": REWARDS[bandit.reward], "rule_kind": table["rule_kind"],
+        "rule_param": table["rule_param"], "count": bandit.count, "reward_sum": bandit.reward_sum,
+        "reward_sq": bandit.reward_sq, "tokens": bandit.tokens, "cost": bandit.cost,
+        "memory": table["memory"],
+    }  # fmt: skip

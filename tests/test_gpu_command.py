@@ -1,0 +1,71 @@
+"""The one command for a machine with a GPU, on machines without: its steps, and what it says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(command: list[str], **variables: str) -> subprocess.CompletedProcess:
+    """Without a GPU, whatever the machine has."""
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), **variables},
+    )  # fmt: skip
+
+
+def test_benchmark_without_a_gpu_says_so(tmp_path):
+    out = tmp_path / "gpu.jsonl"
+    done = run([sys.executable, "bench/bench_gpu.py", "--out", str(out)])
+    assert done.returncode == 1
+    assert "needs a GPU" in done.stderr
+    assert not out.exists()
+
+
+def test_command_without_a_gpu_ends_at_once(tmp_path):
+    start = time.monotonic()
+    done = run(["bash", "bench/gpu.sh", str(tmp_path)], PYTHON=sys.executable)
+    assert done.returncode == 1
+    assert "no GPU" in done.stdout.splitlines()[-1]
+    assert time.monotonic() - start < 60
+    assert "no GPU" in (tmp_path / "gpu.log").read_text()
+
+
+PYTHON = """#!/bin/bash
+echo "$@" >> "$CALLS"
+case "$*" in
+  *"-m gpu"*) echo "one test failed"; exit 1 ;;
+  *"-k triton"*) [ "$TAPOUT_TEST_BACKENDS" = reference,triton ] && [ -z "$TRITON_INTERPRET" ] ;;
+  *--table*) echo "the rows" ;;
+  *bench_gpu.py*) echo "{}" > "$(dirname "$CALLS")/out/gpu.jsonl" ;;
+esac
+"""
+
+
+def test_command_takes_every_step_whatever_fails(tmp_path):
+    """A stand-in for Python that says there is a GPU, and fails one step."""
+    python, calls = tmp_path / "python", tmp_path / "calls"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    variables = {"PYTHON": str(python), "CALLS": str(calls), "TRITON_INTERPRET": "1"}
+    done = run(["bash", "bench/gpu.sh", str(tmp_path / "out")], **variables)
+    assert done.returncode == 1
+    lines = [line.split() for line in done.stdout.splitlines()[-6:-1]]
+    assert {words[0]: " ".join(words[2:]) for words in lines} == {
+        "build": "ok", "environment": "ok", "tests": "failed, rc 1", "matrix": "ok",
+        "benchmark": "ok",
+    }  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "the rows"
+    assert "one test failed" in (tmp_path / "out/tests.log").read_text()
+    assert "--seconds" in calls.read_text()
+
+
+def test_command_needs_a_folder():
+    done = run(["bash", "bench/gpu.sh"])
+    assert done.returncode == 2
+    assert "usage" in done.stderr
