@@ -186,6 +186,7 @@ def gaussian_wins() -> float:
 PICKS = {"thompson_beta": 0.75, "thompson_gaussian": gaussian_wins()}
 
 
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("policy", PICKS)
 def test_thompson_picks_an_arm_as_often_as_it_is_the_best(backend, policy):
     win = PICKS[policy]
@@ -203,6 +204,7 @@ def test_epsilon_explores_every_arm_alike(backend):
     assert picks_p_value(bandit, [0.12, 0.1, 0.08, 0.7], backend) < UNLIKELY
 
 
+@pytest.mark.interpreted_slow
 def test_consecutive_calls_draw_anew(backend):
     bandit = two_slots("thompson_beta")
     first, second = (select(bandit, batch=8000, backend=backend)[:, 0].long() for _ in range(2))

@@ -144,6 +144,7 @@ LAUNCHES = {
     BASE.with_(op="proposal_reset"): 1,
     BASE.with_(op="bandit_select"): 1,
     BASE.with_(op="bandit_update"): 1,
+    BASE.with_(op="bandit_step"): 1,
     BASE: 2,
     BASE.with_(drafts="one_hot"): 2,
     BASE.with_(rule="greedy"): 2,

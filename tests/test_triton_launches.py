@@ -25,6 +25,7 @@ LAUNCHES = {  # at most
     BASE.with_(op="proposal_reset"): 1,
     BASE.with_(op="bandit_select"): 1,
     BASE.with_(op="bandit_update"): 1,
+    BASE.with_(op="bandit_step"): 1,
     BASE: 2,
     BASE.with_(drafts="one_hot"): 2,
     BASE.with_(rule="greedy"): 2,
@@ -100,6 +101,22 @@ def test_the_number_of_programs_changes_nothing(triton, monkeypatch, case):
         raw.same(other, found[0], case.name)
 
 
+@pytest.mark.parametrize("case", SPLIT, ids=lambda case: case.name)
+def test_the_order_of_programs_changes_nothing(triton, monkeypatch, case):
+    """The interpreter runs them in order; a GPU does not."""
+    from triton.runtime.interpreter import interpreter_builder as builder
+
+    monkeypatch.setattr(launching, PLAN, getattr(launching, PLAN)._replace(programs=1000))
+    args, forward = case.inputs(), builder.set_grid_idx
+    expected = raw.run(raw.caller("triton"), case.op, args)
+    for order in (lambda x, n: n - 1 - x, lambda x, n: (x + n // 2) % n):
+        monkeypatch.setattr(
+            builder, "set_grid_idx",
+            lambda x, y, z, order=order: forward(order(x, builder.grid_dim[0]), y, z),
+        )  # fmt: skip
+        raw.same(raw.run(raw.caller("triton"), case.op, args), expected, case.name)
+
+
 def test_equal_logits_are_drawn_evenly_over_every_tile(triton):
     """Id = floor(u V): the draw finds its tile, the last and incomplete one too."""
     vocab, batch = 3 * TILE + 5, 24
@@ -155,7 +172,7 @@ def test_scratch_grows_and_stays(triton):
     assert not large.tickets.any()
     again = launching.workspace(host, 1, ((4,), torch.float32), ((2,), torch.int64))
     assert again.arrays[0].data_ptr() == large.arrays[0].data_ptr() != small.arrays[0].data_ptr()
-    assert again.arrays[1].data_ptr() % 256 == 0
+    assert again.arrays[1].data_ptr() - again.arrays[0].data_ptr() == 256, "aligned"
 
 
 def test_nothing_is_read_or_written_beside_the_arguments(triton):

@@ -97,7 +97,7 @@ def cases() -> Iterator[Case]:
     yield base.with_(op="proposal_load", drafts="one_hot")
     yield base.with_(op="proposal_reset")
     yield base.with_(op="proposal_reset", rows=True, level="token")
-    for op in ("bandit_select", "bandit_update"):
+    for op in ("bandit_select", "bandit_update", "bandit_step"):
         for bandit in BANDITS:
             yield base.with_(op=op, bandit=bandit)
 
