@@ -176,7 +176,7 @@ def draft_step(
     rules = Rules(rule_kind, rule_param, arm, memory)
     launch(
         draft_step_kernel, space.programs, logits, logits.stride(0), logits.shape[1],
-        token_mask, *mask_layout(token_mask), d2t, sampling, Rng(seed, position, round), rows,
+        token_mask, *mask_layout(token_mask)[1:], d2t, sampling, Rng(seed, position, round), rows,
         seed.shape[0], rules, *rules_layout(rules), accept_estimate, proposal, next_token,
         kept_logits, logits_row, 0 if kept_logits is None else kept_logits.shape[0],
         space.scratch, space.tickets, batch, slots, space.splits, KIND=kind, **space.constants,

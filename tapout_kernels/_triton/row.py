@@ -75,13 +75,19 @@ def target_ids(row, ids):
 
 
 @triton.jit
+def allows(row, ids):
+    """Whether the mask lets columns of any shape through; false outside the row."""
+    inside = ids < row.vocab
+    target = target_ids(row, ids)
+    word = target >> 5
+    bits = tl.load(row.mask + word, mask=inside & (word < row.words), other=0)
+    return ((bits >> (target & 31)) & 1) != 0
+
+
+@triton.jit
 def load_row(row, ids):
     """float32 logits of any shape, -inf outside the row and where the mask forbids."""
-    inside = ids < row.vocab
-    z = tl.load(row.logits + ids, mask=inside, other=float("-inf")).to(tl.float32)
+    z = tl.load(row.logits + ids, mask=ids < row.vocab, other=float("-inf")).to(tl.float32)
     if row.mask is not None:
-        target = target_ids(row, ids)
-        word = target >> 5
-        bits = tl.load(row.mask + word, mask=inside & (word < row.words), other=0)
-        z = tl.where(((bits >> (target & 31)) & 1) != 0, z, float("-inf"))
+        z = tl.where(allows(row, ids), z, float("-inf"))
     return z

@@ -75,7 +75,7 @@ def sample(
     space = rows_of(batch, logits, sampling, rule, tickets=batch)
     launch(
         sample_kernel, space.programs, logits, logits.stride(0), logits.shape[1],
-        token_mask, *mask_layout(token_mask), sampling, Rng(seed, position, rng_round), live,
+        token_mask, *mask_layout(token_mask)[1:], sampling, Rng(seed, position, rng_round), live,
         rows, seed.shape[0], tokens, space.scratch, space.tickets, space.splits,
         RULE=rule, **space.constants,
     )  # fmt: skip

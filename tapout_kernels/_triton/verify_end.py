@@ -25,7 +25,6 @@ from .search import Peak, keep_from
 from .verify_request import (
     LANES,
     MERGED,
-    End,
     Request,
     Sums,
     code,
@@ -115,9 +114,7 @@ def accepted_level(target, drafts, drawn, found, sums, request, end, home, tiles
         uniform = noise_at(request, level - 1, ACCEPT)
         if block_may_accept(uniform, weight_of(found, request, level, BLOCK)) == 0:
             level -= 1
-            while (
-                level_holds(target, drafts, drawn, found, sums, request, level, home, tiles) == 0
-            ):
+            while level_holds(target, drafts, drawn, found, sums, request, level, home, tiles) == 0:
                 level -= 1
     return level
 
@@ -269,7 +266,7 @@ def write_overlap(
     verdict, target, drafts, drawn, found, sums, request, end, home, tiles, RULE: tl.constexpr
 ):
     at = verdict.overlap + request.b.to(tl.int64) * drafts.slots
-    for level in range(0, drafts.slots):
+    for level in range(drafts.slots):
         overlap = tl.full([], -1.0, tl.float64)
         if level < end.slot:
             overlap = overlap_of(
@@ -342,9 +339,7 @@ def end_request(
         decided = accepted + rejected.to(tl.int32)
     write_accept_prob(verdict, found, request, slots, decided, RULE)
     if verdict.overlap is not None:
-        write_overlap(
-            verdict, target, drafts, drawn, found, sums, request, end, home, tiles, RULE
-        )
+        write_overlap(verdict, target, drafts, drawn, found, sums, request, end, home, tiles, RULE)
     write_counts(verdict, b, accepted, emitted, last, status)
     tl.store(position + request.r, tl.load(position + request.r) + emitted)
     tl.store(found.decided + b, 0)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from .core.accept import accept_probability, accepts
+from .core.accept import accepts
 from .core.rng import ACCEPT, uniform_at
-from .core.sampling import BLOCK, GREEDY, GUMBEL, TOKEN, row_sampling
+from .core.sampling import GREEDY, GUMBEL, TOKEN, row_sampling
 from .core.stats import EMPTY, OK
 from .drafts import Drafts, draft_at
 from .finish import arrives_last
@@ -203,9 +203,7 @@ def verify_rows_kernel(
                 raw += at * tiles * 2
             mine = Found(found.numbers, found.codes, raw, found.decided)
             if is_skipped(found, b, slot, drafts.slots) == 0:
-                scan_row(
-                    row, drawn, own, noise, None, raw, split, splits, tiles, RULE, False, TILE
-                )
+                scan_row(row, drawn, own, noise, None, raw, split, splits, tiles, RULE, False, TILE)
             if arrives_last(tickets + at, splits):
                 if is_skipped(found, b, slot, drafts.slots) == 0:
                     judge_row(
