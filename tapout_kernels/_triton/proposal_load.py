@@ -20,7 +20,7 @@ from .finish import arrives_last
 from .launch import launch, tuning
 from .law import column_log_probability, finish_row, write_stats
 from .params import Proposal, Rules, Sampling
-from .row import allows, row_at, scratch_of, state_row
+from .row import allows, known_row, row_at, scratch_of
 from .scan import scan_row
 from .scratch import constants, layout, mask_layout, rows_of, rules_layout
 
@@ -179,7 +179,7 @@ def proposal_load_kernel(
         columns, batch_stride, row_stride, vocab, mask_batch_stride, mask_row_stride, words,
         target_ids,
     )  # fmt: skip
-    r, known = state_row(rows, b, state_rows)
+    r, known = known_row(rows, b, state_rows)
     count = tl.full([], 0, tl.int64)
     if known & tl.load(proposal.active + b):
         count = tl.minimum(offered_length(source, shape, b), slots)

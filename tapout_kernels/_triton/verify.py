@@ -11,7 +11,8 @@ from .launch import Shape, launch, splits, tuning
 from .params import Rng, Sampling
 from .row import GROUP
 from .scratch import layout, mask_layout, rows_of
-from .verify_end import Verdict, verify_end_kernel
+from .verify_end import verify_end_kernel
+from .verify_outputs import Verdict
 from .verify_rows import NUM_CODES, NUM_NUMBERS, Found, verify_rows_kernel
 
 

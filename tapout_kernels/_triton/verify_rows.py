@@ -19,7 +19,7 @@ from .drafts import Drafts, draft_at
 from .finish import arrives_last
 from .gumbel import Noise
 from .law import column_log_probability, draw_gumbel, finish_row, merge_raw
-from .row import row_at, scratch_of, state_row
+from .row import known_row, row_at, scratch_of
 from .scan import scan_row
 
 # Columns of the scratch a row leaves for the second launch: float64 numbers,
@@ -188,7 +188,7 @@ def verify_rows_kernel(
         draft_batch_stride, draft_row_stride, draft_rows, draft_vocab.to(tl.int32),
         target_ids.to(tl.int32),
     )  # fmt: skip
-    r, known = state_row(rows, b, state_rows)
+    r, known = known_row(rows, b, state_rows)
     drafted = request_length(length, b, drafts.slots)
     at = b.to(tl.int64) * (drafts.slots + 1) + slot
     if known & tl.load(live + b) & (slot <= drafted):
