@@ -2,8 +2,8 @@
 
 Each operator has a dispatching default plus one overload per backend
 (``torch.ops.tapout_kernels.verify.reference``).  Triton's kernels, where it is installed, and the
-native library's when it loads, stand behind the default of their devices; whatever it does not cover falls back to the reference, visibly
-(:func:`tapout_kernels.backend_report`).
+native library's, when it loads, stand behind the default of their devices; whatever they do not
+cover falls back to the reference, visibly (:func:`tapout_kernels.backend_report`).
 """
 
 from __future__ import annotations

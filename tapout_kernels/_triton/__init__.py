@@ -12,6 +12,7 @@ from .bandit_select import bandit_select
 from .bandit_step import bandit_step
 from .bandit_update import bandit_update
 from .draft_step import draft_step
+from .proposal_load import proposal_load
 from .proposal_reset import proposal_reset
 from .row_stats import row_stats
 from .sample import sample
@@ -21,7 +22,7 @@ OPS = {
     function.__name__: function
     for function in (
         bandit_select, bandit_step, bandit_update, draft_step,
-        proposal_reset, row_stats, sample, verify,
+        proposal_load, proposal_reset, row_stats, sample, verify,
     )
 }  # fmt: skip
 __all__ = ["OPS"]

@@ -19,7 +19,7 @@ from .gumbel import Noise
 from .launch import launch
 from .law import column_log_probability, draw, draw_gumbel, finish_row, write_stats
 from .params import Proposal, Rng, Rules, Sampling
-from .row import row_at, scratch_of, state_row, target_ids
+from .row import known_row, row_at, scratch_of, target_ids
 from .scan import scan_row
 from .scratch import mask_layout, rows_of, rules_layout
 
@@ -98,12 +98,12 @@ def draft_step_kernel(
     b = (tl.program_id(0) // splits).to(tl.int32)
     split = (tl.program_id(0) % splits).to(tl.int32)
     slots = slots.to(tl.int32)
-    r, known = state_row(rows, b, state_rows)
+    r, known = known_row(rows, b, state_rows)
     drafting = known & tl.load(proposal.active + b)
     slot = tl.load(proposal.length + b)
     room = (slot >= 0) & (slot < slots)
     if kept is not None:
-        home, kept_known = state_row(logits_row, b, kept_rows)
+        home, kept_known = known_row(logits_row, b, kept_rows)
     else:
         kept_known = known
     if drafting & room & kept_known:
@@ -176,7 +176,7 @@ def draft_step(
     rules = Rules(rule_kind, rule_param, arm, memory)
     launch(
         draft_step_kernel, space.programs, logits, logits.stride(0), logits.shape[1],
-        token_mask, *mask_layout(token_mask), d2t, sampling, Rng(seed, position, round), rows,
+        token_mask, *mask_layout(token_mask)[1:], d2t, sampling, Rng(seed, position, round), rows,
         seed.shape[0], rules, *rules_layout(rules), accept_estimate, proposal, next_token,
         kept_logits, logits_row, 0 if kept_logits is None else kept_logits.shape[0],
         space.scratch, space.tickets, batch, slots, space.splits, KIND=kind, **space.constants,

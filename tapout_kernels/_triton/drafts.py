@@ -10,7 +10,7 @@ import triton.language as tl
 from .core.accept import draft_probability
 from .core.sampling import BLOCK, GREEDY, SMALLEST_RATE, TOKEN
 from .core.stats import CUTOFF, NUM_STATS, TEMPERATURE, TOKEN_LOGPROB
-from .row import state_row
+from .row import known_row
 
 
 class Drafts(NamedTuple):
@@ -67,7 +67,7 @@ def draft_ids(drafts, ids):
 @triton.jit
 def kept_logits(drafts, b, slot):
     """The kept row of a slot and whether there is one."""
-    home, known = state_row(drafts.logits_row, b, drafts.rows)
+    home, known = known_row(drafts.logits_row, b, drafts.rows)
     return drafts.logits + home * drafts.batch_stride + slot * drafts.row_stride, known
 
 

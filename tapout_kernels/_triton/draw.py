@@ -55,9 +55,7 @@ def pick_chunk(masses, count, uniform, STRIDE: tl.constexpr, BLOCK: tl.constexpr
         take = (chosen == NONE) & (hit != NONE)
         before = tl.where(take, tl.sum(tl.where(index == hit, start, 0.0), 0), before)
         chosen = tl.where(take, hit, chosen)
-        last_before = tl.where(
-            end >= 0, tl.sum(tl.where(index == end, start, 0.0), 0), last_before
-        )
+        last_before = tl.where(end >= 0, tl.sum(tl.where(index == end, start, 0.0), 0), last_before)
         last = tl.maximum(last, end)
         carry += tl.sum(mass, 0)
     found = chosen != NONE

@@ -71,10 +71,23 @@ class _Arena:
 
 
 _arenas: dict[tuple[torch.device, int], _Arena] = {}
+_outgrown: list[_Arena] = []  # a captured graph may still use one: never freed
 
 
 def _aligned(num_bytes: int) -> int:
     return (num_bytes + 255) // 256 * 256
+
+
+def _grown(arena: _Arena | None, device: torch.device, num_bytes: int, tickets: int) -> _Arena:
+    """At least twice as large, so that what is outgrown is less than what is used."""
+    if arena is None:
+        return _Arena(device, num_bytes, tickets)
+    _outgrown.append(arena)
+    return _Arena(
+        device,
+        max(num_bytes, 2 * arena.bytes.numel()),
+        max(tickets, 2 * arena.tickets.numel()),
+    )
 
 
 def workspace(device: torch.device, tickets: int, *shapes: Shape) -> Workspace:
@@ -91,9 +104,7 @@ def workspace(device: torch.device, tickets: int, *shapes: Shape) -> Workspace:
         if on_gpu and torch.cuda.is_current_stream_capturing():
             arena = _Arena(device, num_bytes, tickets)
         else:
-            old = (arena.bytes.numel(), arena.tickets.numel()) if arena else (0, 0)
-            arena = _Arena(device, max(num_bytes, old[0]), max(tickets, old[1]))
-            _arenas[key] = arena
+            arena = _arenas[key] = _grown(arena, device, num_bytes, tickets)
     return Workspace(arena.tickets, arena.arrays(shapes))
 
 

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from .core.sampling import GUMBEL
 from .core.stats import (
     ACCEPT_ESTIMATE,
     CUTOFF,
@@ -28,7 +27,7 @@ from .core.stats import (
 from .draw import NONE, pick_chunk, pick_id
 from .gumbel import NOBODY, best_of, exact_score, own_words, row_winner
 from .row import GROUP, RECORD, load_row, target_ids
-from .search import Filtered, Peak, filter_row, listed_logits
+from .search import Peak, filter_row, listed_logits
 
 BLOCK = tl.constexpr(64)  # tiles merged at once
 

@@ -6,7 +6,8 @@ entry finds its rank alone: j, and for every other arm the number of pulls that 
 bisection.  The group's r-th row takes the entry of rank r.
 
 The j-th pull is scored at count + j, rounded once: where the definition adds ones to a discounted
-count, the last bit may differ, which can matter in a near tie alone.
+count, the last bit may differ, which can matter in a near tie alone.  Nothing goes before a score
+that is NaN: the pulls of such an arm take every rank there is, so that every row gets an arm.
 """
 
 from __future__ import annotations
@@ -33,10 +34,8 @@ def count_rows(requests, size, group, ROWS: tl.constexpr):
 
 
 @triton.jit
-def score_pulls(
-    scores, ranked, value, lane, size, rows, param, POLICY: tl.constexpr, PULLS: tl.constexpr
-):
-    """[A, rows] scores; ranked: an arm for every row, where a score that is NaN ranks nowhere."""
+def score_pulls(scores, value, lane, size, rows, param, POLICY: tl.constexpr, PULLS: tl.constexpr):
+    """[A, rows] scores."""
     log_t = log_pulls(tl.sum(value.count, 0) + rows.to(tl.float64))
     column = ArmValue(
         value.count[:, None], value.reward_sum[:, None], value.mean[:, None],
@@ -44,11 +43,9 @@ def score_pulls(
     )  # fmt: skip
     for begin in range(0, rows, PULLS):
         pull = begin + tl.arange(0, PULLS)
-        inside = pull < rows
         score = pending_score(column, pull[None, :].to(tl.float64), log_t, param, POLICY)
         at = lane[:, None] * rows + pull[None, :]
-        tl.store(scores + at, score, mask=(lane[:, None] < size.arms) & inside[None, :])
-        tl.store(ranked + pull, tl.zeros([PULLS], tl.int32), mask=inside)
+        tl.store(scores + at, score, mask=(lane[:, None] < size.arms) & (pull[None, :] < rows))
 
 
 @triton.jit
@@ -85,7 +82,7 @@ def choose_pending(
     before, rows = count_rows(requests, size, group, ROWS)
     first = slot * size.batch + before  # groups share the workspace: each has its rows' part
     scores, ranked = choice.scores + first * size.arms, choice.ranked + first
-    score_pulls(scores, ranked, value, lane, size, rows, param, POLICY, TILE // ARMS)
+    score_pulls(scores, value, lane, size, rows, param, POLICY, TILE // ARMS)
     tl.debug_barrier()
     rank_pulls(scores, ranked, lane, size, rows, longest, ARMS, TILE // ARMS)
     tl.debug_barrier()

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
+from .core.rows import state_row
+
 GROUP = tl.constexpr(128)  # ids that share a maximum
 RECORD = tl.constexpr(4)  # floats of a tile: maximum, sum, dev, smallest finite logit
 
@@ -55,13 +57,10 @@ def row_at(logits, r, stride, vocab, mask, mask_stride, words, d2t):
 
 
 @triton.jit
-def state_row(rows, b, count):
-    """The row of state of batch row ``b`` and whether there is one."""
-    row = b.to(tl.int64)
-    if rows is not None:
-        row = tl.load(rows + b).to(tl.int64)
-    known = (row >= 0) & (row < count)
-    return tl.where(known, row, 0), known
+def known_row(rows, b, count):
+    """The row of state of batch row ``b``, safe to index with, and whether there is one."""
+    row = state_row(rows, count, b.to(tl.int64), b >= 0)
+    return tl.maximum(row, 0), row >= 0
 
 
 @triton.jit
@@ -75,13 +74,19 @@ def target_ids(row, ids):
 
 
 @triton.jit
+def allows(row, ids):
+    """Whether the mask lets columns of any shape through; false outside the row."""
+    inside = ids < row.vocab
+    target = target_ids(row, ids)
+    word = target >> 5
+    bits = tl.load(row.mask + word, mask=inside & (word < row.words), other=0)
+    return ((bits >> (target & 31)) & 1) != 0
+
+
+@triton.jit
 def load_row(row, ids):
     """float32 logits of any shape, -inf outside the row and where the mask forbids."""
-    inside = ids < row.vocab
-    z = tl.load(row.logits + ids, mask=inside, other=float("-inf")).to(tl.float32)
+    z = tl.load(row.logits + ids, mask=ids < row.vocab, other=float("-inf")).to(tl.float32)
     if row.mask is not None:
-        target = target_ids(row, ids)
-        word = target >> 5
-        bits = tl.load(row.mask + word, mask=inside & (word < row.words), other=0)
-        z = tl.where(((bits >> (target & 31)) & 1) != 0, z, float("-inf"))
+        z = tl.where(allows(row, ids), z, float("-inf"))
     return z

@@ -36,7 +36,8 @@ def row_stats_kernel(
         if token is not None:
             if law.status == OK:
                 logprob = column_log_probability(row, drawn, law, tl.load(token + r))
-        write_stats(stats + r.to(tl.int64) * NUM_STATS, drawn, law, logprob, tl.full([], 0.0, tl.float32))
+        estimate = tl.full([], 0.0, tl.float32)
+        write_stats(stats + r.to(tl.int64) * NUM_STATS, drawn, law, logprob, estimate)
 
 
 def row_stats(
@@ -53,6 +54,6 @@ def row_stats(
     rows = rows_of(batch, logits, sampling, TOKEN.value, tickets=batch)
     launch(
         row_stats_kernel, rows.programs, logits, logits.stride(0), logits.shape[1],
-        token_mask, *mask_layout(token_mask), sampling, token, stats, rows.scratch, rows.tickets,
-        rows.splits, **rows.constants,
+        token_mask, *mask_layout(token_mask)[1:], sampling, token, stats, rows.scratch,
+        rows.tickets, rows.splits, **rows.constants,
     )  # fmt: skip

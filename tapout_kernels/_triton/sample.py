@@ -14,7 +14,7 @@ from .gumbel import Noise
 from .launch import launch
 from .law import draw, draw_gumbel, finish_row
 from .params import Rng, Sampling
-from .row import row_at, scratch_of, state_row
+from .row import known_row, row_at, scratch_of
 from .scan import scan_row
 from .scratch import mask_layout, rows_of
 
@@ -28,7 +28,7 @@ def sample_kernel(
 ):  # fmt: skip
     b = (tl.program_id(0) // splits).to(tl.int32)
     split = (tl.program_id(0) % splits).to(tl.int32)
-    r, takes_part = state_row(rows, b, state_rows)
+    r, takes_part = known_row(rows, b, state_rows)
     if live is not None:
         takes_part = takes_part & tl.load(live + b)
     if takes_part:
@@ -75,7 +75,7 @@ def sample(
     space = rows_of(batch, logits, sampling, rule, tickets=batch)
     launch(
         sample_kernel, space.programs, logits, logits.stride(0), logits.shape[1],
-        token_mask, *mask_layout(token_mask), sampling, Rng(seed, position, rng_round), live,
+        token_mask, *mask_layout(token_mask)[1:], sampling, Rng(seed, position, rng_round), live,
         rows, seed.shape[0], tokens, space.scratch, space.tickets, space.splits,
         RULE=rule, **space.constants,
     )  # fmt: skip

@@ -61,9 +61,13 @@ def constants(plan: Tuning, dtype: torch.dtype) -> dict[str, int]:
     }  # fmt: skip
 
 
-def mask_layout(token_mask: Tensor | None) -> tuple[int, int]:
-    """Elements between the rows of a mask, and its words a row."""
-    return (0, 0) if token_mask is None else (token_mask.stride(-2), token_mask.shape[-1])
+def layout(logits: Tensor) -> tuple[int, int, int]:
+    """Batch stride, row stride and width of [B, rows, V] or, without a batch, [rows, V]."""
+    return logits.stride(0) if logits.dim() == 3 else 0, logits.stride(-2), logits.shape[-1]
+
+
+def mask_layout(token_mask: Tensor | None) -> tuple[int, int, int]:
+    return (0, 0, 0) if token_mask is None else layout(token_mask)
 
 
 def rules_layout(rules: Rules) -> tuple[int, int]:

@@ -171,9 +171,7 @@ def filter_row(
     PRECISION: tl.constexpr, PIVOTS: tl.constexpr, LISTED: tl.constexpr,
 ):  # fmt: skip
     """The cutoff of a row that a filter applies to; its list and masses are left in scratch."""
-    low = lower_bound(
-        row, sampling, scratch, groups, least, total, peak, PRECISION, PIVOTS, LISTED
-    )
+    low = lower_bound(row, sampling, scratch, groups, least, total, peak, PRECISION, PIVOTS, LISTED)
     high = coarse_key(peak.maximum, PRECISION)
     count = list_groups(scratch, groups, coarse_value(low, PRECISION), LISTED * GROUP)
     mass = total

@@ -10,8 +10,9 @@ from .core.sampling import BLOCK, GREEDY
 from .launch import Shape, launch, splits, tuning
 from .params import Rng, Sampling
 from .row import GROUP
-from .scratch import rows_of
-from .verify_end import Verdict, verify_end_kernel
+from .scratch import layout, mask_layout, rows_of
+from .verify_end import verify_end_kernel
+from .verify_outputs import Verdict
 from .verify_rows import NUM_CODES, NUM_NUMBERS, Found, verify_rows_kernel
 
 
@@ -67,8 +68,8 @@ def verify(
     row_tickets, decided, tickets = space.tickets[: count + 2 * batch].split([count, batch, batch])
     found = Found(numbers, codes, rest.pop(0) if raw else None, decided)
     given = (
-        target_logits, row_start, token_mask, *_layout(target_logits), target_logits.shape[0],
-        *_mask_layout(token_mask), draft_tokens, stats, draft_logits, logits_row, t2d,
+        target_logits, row_start, token_mask, *layout(target_logits), target_logits.shape[0],
+        *mask_layout(token_mask), draft_tokens, stats, draft_logits, logits_row, t2d,
         *_draft_layout(draft_logits), 0 if t2d is None else t2d.shape[0], sampling,
         Rng(seed, position, round), length, live, rows, seed.shape[0], found, space.scratch,
     )  # fmt: skip
@@ -85,16 +86,6 @@ def verify(
         residual, shared, chunks, verdict, levels,
         RULE=rule, RAW=raw, EVERY_ROW=every_row, **space.constants,
     )  # fmt: skip
-
-
-def _layout(logits: Tensor) -> tuple[int, int, int]:
-    """Batch stride, row stride, vocabulary; a ragged tensor has one batch."""
-    batch_stride = logits.stride(0) if logits.dim() == 3 else 0
-    return batch_stride, logits.stride(-2), logits.shape[-1]
-
-
-def _mask_layout(mask: Tensor | None) -> tuple[int, int, int]:
-    return (0, 0, 0) if mask is None else _layout(mask)
 
 
 def _draft_layout(logits: Tensor | None) -> tuple[int, int, int, int]:

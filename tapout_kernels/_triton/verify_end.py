@@ -6,12 +6,10 @@ of a request to arrive decides, draws and writes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import triton
 import triton.language as tl
 
-from .core.accept import accept_probability, block_accepts, block_may_accept, one_hot_residual
+from .core.accept import block_accepts, block_may_accept, one_hot_residual
 from .core.rng import ACCEPT, RESIDUAL
 from .core.sampling import BLOCK, GREEDY, GUMBEL, row_sampling
 from .core.stats import BAD_DRAFT, OK
@@ -20,12 +18,11 @@ from .draw import total_mass
 from .finish import arrives_last
 from .law import draw, tile_weights
 from .residual import Pair, draw_excess
-from .row import RECORD, scratch_of, state_row
+from .row import RECORD, known_row, scratch_of
 from .search import Peak, keep_from
+from .verify_outputs import write_accept_prob, write_counts, write_dead, write_tokens
 from .verify_request import (
-    LANES,
     MERGED,
-    End,
     Request,
     Sums,
     code,
@@ -38,33 +35,12 @@ from .verify_request import (
 )
 from .verify_rows import (
     FOREIGN,
-    GOOD,
-    KEPT,
-    MAXIMUM,
-    NUM_CODES,
-    NUM_NUMBERS,
-    P_DRAFT,
     P_TARGET,
-    RAW_LSE,
     TOKEN_ID,
     Target,
     request_length,
     target_row,
 )
-
-
-class Verdict(NamedTuple):
-    """Outputs."""
-
-    tokens: object  # [B, K+1] i64
-    num_accepted: object  # [B] i32, and the next
-    num_emitted: object
-    last_token: object  # [B] i64
-    status: object  # [B] i32
-    accept_prob: object  # [B, K] f32
-    overlap: object  # [B, K] f32 or None
-    logprobs: object  # [B, K+1] f32 or None
-
 
 # ---- decisions ----------------------------------------------------------------------------------
 
@@ -115,9 +91,7 @@ def accepted_level(target, drafts, drawn, found, sums, request, end, home, tiles
         uniform = noise_at(request, level - 1, ACCEPT)
         if block_may_accept(uniform, weight_of(found, request, level, BLOCK)) == 0:
             level -= 1
-            while (
-                level_holds(target, drafts, drawn, found, sums, request, level, home, tiles) == 0
-            ):
+            while level_holds(target, drafts, drawn, found, sums, request, level, home, tiles) == 0:
                 level -= 1
     return level
 
@@ -188,64 +162,7 @@ def final_token(
     return token
 
 
-# ---- outputs ------------------------------------------------------------------------------------
-
-
-@triton.jit
-def target_logits_at(target, b, slot, token, known):
-    """float32 logits of one token of each slot."""
-    first, at = b.to(tl.int64), slot.to(tl.int64)
-    if target.row_start is not None:
-        at += tl.load(target.row_start + b)
-        first = first * 0
-    start = first * target.batch_stride + at * target.row_stride
-    return tl.load(target.logits + start + token, mask=known, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def write_tokens(
-    verdict, target, drafts, drawn, found, request, accepted, emitted, token,
-    RAW: tl.constexpr, RULE: tl.constexpr,
-):  # fmt: skip
-    """Tokens and log-probabilities of every slot; -1 and 0 where nothing is emitted."""
-    b, slots = request.b.to(tl.int64), drafts.slots
-    for first in range(0, slots + 1, LANES):
-        slot = first + tl.arange(0, LANES)
-        drafted, known = slot < accepted, slot < emitted
-        each = tl.load(drafts.tokens + b * slots + slot, mask=drafted, other=-1)
-        each = tl.where(drafted, each, tl.where(known, token.to(tl.int64), -1))
-        tl.store(verdict.tokens + b * (slots + 1) + slot, each, mask=slot <= slots)
-        if verdict.logprobs is not None:
-            z = target_logits_at(target, request.b, slot, each, known).to(tl.float64)
-            at = found.numbers + (request.first + slot) * NUM_NUMBERS
-            if RAW:
-                value = z - tl.load(at + RAW_LSE, mask=known, other=0.0)
-            elif RULE == GREEDY:
-                value = z * 0.0
-            else:
-                maximum = tl.load(at + MAXIMUM, mask=known, other=0.0)
-                kept = tl.load(at + KEPT, mask=known, other=1.0)
-                value = (z - maximum) * drawn.inv_temperature - tl.log(kept)
-                value = tl.where(drawn.one_hot, 0.0, value)
-            value = tl.where(known, value, 0.0).to(tl.float32)
-            tl.store(verdict.logprobs + b * (slots + 1) + slot, value, mask=slot <= slots)
-
-
-@triton.jit
-def write_accept_prob(verdict, found, request, slots, decided, RULE: tl.constexpr):
-    for first in range(0, slots, LANES):
-        slot = first + tl.arange(0, LANES)
-        known = slot < decided
-        if RULE == GUMBEL or RULE == GREEDY:
-            at = found.codes + (request.first + slot) * NUM_CODES
-            value = tl.load(at + GOOD, mask=known, other=0).to(tl.float64)
-        else:
-            at = found.numbers + (request.first + slot) * NUM_NUMBERS
-            p_target = tl.load(at + P_TARGET, mask=known, other=1.0)
-            value = accept_probability(p_target, tl.load(at + P_DRAFT, mask=known, other=1.0))
-        value = tl.where(known, value, -1.0).to(tl.float32)
-        at = verdict.accept_prob + request.b.to(tl.int64) * slots + slot
-        tl.store(at, value, mask=slot < slots)
+# ---- the request ---------------------------------------------------------------------------------
 
 
 @triton.jit
@@ -269,37 +186,13 @@ def write_overlap(
     verdict, target, drafts, drawn, found, sums, request, end, home, tiles, RULE: tl.constexpr
 ):
     at = verdict.overlap + request.b.to(tl.int64) * drafts.slots
-    for level in range(0, drafts.slots):
+    for level in range(drafts.slots):
         overlap = tl.full([], -1.0, tl.float64)
         if level < end.slot:
             overlap = overlap_of(
                 target, drafts, drawn, found, sums, request, level, home, tiles, RULE
             )
         tl.store(at + level, overlap.to(tl.float32))
-
-
-@triton.jit
-def write_dead(verdict, b, slots):
-    for first in range(0, slots + 1, LANES):
-        slot = first + tl.arange(0, LANES)
-        at = b.to(tl.int64) * (slots + 1) + slot
-        tl.store(verdict.tokens + at, tl.full([LANES], -1, tl.int64), mask=slot <= slots)
-        if verdict.logprobs is not None:
-            tl.store(verdict.logprobs + at, tl.zeros([LANES], tl.float32), mask=slot <= slots)
-        at = b.to(tl.int64) * slots + slot
-        missing = tl.full([LANES], -1.0, tl.float32)
-        tl.store(verdict.accept_prob + at, missing, mask=slot < slots)
-        if verdict.overlap is not None:
-            tl.store(verdict.overlap + at, missing, mask=slot < slots)
-    write_counts(verdict, b, 0, 0, tl.full([], 0, tl.int64), OK)
-
-
-@triton.jit
-def write_counts(verdict, b, accepted, emitted, last, status):
-    tl.store(verdict.num_accepted + b, accepted)
-    tl.store(verdict.num_emitted + b, emitted)
-    tl.store(verdict.last_token + b, last)
-    tl.store(verdict.status + b, status)
 
 
 @triton.jit
@@ -342,9 +235,7 @@ def end_request(
         decided = accepted + rejected.to(tl.int32)
     write_accept_prob(verdict, found, request, slots, decided, RULE)
     if verdict.overlap is not None:
-        write_overlap(
-            verdict, target, drafts, drawn, found, sums, request, end, home, tiles, RULE
-        )
+        write_overlap(verdict, target, drafts, drawn, found, sums, request, end, home, tiles, RULE)
     write_counts(verdict, b, accepted, emitted, last, status)
     tl.store(position + request.r, tl.load(position + request.r) + emitted)
     tl.store(found.decided + b, 0)
@@ -379,7 +270,7 @@ def verify_end_kernel(
         draft_batch_stride, draft_row_stride, draft_rows, draft_vocab.to(tl.int32),
         target_ids.to(tl.int32),
     )  # fmt: skip
-    r, known = state_row(rows, b, state_rows)
+    r, known = known_row(rows, b, state_rows)
     first = b.to(tl.int64) * (drafts.slots + 1)
     if known & tl.load(live + b):
         seed, round_ = tl.load(rng.seed + r), tl.load(rng.round + b)

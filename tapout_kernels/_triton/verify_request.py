@@ -119,7 +119,7 @@ def weight_of(found, request, level, RULE: tl.constexpr):
     """w of a level; 1 but for `block`."""
     w = tl.full([], 1.0, tl.float64)
     if RULE == BLOCK:
-        for i in range(0, level):
+        for i in range(level):
             p_target = number(found, request, i, P_TARGET)
             w = block_weight(w, p_target, number(found, request, i, P_DRAFT))
     return w

@@ -11,15 +11,15 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from .core.accept import accept_probability, accepts
+from .core.accept import accepts
 from .core.rng import ACCEPT, uniform_at
-from .core.sampling import BLOCK, GREEDY, GUMBEL, TOKEN, row_sampling
+from .core.sampling import GREEDY, GUMBEL, TOKEN, row_sampling
 from .core.stats import EMPTY, OK
 from .drafts import Drafts, draft_at
 from .finish import arrives_last
 from .gumbel import Noise
 from .law import column_log_probability, draw_gumbel, finish_row, merge_raw
-from .row import row_at, scratch_of, state_row
+from .row import known_row, row_at, scratch_of
 from .scan import scan_row
 
 # Columns of the scratch a row leaves for the second launch: float64 numbers,
@@ -188,7 +188,7 @@ def verify_rows_kernel(
         draft_batch_stride, draft_row_stride, draft_rows, draft_vocab.to(tl.int32),
         target_ids.to(tl.int32),
     )  # fmt: skip
-    r, known = state_row(rows, b, state_rows)
+    r, known = known_row(rows, b, state_rows)
     drafted = request_length(length, b, drafts.slots)
     at = b.to(tl.int64) * (drafts.slots + 1) + slot
     if known & tl.load(live + b) & (slot <= drafted):
@@ -203,9 +203,7 @@ def verify_rows_kernel(
                 raw += at * tiles * 2
             mine = Found(found.numbers, found.codes, raw, found.decided)
             if is_skipped(found, b, slot, drafts.slots) == 0:
-                scan_row(
-                    row, drawn, own, noise, None, raw, split, splits, tiles, RULE, False, TILE
-                )
+                scan_row(row, drawn, own, noise, None, raw, split, splits, tiles, RULE, False, TILE)
             if arrives_last(tickets + at, splits):
                 if is_skipped(found, b, slot, drafts.slots) == 0:
                     judge_row(

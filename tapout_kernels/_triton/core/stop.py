@@ -61,7 +61,7 @@ def root_entropy(stats, slot):
 def survival(stats, slot):
     """How likely slots 0..slot are all accepted."""
     product = tl.full([], 1.0, tl.float64)
-    for i in range(0, slot + 1):
+    for i in range(slot + 1):
         estimate = stats_at(stats, slot - i, ACCEPT_ESTIMATE)
         top1 = stats_at(stats, slot - i, TOP1_PROB)
         product *= tl.where(estimate != 0.0, estimate, top1)
