@@ -88,6 +88,17 @@ SPLIT = [
 ]
 
 
+def arenas() -> list:
+    return list(launching._arenas.values())
+
+
+def run(case: Case, args: dict, garbage: int = 0xFF) -> dict[str, torch.Tensor]:
+    """With nothing in scratch that an earlier launch has left."""
+    for arena in arenas():
+        arena.bytes.fill_(garbage)
+    return raw.run(raw.caller("triton"), case.op, args)
+
+
 @pytest.mark.parametrize("case", SPLIT, ids=lambda case: case.name)
 def test_the_number_of_programs_changes_nothing(triton, monkeypatch, case):
     args, plan = case.inputs(), getattr(launching, PLAN)
@@ -95,7 +106,7 @@ def test_the_number_of_programs_changes_nothing(triton, monkeypatch, case):
     for programs in (1, 4, 1000):
         monkeypatch.setattr(launching, PLAN, plan._replace(programs=programs))
         splits.add(launching.splits(case.batch, case.vocab, getattr(launching, PLAN)))
-        found.append(raw.run(raw.caller("triton"), case.op, args))
+        found.append(run(case, args))
     assert splits == {1, 2, 4}
     for other in found[1:]:
         raw.same(other, found[0], case.name)
@@ -114,7 +125,7 @@ def test_the_order_of_programs_changes_nothing(triton, monkeypatch, case):
             builder, "set_grid_idx",
             lambda x, y, z, order=order: forward(order(x, builder.grid_dim[0]), y, z),
         )  # fmt: skip
-        raw.same(raw.run(raw.caller("triton"), case.op, args), expected, case.name)
+        raw.same(run(case, args), expected, case.name)
 
 
 def test_equal_logits_are_drawn_evenly_over_every_tile(triton):
@@ -139,10 +150,6 @@ EVERY_OP = [case for case in LAUNCHES if "extras" not in case.name] + [
 ]  # fmt: skip
 
 
-def arenas() -> list:
-    return list(launching._arenas.values())
-
-
 def test_tickets_are_zero_between_launches(triton):
     """A launch that finds another number would never finish, or finish too early."""
     for case in EVERY_OP:
@@ -156,9 +163,7 @@ def test_scratch_may_hold_anything(triton, garbage):
     for case in EVERY_OP:
         args = case.inputs()
         expected = raw.run(raw.caller("triton"), case.op, args)
-        for arena in arenas():
-            arena.bytes.fill_(garbage)
-        raw.same(raw.run(raw.caller("triton"), case.op, args), expected, case.name)
+        raw.same(run(case, args, garbage), expected, case.name)
 
 
 def test_scratch_grows_and_stays(triton):

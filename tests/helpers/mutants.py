@@ -40,7 +40,7 @@ class Reference:
             text = path.read_text()
             for edit in edits:
                 if edit.file == path.name:
-                    text = _replace(text, edit)
+                    text = replaced(text, edit)
             (folder / path.name).write_text(text)
         if _ROOT.name not in sys.path:
             sys.path.insert(0, _ROOT.name)
@@ -59,7 +59,7 @@ class Reference:
         self.module("sampling").CHUNK = size
 
 
-def _replace(text: str, edit: Edit) -> str:
+def replaced(text: str, edit: Edit) -> str:
     found = text.count(edit.line)
     if found != 1:
         raise AssertionError(f"{edit.file}: expected {edit.line!r} once, found it {found} times")
