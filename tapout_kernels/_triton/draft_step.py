@@ -71,7 +71,7 @@ def fill_slot(
     if KIND == GUMBEL:
         column = draw_gumbel(row, drawn, own, law, tiles, noise, LISTED)
     else:
-        column = draw(row, drawn, own, law, tiles, uniform, -1, TILE)
+        column = draw(row, drawn, own, law, tiles, uniform * law.kept, -1, TILE)
     at = b.to(tl.int64) * slots + slot
     stats = proposal.stats + at * NUM_STATS
     write_stats(stats, drawn, law, column_log_probability(row, drawn, law, column), estimate)

@@ -48,7 +48,7 @@ def sample_kernel(
                     token = draw_gumbel(row, drawn, own, law, tiles, noise, LISTED)
                 else:
                     uniform = uniform_at(seed, round_ * 0, round_, RESIDUAL)
-                    token = draw(row, drawn, own, law, tiles, uniform, -1, TILE)
+                    token = draw(row, drawn, own, law, tiles, uniform * law.kept, -1, TILE)
             tl.store(tokens + b, token.to(tl.int64))
             tl.store(rng.round + r, round_ + 1)
             tl.store(rng.position + r, position + (law.status == OK).to(tl.int64))

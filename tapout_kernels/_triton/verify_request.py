@@ -34,7 +34,6 @@ from .verify_rows import (
 )
 
 LANES = tl.constexpr(32)  # slots looked at together
-MERGED = tl.constexpr(64)  # sums added together
 
 
 class Request(NamedTuple):
