@@ -26,7 +26,7 @@ from .core.stats import (
 )
 from .draw import BLOCK, NONE, Masses, pick_chunk, pick_id
 from .gumbel import NOBODY, best_of, exact_score, own_words, row_winner
-from .row import GROUP, RECORD, load_row, target_ids
+from .row import GROUP, RECORD, listed_of, load_row, masses_of, records_of, target_ids
 from .search import Peak, filter_row, listed_logits
 
 
@@ -62,7 +62,7 @@ def merge_tiles(scratch, tiles, inv_temperature, LEAST: tl.constexpr, STATISTICS
     home = tl.full([], NONE, tl.int32)
     for first in range(0, tiles, BLOCK):
         tile = first + tl.arange(0, BLOCK)
-        at, known = scratch.records + tile * RECORD, tile < tiles
+        at, known = records_of(scratch) + tile * RECORD, tile < tiles
         high = tl.load(at, mask=known, other=float("-inf"), cache_modifier=".cg")
         part = tl.load(at + 1, mask=known, other=0.0, cache_modifier=".cg").to(tl.float64)
         top = tl.maximum(maximum, tl.max(high, 0))
@@ -121,7 +121,7 @@ def finish_row(
 ):  # fmt: skip
     """Merge the tiles and find the cutoff, in one program, after all of the row was read."""
     merged = merge_tiles(
-        scratch, tiles, sampling.inv_temperature, STATISTICS or scratch.groups is not None,
+        scratch, tiles, sampling.inv_temperature, STATISTICS or scratch.arrays.groups is not None,
         STATISTICS,
     )  # fmt: skip
     maximum, total = merged.maximum, merged.total
@@ -133,7 +133,7 @@ def finish_row(
             argmax, second = locate_top(row, merged, TILE)
         if sampling.one_hot:
             cutoff, kept = maximum, tl.full([], 1.0, tl.float64)
-        if scratch.groups is not None:
+        if scratch.arrays.groups is not None:
             if sampling.filtered:
                 peak = Peak(maximum, sampling.inv_temperature.to(tl.float32))
                 found = filter_row(
@@ -167,7 +167,7 @@ def listed_winner(row, sampling, scratch, law, noise, LISTED: tl.constexpr):
 def tile_weights(row, sampling, scratch, law, index, without, TILE: tl.constexpr):
     """Ids and float64 weights of one tile of an unfiltered row; that of ``without`` is 0."""
     ids = index * TILE + tl.arange(0, TILE)
-    high = tl.load(scratch.records + index * RECORD, cache_modifier=".cg")
+    high = tl.load(records_of(scratch) + index * RECORD, cache_modifier=".cg")
     factor = tl.exp((high.to(tl.float64) - law.maximum) * sampling.inv_temperature)
     w = weight(load_row(row, ids), base_of(high), sampling.inv_temperature.to(tl.float32))
     return ids, tl.where(ids == without, 0.0, w.to(tl.float64) * factor)
@@ -176,7 +176,7 @@ def tile_weights(row, sampling, scratch, law, index, without, TILE: tl.constexpr
 @triton.jit
 def group_weights(row, sampling, scratch, law, index, without):
     """Ids and weights of one listed group of a filtered row; that of ``without`` is 0."""
-    ids = tl.load(scratch.listed + index) * GROUP + tl.arange(0, GROUP)
+    ids = tl.load(listed_of(scratch) + index) * GROUP + tl.arange(0, GROUP)
     z = load_row(row, ids)
     rate = sampling.inv_temperature.to(tl.float32)
     w = weight(z, law.maximum.to(tl.float32), rate)
@@ -185,7 +185,7 @@ def group_weights(row, sampling, scratch, law, index, without):
 
 @triton.jit
 def tile_masses(sampling, scratch, law, tiles):
-    return Masses(scratch.records, tiles, law.maximum, sampling.inv_temperature)
+    return Masses(records_of(scratch), tiles, law.maximum, sampling.inv_temperature)
 
 
 @triton.jit
@@ -197,7 +197,9 @@ def draw_from_tile(row, sampling, scratch, law, tiles, target, without, TILE: tl
 
 @triton.jit
 def draw_from_group(row, sampling, scratch, law, target, without):
-    chunk = pick_chunk(Masses(scratch.masses, law.count, None, None), target, False)
+    chunk = pick_chunk(
+        Masses(masses_of(scratch), law.count, law.maximum, law.maximum), target, False
+    )
     ids, w = group_weights(row, sampling, scratch, law, chunk.index, without)
     return pick_id(chunk, ids, w)
 
@@ -210,7 +212,7 @@ def draw(row, sampling, scratch, law, tiles, target, without, TILE: tl.constexpr
     """
     column = law.argmax
     if sampling.filtered:
-        if scratch.groups is not None:
+        if scratch.arrays.groups is not None:
             column = draw_from_group(row, sampling, scratch, law, target, without)
     elif sampling.one_hot == 0:
         column = draw_from_tile(row, sampling, scratch, law, tiles, target, without, TILE)
@@ -222,7 +224,7 @@ def draw_gumbel(row, sampling, scratch, law, tiles, noise, LISTED: tl.constexpr)
     """The column that wins under the gumbel rule."""
     column = law.argmax
     if sampling.filtered:
-        if scratch.groups is not None:
+        if scratch.arrays.groups is not None:
             column = listed_winner(row, sampling, scratch, law, noise, LISTED)
     elif sampling.one_hot == 0:
         column = row_winner(scratch, tiles, BLOCK)

@@ -14,7 +14,7 @@ import triton.language as tl
 from .core.stats import weight
 from .drafts import p_draft_of
 from .draw import Masses, pick_chunk, pick_id, total_mass
-from .row import GROUP, load_row
+from .row import GROUP, listed_of, load_row
 from .search import listed_logits
 
 
@@ -76,7 +76,7 @@ def draw_from_tile(pair, drafts, masses, target, TILE: tl.constexpr):
 @triton.jit
 def draw_from_group(pair, drafts, scratch, masses, target):
     chunk = pick_chunk(masses, target, False)
-    ids = tl.load(scratch.listed + chunk.index) * GROUP + tl.arange(0, GROUP)
+    ids = tl.load(listed_of(scratch) + chunk.index) * GROUP + tl.arange(0, GROUP)
     p_target, p_draft = pair_terms(pair, drafts, ids, load_row(pair.row, ids))
     return pick_id(chunk, ids, excess(pair, p_target, p_draft))
 
@@ -88,7 +88,7 @@ def draw_excess(pair, drafts, scratch, residual, tiles, uniform, filtered, TILE:
     masses = Masses(residual, tl.where(filtered, pair.law.count, tiles), None, None)
     target = uniform * total_mass(masses, False)
     if filtered:
-        if scratch.listed is not None:
+        if scratch.arrays.listed is not None:
             column = draw_from_group(pair, drafts, scratch, masses, target)
     else:
         column = draw_from_tile(pair, drafts, masses, target, TILE)

@@ -18,7 +18,7 @@ from .draw import Masses, total_mass
 from .finish import arrives_last
 from .law import draw, tile_masses
 from .residual import Pair, draw_excess
-from .row import RECORD, known_row, load_row, scratch_of
+from .row import GROUP, RECORD, Row, RowScratch, known_row, load_row, records_of
 from .search import Peak, keep_from
 from .verify_outputs import write_accept_prob, write_counts, write_dead, write_tokens
 from .verify_request import (
@@ -38,7 +38,7 @@ from .verify_rows import (
     TOKEN_ID,
     Target,
     request_length,
-    target_row,
+    target_at,
 )
 
 # ---- decisions ----------------------------------------------------------------------------------
@@ -103,13 +103,13 @@ def take_out(row, drawn, own, law, tiles, column, TILE: tl.constexpr, LISTED: tl
     """Takes a column out of the masses of its row; what is left."""
     left = tl.full([], 1.0, tl.float64)
     if drawn.filtered:
-        if own.groups is not None:
+        if own.arrays.groups is not None:
             peak = Peak(law.maximum.to(tl.float32), drawn.inv_temperature.to(tl.float32))
             left = keep_from(row, own, law.count, law.cutoff, peak, column, LISTED)
     else:
         home = column // TILE
         ids = home * TILE + tl.arange(0, TILE)
-        at = own.records + home * RECORD
+        at = records_of(own) + home * RECORD
         w = weight(load_row(row, ids), base_of(tl.load(at)), drawn.inv_temperature.to(tl.float32))
         tl.store(at + 1, tl.sum(tl.where(ids == column, 0.0, w), 0))
         tl.debug_barrier()
@@ -150,8 +150,13 @@ def final_token(
     """What follows the accepted drafts."""
     token = code(found, request, accepted, TOKEN_ID)
     if RULE != GUMBEL and RULE != GREEDY:
-        row, _ = target_row(target, request.b, accepted)
-        own = scratch_of(scratch, request.first + accepted, tiles, TILE)
+        start, mask_at, _ = target_at(target, request.b, accepted)
+        row = Row(
+            target.logits + start, target.vocab.to(tl.int32), target.mask, mask_at,
+            target.words.to(tl.int32), None,
+        )  # fmt: skip
+        at = request.first + accepted
+        own = RowScratch(scratch, at * tiles, at * tiles * (TILE // GROUP))
         law = law_of(found, request, accepted)
         if accepted < end.slot:
             draft = draft_at(drafts, request.b, accepted, row.vocab, RULE)
