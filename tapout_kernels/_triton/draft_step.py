@@ -19,7 +19,7 @@ from .gumbel import Noise
 from .launch import launch
 from .law import column_log_probability, draw, draw_gumbel, finish_row, write_stats
 from .params import Proposal, Rng, Rules, Sampling
-from .row import known_row, row_at, scratch_of, target_ids
+from .row import GROUP, Row, RowScratch, known_row, target_ids
 from .scan import scan_row
 from .scratch import mask_layout, rows_of, rules_layout
 
@@ -71,7 +71,7 @@ def fill_slot(
     if KIND == GUMBEL:
         column = draw_gumbel(row, drawn, own, law, tiles, noise, LISTED)
     else:
-        column = draw(row, drawn, own, law, tiles, uniform, -1, TILE)
+        column = draw(row, drawn, own, law, tiles, uniform * law.kept, -1, TILE)
     at = b.to(tl.int64) * slots + slot
     stats = proposal.stats + at * NUM_STATS
     write_stats(stats, drawn, law, column_log_probability(row, drawn, law, column), estimate)
@@ -108,8 +108,12 @@ def draft_step_kernel(
         kept_known = known
     if drafting & room & kept_known:
         tiles = tl.cdiv(vocab, TILE).to(tl.int32)
-        row = row_at(logits, b, stride, vocab, mask, mask_stride, words, d2t)
-        own = scratch_of(scratch, b, tiles, TILE)
+        at = b.to(tl.int64)
+        row = Row(
+            logits + at * stride, vocab.to(tl.int32), mask, at * mask_stride, words.to(tl.int32),
+            d2t,
+        )  # fmt: skip
+        own = RowScratch(scratch, at * tiles, at * tiles * (TILE // GROUP))
         drawn = row_sampling(sampling, r, row.vocab, KIND)
         seed = tl.load(rng.seed + r)
         noise = Noise(seed, tl.load(rng.position + r) + slot)

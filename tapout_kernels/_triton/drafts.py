@@ -109,8 +109,12 @@ def draft_row(drafts, b, slot, token):
 @triton.jit
 def p_draft_of(drafts, kept, ids, inside):
     """float32 p_draft of target ids, any shape."""
-    id_ = draft_ids(drafts, ids)
-    z = tl.load(kept.logits + id_, mask=inside & (id_ >= 0), other=float("-inf")).to(tl.float32)
+    if drafts.t2d is not None:
+        column = draft_ids(drafts, ids)
+        known = inside & (column >= 0)
+    else:  # plainly consecutive, so that loads are wide
+        column, known = ids, inside & (ids < drafts.vocab)
+    z = tl.load(kept.logits + column, mask=known, other=float("-inf")).to(tl.float32)
     log_p = kept.token_logprob + (z - kept.token_logit) * kept.rate
     keeps = (z >= kept.cutoff) & (z > float("-inf"))
     return tl.where(keeps, tl.exp(tl.minimum(log_p, 0.0)), 0.0)

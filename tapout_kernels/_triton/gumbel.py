@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from .core.rng import gumbel_noise, gumbel_words
-from .row import target_ids
+from .row import scores_of, target_ids, winners_of
 
 NOBODY = tl.constexpr(2**31 - 1)
 ALL_BITS = tl.constexpr(0xFFFFFFFF)
@@ -83,8 +83,8 @@ def tile_winner(row, sampling, scratch, noise, z, tile, TILE: tl.constexpr):
         winner = best_of(z, ids, words, sampling.inv_temperature.to(tl.float32))
         logit = tl.sum(tl.where(ids == winner, z, 0.0), 0)
         score = exact_score(row, sampling, noise, tl.minimum(winner, row.vocab - 1), logit)
-        tl.store(scratch.scores + tile, tl.where(winner == NOBODY, float("-inf"), score))
-        tl.store(scratch.winners + tile, winner)
+        tl.store(scores_of(scratch) + tile, tl.where(winner == NOBODY, float("-inf"), score))
+        tl.store(winners_of(scratch) + tile, winner)
 
 
 @triton.jit
@@ -95,8 +95,8 @@ def row_winner(scratch, tiles, BLOCK: tl.constexpr):
     for first in range(0, tiles, BLOCK):
         tile = first + tl.arange(0, BLOCK)
         known = tile < tiles
-        score = tl.load(scratch.scores + tile, known, float("-inf"), cache_modifier=".cg")
-        winner = tl.load(scratch.winners + tile, known, NOBODY, cache_modifier=".cg")
+        score = tl.load(scores_of(scratch) + tile, known, float("-inf"), cache_modifier=".cg")
+        winner = tl.load(winners_of(scratch) + tile, known, NOBODY, cache_modifier=".cg")
         here = tl.max(score, 0)
         lowest = tl.min(tl.where(score == here, winner, NOBODY), 0)
         column = tl.where(here > best, lowest, column)  # earlier tiles have lower columns

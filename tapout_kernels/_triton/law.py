@@ -24,12 +24,10 @@ from .core.stats import (
     row_status,
     weight,
 )
-from .draw import NONE, pick_chunk, pick_id
+from .draw import BLOCK, NONE, Masses, pick_chunk, pick_id
 from .gumbel import NOBODY, best_of, exact_score, own_words, row_winner
-from .row import GROUP, RECORD, load_row, target_ids
+from .row import GROUP, RECORD, listed_of, load_row, masses_of, records_of, target_ids
 from .search import Peak, filter_row, listed_logits
-
-BLOCK = tl.constexpr(64)  # tiles merged at once
 
 
 class Law(NamedTuple):
@@ -44,43 +42,47 @@ class Law(NamedTuple):
     second: object  # f32, where statistics are asked for
 
 
+class Merged(NamedTuple):
+    """What the records of a row's tiles say together."""
+
+    maximum: object  # f32
+    least: object  # f32 smallest finite logit where it was recorded, else -inf
+    total: object  # f64 relative to the maximum, and the next
+    dev: object
+    home: object  # i32 the first tile that has the maximum
+    second: object  # f32 largest maximum of the other tiles
+
+
 @triton.jit
-def merge_extremes(scratch, tiles, LEAST: tl.constexpr):
-    """Maximum and, where it was recorded, smallest finite logit of the row (else -inf)."""
-    maximum = tl.full([], float("-inf"), tl.float32)
-    least = tl.full([], float("inf"), tl.float32)
+def merge_tiles(scratch, tiles, inv_temperature, LEAST: tl.constexpr, STATISTICS: tl.constexpr):
+    """One look at the records, BLOCK at a time."""
+    maximum, second = tl.full([], float("-inf"), tl.float32), tl.full([], float("-inf"), tl.float32)
+    least = tl.full([], float("inf") if LEAST else float("-inf"), tl.float32)
+    total, dev = tl.full([], 0.0, tl.float64), tl.full([], 0.0, tl.float64)
+    home = tl.full([], NONE, tl.int32)
     for first in range(0, tiles, BLOCK):
         tile = first + tl.arange(0, BLOCK)
-        at, known = scratch.records + tile * RECORD, tile < tiles
+        at, known = records_of(scratch) + tile * RECORD, tile < tiles
         high = tl.load(at, mask=known, other=float("-inf"), cache_modifier=".cg")
-        maximum = tl.maximum(maximum, tl.max(high, 0))
+        part = tl.load(at + 1, mask=known, other=0.0, cache_modifier=".cg").to(tl.float64)
+        top = tl.maximum(maximum, tl.max(high, 0))
+        moved = top > maximum
+        home = tl.where(moved, tl.min(tl.where(high == top, tile, NONE), 0), home)
+        second = tl.maximum(second, tl.max(tl.where(tile == home, float("-inf"), high), 0))
+        second = tl.maximum(second, tl.where(moved, maximum, float("-inf")))
+        base = base_of(top).to(tl.float64)
+        before, shift = (maximum - base) * inv_temperature, (high - base) * inv_temperature
+        rest, factor = tl.exp(before), tl.exp(shift)
+        if STATISTICS:
+            own = tl.load(at + 2, mask=known, other=0.0, cache_modifier=".cg").to(tl.float64)
+            dev = tl.where(rest > 0, rest * (dev + before * total), 0.0)
+            dev += tl.sum(tl.where(factor > 0, factor * (own + shift * part), 0.0), 0)
         if LEAST:
             low = tl.load(at + 3, mask=known, other=float("inf"), cache_modifier=".cg")
             least = tl.minimum(least, tl.min(low, 0))
-    if LEAST == 0:
-        least = tl.full([], float("-inf"), tl.float32)
-    return maximum, least
-
-
-@triton.jit
-def merge_sums(scratch, tiles, base, inv_temperature, STATISTICS: tl.constexpr):
-    """Sum and dev of the row; every record's sum becomes its tile's share of the row's."""
-    total, dev = tl.full([], 0.0, tl.float64), tl.full([], 0.0, tl.float64)
-    for first in range(0, tiles, BLOCK):
-        tile = first + tl.arange(0, BLOCK)
-        at, known = scratch.records + tile * RECORD, tile < tiles
-        high = tl.load(at, mask=known, other=float("-inf"), cache_modifier=".cg")
-        part = tl.load(at + 1, mask=known, other=0.0, cache_modifier=".cg").to(tl.float64)
-        shift = (high.to(tl.float64) - base) * inv_temperature
-        factor = tl.exp(shift)
-        mass = factor * part
-        total += tl.sum(mass, 0)
-        if STATISTICS:
-            own = tl.load(at + 2, mask=known, other=0.0, cache_modifier=".cg").to(tl.float64)
-            dev += tl.sum(tl.where(factor > 0, factor * (own + shift * part), 0.0), 0)
-        tl.store(at + 1, mass.to(tl.float32), mask=known)
-    tl.debug_barrier()
-    return total, dev
+        total = rest * total + tl.sum(factor * part, 0)
+        maximum = top
+    return Merged(maximum, least, total, dev, home, second)
 
 
 @triton.jit
@@ -102,22 +104,13 @@ def merge_raw(raw, tiles):
 
 
 @triton.jit
-def locate_top(row, scratch, tiles, maximum, TILE: tl.constexpr):
+def locate_top(row, merged, TILE: tl.constexpr):
     """Where the maximum is (the lowest id of a tie), and the second largest logit."""
-    home = tl.full([], NONE, tl.int32)
-    second = tl.full([], float("-inf"), tl.float32)
-    for first in range(0, tiles, BLOCK):
-        tile = first + tl.arange(0, BLOCK)
-        high = tl.load(
-            scratch.records + tile * RECORD, tile < tiles, float("-inf"), cache_modifier=".cg"
-        )
-        home = tl.minimum(home, tl.min(tl.where(high == maximum, tile, NONE), 0))
-        second = tl.maximum(second, tl.max(tl.where(tile == home, float("-inf"), high), 0))
-    ids = home * TILE + tl.arange(0, TILE)
+    ids = merged.home * TILE + tl.arange(0, TILE)
     z = load_row(row, ids)
-    argmax = tl.min(tl.where(z == maximum, ids, NONE), 0)
-    second = tl.maximum(second, tl.max(tl.where(ids == argmax, float("-inf"), z), 0))
-    return argmax, second
+    argmax = tl.min(tl.where(z == merged.maximum, ids, NONE), 0)
+    rest = tl.max(tl.where(ids == argmax, float("-inf"), z), 0)
+    return argmax, tl.maximum(merged.second, rest)
 
 
 @triton.jit
@@ -127,26 +120,29 @@ def finish_row(
     PRECISION: tl.constexpr, PIVOTS: tl.constexpr, LISTED: tl.constexpr,
 ):  # fmt: skip
     """Merge the tiles and find the cutoff, in one program, after all of the row was read."""
-    maximum, least = merge_extremes(scratch, tiles, STATISTICS or scratch.groups is not None)
-    base = base_of(maximum).to(tl.float64)
-    total, dev = merge_sums(scratch, tiles, base, sampling.inv_temperature, STATISTICS)
+    merged = merge_tiles(
+        scratch, tiles, sampling.inv_temperature, STATISTICS or scratch.arrays.groups is not None,
+        STATISTICS,
+    )  # fmt: skip
+    maximum, total = merged.maximum, merged.total
     status = row_status(maximum, total, sampling.valid)
-    cutoff, kept, count = least, total, tl.full([], 0, tl.int32)
+    cutoff, kept, count = merged.least, total, tl.full([], 0, tl.int32)
     argmax, second = tl.full([], 0, tl.int32), tl.full([], float("-inf"), tl.float32)
     if status == OK:
         if sampling.one_hot | STATISTICS:
-            argmax, second = locate_top(row, scratch, tiles, maximum, TILE)
+            argmax, second = locate_top(row, merged, TILE)
         if sampling.one_hot:
             cutoff, kept = maximum, tl.full([], 1.0, tl.float64)
-        if scratch.groups is not None:
+        if scratch.arrays.groups is not None:
             if sampling.filtered:
                 peak = Peak(maximum, sampling.inv_temperature.to(tl.float32))
                 found = filter_row(
-                    row, sampling, scratch, tl.cdiv(row.vocab, GROUP), least, total, peak,
+                    row, sampling, scratch, tl.cdiv(row.vocab, GROUP), merged.least, total, peak,
                     PRECISION, PIVOTS, LISTED,
                 )  # fmt: skip
                 cutoff, kept, count = found.cutoff, found.kept, found.count
-    return Law(status, base, total, dev, cutoff, kept, count, argmax, second)
+    base = base_of(maximum).to(tl.float64)
+    return Law(status, base, total, merged.dev, cutoff, kept, count, argmax, second)
 
 
 @triton.jit
@@ -171,7 +167,7 @@ def listed_winner(row, sampling, scratch, law, noise, LISTED: tl.constexpr):
 def tile_weights(row, sampling, scratch, law, index, without, TILE: tl.constexpr):
     """Ids and float64 weights of one tile of an unfiltered row; that of ``without`` is 0."""
     ids = index * TILE + tl.arange(0, TILE)
-    high = tl.load(scratch.records + index * RECORD, cache_modifier=".cg")
+    high = tl.load(records_of(scratch) + index * RECORD, cache_modifier=".cg")
     factor = tl.exp((high.to(tl.float64) - law.maximum) * sampling.inv_temperature)
     w = weight(load_row(row, ids), base_of(high), sampling.inv_temperature.to(tl.float32))
     return ids, tl.where(ids == without, 0.0, w.to(tl.float64) * factor)
@@ -180,7 +176,7 @@ def tile_weights(row, sampling, scratch, law, index, without, TILE: tl.constexpr
 @triton.jit
 def group_weights(row, sampling, scratch, law, index, without):
     """Ids and weights of one listed group of a filtered row; that of ``without`` is 0."""
-    ids = tl.load(scratch.listed + index) * GROUP + tl.arange(0, GROUP)
+    ids = tl.load(listed_of(scratch) + index) * GROUP + tl.arange(0, GROUP)
     z = load_row(row, ids)
     rate = sampling.inv_temperature.to(tl.float32)
     w = weight(z, law.maximum.to(tl.float32), rate)
@@ -188,31 +184,38 @@ def group_weights(row, sampling, scratch, law, index, without):
 
 
 @triton.jit
-def draw_from_tile(row, sampling, scratch, law, tiles, uniform, without, TILE: tl.constexpr):
-    chunk = pick_chunk(scratch.records + 1, tiles, uniform, RECORD, BLOCK)
+def tile_masses(sampling, scratch, law, tiles):
+    return Masses(records_of(scratch), tiles, law.maximum, sampling.inv_temperature)
+
+
+@triton.jit
+def draw_from_tile(row, sampling, scratch, law, tiles, target, without, TILE: tl.constexpr):
+    chunk = pick_chunk(tile_masses(sampling, scratch, law, tiles), target, True)
     ids, w = tile_weights(row, sampling, scratch, law, chunk.index, without, TILE)
     return pick_id(chunk, ids, w)
 
 
 @triton.jit
-def draw_from_group(row, sampling, scratch, law, uniform, without):
-    chunk = pick_chunk(scratch.masses, law.count, uniform, 1, BLOCK)
+def draw_from_group(row, sampling, scratch, law, target, without):
+    chunk = pick_chunk(
+        Masses(masses_of(scratch), law.count, law.maximum, law.maximum), target, False
+    )
     ids, w = group_weights(row, sampling, scratch, law, chunk.index, without)
     return pick_id(chunk, ids, w)
 
 
 @triton.jit
-def draw(row, sampling, scratch, law, tiles, uniform, without, TILE: tl.constexpr):
-    """A column of the processed distribution, by its uniform; -1 where no mass is left.
+def draw(row, sampling, scratch, law, tiles, target, without, TILE: tl.constexpr):
+    """The column in which the running mass of a row passes ``target``; -1 without any mass.
 
     ``without``: a column whose mass was taken out of the masses in scratch, or -1.
     """
     column = law.argmax
     if sampling.filtered:
-        if scratch.groups is not None:
-            column = draw_from_group(row, sampling, scratch, law, uniform, without)
+        if scratch.arrays.groups is not None:
+            column = draw_from_group(row, sampling, scratch, law, target, without)
     elif sampling.one_hot == 0:
-        column = draw_from_tile(row, sampling, scratch, law, tiles, uniform, without, TILE)
+        column = draw_from_tile(row, sampling, scratch, law, tiles, target, without, TILE)
     return column
 
 
@@ -221,7 +224,7 @@ def draw_gumbel(row, sampling, scratch, law, tiles, noise, LISTED: tl.constexpr)
     """The column that wins under the gumbel rule."""
     column = law.argmax
     if sampling.filtered:
-        if scratch.groups is not None:
+        if scratch.arrays.groups is not None:
             column = listed_winner(row, sampling, scratch, law, noise, LISTED)
     elif sampling.one_hot == 0:
         column = row_winner(scratch, tiles, BLOCK)

@@ -20,7 +20,7 @@ from .finish import arrives_last
 from .launch import launch, tuning
 from .law import column_log_probability, finish_row, write_stats
 from .params import Proposal, Rules, Sampling
-from .row import allows, known_row, row_at, scratch_of
+from .row import GROUP, Row, RowScratch, allows, known_row
 from .scan import scan_row
 from .scratch import constants, layout, mask_layout, rows_of, rules_layout
 
@@ -67,15 +67,11 @@ def offered_length(source, shape, b):
 
 
 @triton.jit
-def source_row(source, shape, b, j):
-    logits = source.logits + b.to(tl.int64) * shape.batch_stride
-    mask = source.mask
-    if mask is not None:
-        mask += b.to(tl.int64) * shape.mask_batch_stride
-    return row_at(
-        logits, j, shape.row_stride, shape.vocab, mask, shape.mask_row_stride, shape.words,
-        source.d2t,
-    )  # fmt: skip
+def source_at(shape, b, j):
+    """Where the logits of one slot begin, and its mask."""
+    first = b.to(tl.int64)
+    logits = first * shape.batch_stride + j * shape.row_stride
+    return logits, first * shape.mask_batch_stride + j * shape.mask_row_stride
 
 
 @triton.jit
@@ -94,7 +90,11 @@ def measure_slot(
     TILE: tl.constexpr, PRECISION: tl.constexpr, PIVOTS: tl.constexpr, LISTED: tl.constexpr,
 ):  # fmt: skip
     """Leaves the statistics and the status of one slot in the scratch of the source."""
-    row = source_row(source, shape, b, j)
+    start, mask_at = source_at(shape, b, j)
+    row = Row(
+        source.logits + start, shape.vocab.to(tl.int32), source.mask, mask_at,
+        shape.words.to(tl.int32), source.d2t,
+    )  # fmt: skip
     tiles = tl.cdiv(shape.vocab, TILE).to(tl.int32)
     scan_row(row, drawn, own, None, None, None, split, splits, tiles, TOKEN, True, TILE)
     if arrives_last(ticket, splits):
@@ -150,7 +150,11 @@ def forbid(source, shape, b, taken, TILE: tl.constexpr):
     """Sets the masked logits of the slots taken to -inf."""
     j = tl.full([], 0, tl.int64)
     while j < taken:
-        row = source_row(source, shape, b, j)
+        start, mask_at = source_at(shape, b, j)
+        row = Row(
+            source.logits + start, shape.vocab.to(tl.int32), source.mask, mask_at,
+            shape.words.to(tl.int32), source.d2t,
+        )  # fmt: skip
         for first in range(0, row.vocab, TILE):
             ids = first + tl.arange(0, TILE)
             forbidden = (allows(row, ids) == 0) & (ids < row.vocab)
@@ -191,7 +195,8 @@ def proposal_load_kernel(
     if source.logits is not None:
         if j < count:
             at = b.to(tl.int64) * levels + j
-            own = scratch_of(scratch, at, tl.cdiv(vocab, TILE).to(tl.int32), TILE)
+            tiles = tl.cdiv(vocab, TILE)
+            own = RowScratch(scratch, at * tiles, at * tiles * (TILE // GROUP))
             drawn = row_sampling(sampling, r, vocab, TOKEN)
             row_tickets = tickets + tl.num_programs(0) // splits // levels
             measure_slot(

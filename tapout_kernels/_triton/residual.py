@@ -13,8 +13,8 @@ import triton.language as tl
 
 from .core.stats import weight
 from .drafts import p_draft_of
-from .draw import pick_chunk, pick_id
-from .row import GROUP, load_row
+from .draw import Masses, pick_chunk, pick_id, total_mass
+from .row import GROUP, listed_of, load_row
 from .search import listed_logits
 
 
@@ -66,31 +66,30 @@ def pair_listed(pair, drafts, scratch, residual, shared, LISTED: tl.constexpr):
 
 
 @triton.jit
-def draw_from_tile(pair, drafts, residual, tiles, uniform, TILE: tl.constexpr, BLOCK: tl.constexpr):
-    chunk = pick_chunk(residual, tiles, uniform, 1, BLOCK)
+def draw_from_tile(pair, drafts, masses, target, TILE: tl.constexpr):
+    chunk = pick_chunk(masses, target, False)
     ids = chunk.index * TILE + tl.arange(0, TILE)
     p_target, p_draft = pair_terms(pair, drafts, ids, load_row(pair.row, ids))
     return pick_id(chunk, ids, excess(pair, p_target, p_draft))
 
 
 @triton.jit
-def draw_from_group(pair, drafts, scratch, residual, uniform, BLOCK: tl.constexpr):
-    chunk = pick_chunk(residual, pair.law.count, uniform, 1, BLOCK)
-    ids = tl.load(scratch.listed + chunk.index) * GROUP + tl.arange(0, GROUP)
+def draw_from_group(pair, drafts, scratch, masses, target):
+    chunk = pick_chunk(masses, target, False)
+    ids = tl.load(listed_of(scratch) + chunk.index) * GROUP + tl.arange(0, GROUP)
     p_target, p_draft = pair_terms(pair, drafts, ids, load_row(pair.row, ids))
     return pick_id(chunk, ids, excess(pair, p_target, p_draft))
 
 
 @triton.jit
-def draw_excess(
-    pair, drafts, scratch, residual, tiles, uniform, filtered,
-    TILE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+def draw_excess(pair, drafts, scratch, residual, tiles, uniform, filtered, TILE: tl.constexpr):
     """A token of the residual by its sums; -1 where there is no mass."""
     column = tl.full([], -1, tl.int32)
+    masses = Masses(residual, tl.where(filtered, pair.law.count, tiles), None, None)
+    target = uniform * total_mass(masses, False)
     if filtered:
-        if scratch.listed is not None:
-            column = draw_from_group(pair, drafts, scratch, residual, uniform, BLOCK)
+        if scratch.arrays.listed is not None:
+            column = draw_from_group(pair, drafts, scratch, masses, target)
     else:
-        column = draw_from_tile(pair, drafts, residual, tiles, uniform, TILE, BLOCK)
+        column = draw_from_tile(pair, drafts, masses, target, TILE)
     return column

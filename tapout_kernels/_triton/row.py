@@ -1,4 +1,7 @@
-"""A row of logits under its mask, and where what is kept of rows lies."""
+"""A row of logits under its mask, and where what is kept of rows lies.
+
+Kernels build these records themselves: Triton 3.6 cannot return one that holds None.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,14 @@ RECORD = tl.constexpr(4)  # floats of a tile: maximum, sum, dev, smallest finite
 class Row(NamedTuple):
     logits: object  # at the row's first logit
     vocab: object  # i32
-    mask: object  # at the row's first word, or None
+    mask: object  # words of every row, or None
+    mask_at: object  # i64 the row's first word
     words: object  # i32
     d2t: object  # target id of every column, or None: the column itself
 
 
 class Scratch(NamedTuple):
-    """What is kept of the rows of one launch; ``at`` gives those of one row."""
+    """What is kept of the rows of one launch."""
 
     records: object  # [rows, tiles, RECORD] f32
     groups: object  # [rows, tiles * TILE / GROUP] f32 maxima, or None without filters
@@ -32,28 +36,42 @@ class Scratch(NamedTuple):
     winners: object  # [rows, tiles] i32 column of it
 
 
-@triton.jit
-def scratch_of(scratch, row, tiles, TILE: tl.constexpr):
-    groups, listed, masses = scratch.groups, scratch.listed, scratch.masses
-    scores, winners = scratch.scores, scratch.winners
-    first = row.to(tl.int64) * tiles
-    if groups is not None:
-        groups += first * (TILE // GROUP)
-        listed += first * (TILE // GROUP)
-        masses += first * (TILE // GROUP)
-    if scores is not None:
-        scores += first
-        winners += first
-    return Scratch(scratch.records + first * RECORD, groups, listed, masses, scores, winners)
+class RowScratch(NamedTuple):
+    """That of one row."""
+
+    arrays: object  # Scratch
+    tile: object  # i64 the row's first tile
+    group: object  # i64 the row's first group
 
 
 @triton.jit
-def row_at(logits, r, stride, vocab, mask, mask_stride, words, d2t):
-    """Row ``r`` of [.., V] logits and of their mask."""
-    if mask is not None:
-        mask += r.to(tl.int64) * mask_stride
-    start = logits + r.to(tl.int64) * stride
-    return Row(start, vocab.to(tl.int32), mask, words.to(tl.int32), d2t)
+def records_of(scratch):
+    return scratch.arrays.records + scratch.tile * RECORD
+
+
+@triton.jit
+def groups_of(scratch):
+    return scratch.arrays.groups + scratch.group
+
+
+@triton.jit
+def listed_of(scratch):
+    return scratch.arrays.listed + scratch.group
+
+
+@triton.jit
+def masses_of(scratch):
+    return scratch.arrays.masses + scratch.group
+
+
+@triton.jit
+def scores_of(scratch):
+    return scratch.arrays.scores + scratch.tile
+
+
+@triton.jit
+def winners_of(scratch):
+    return scratch.arrays.winners + scratch.tile
 
 
 @triton.jit
@@ -79,7 +97,7 @@ def allows(row, ids):
     inside = ids < row.vocab
     target = target_ids(row, ids)
     word = target >> 5
-    bits = tl.load(row.mask + word, mask=inside & (word < row.words), other=0)
+    bits = tl.load(row.mask + row.mask_at + word, mask=inside & (word < row.words), other=0)
     return ((bits >> (target & 31)) & 1) != 0
 
 

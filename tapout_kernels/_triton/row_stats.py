@@ -12,7 +12,7 @@ from .finish import arrives_last
 from .launch import launch
 from .law import column_log_probability, finish_row, write_stats
 from .params import Sampling
-from .row import row_at, scratch_of
+from .row import GROUP, Row, RowScratch
 from .scan import scan_row
 from .scratch import mask_layout, rows_of
 
@@ -26,8 +26,11 @@ def row_stats_kernel(
     r = (tl.program_id(0) // splits).to(tl.int32)
     split = (tl.program_id(0) % splits).to(tl.int32)
     tiles = tl.cdiv(vocab, TILE).to(tl.int32)
-    row = row_at(logits, r, stride, vocab, mask, mask_stride, words, None)
-    own = scratch_of(scratch, r, tiles, TILE)
+    at = r.to(tl.int64)
+    row = Row(
+        logits + at * stride, vocab.to(tl.int32), mask, at * mask_stride, words.to(tl.int32), None
+    )
+    own = RowScratch(scratch, at * tiles, at * tiles * (TILE // GROUP))
     drawn = row_sampling(sampling, r, row.vocab, TOKEN)
     scan_row(row, drawn, own, None, None, None, split, splits, tiles, TOKEN, True, TILE)
     if arrives_last(tickets + r, splits):
@@ -37,7 +40,7 @@ def row_stats_kernel(
             if law.status == OK:
                 logprob = column_log_probability(row, drawn, law, tl.load(token + r))
         estimate = tl.full([], 0.0, tl.float32)
-        write_stats(stats + r.to(tl.int64) * NUM_STATS, drawn, law, logprob, estimate)
+        write_stats(stats + at * NUM_STATS, drawn, law, logprob, estimate)
 
 
 def row_stats(

@@ -14,7 +14,7 @@ from .gumbel import Noise
 from .launch import launch
 from .law import draw, draw_gumbel, finish_row
 from .params import Rng, Sampling
-from .row import known_row, row_at, scratch_of
+from .row import GROUP, Row, RowScratch, known_row
 from .scan import scan_row
 from .scratch import mask_layout, rows_of
 
@@ -33,8 +33,12 @@ def sample_kernel(
         takes_part = takes_part & tl.load(live + b)
     if takes_part:
         tiles = tl.cdiv(vocab, TILE).to(tl.int32)
-        row = row_at(logits, b, stride, vocab, mask, mask_stride, words, None)
-        own = scratch_of(scratch, b, tiles, TILE)
+        at = b.to(tl.int64)
+        row = Row(
+            logits + at * stride, vocab.to(tl.int32), mask, at * mask_stride, words.to(tl.int32),
+            None,
+        )  # fmt: skip
+        own = RowScratch(scratch, at * tiles, at * tiles * (TILE // GROUP))
         drawn = row_sampling(sampling, r, row.vocab, RULE)
         position, seed = tl.load(rng.position + r), tl.load(rng.seed + r)
         noise = Noise(seed, position)
@@ -48,7 +52,7 @@ def sample_kernel(
                     token = draw_gumbel(row, drawn, own, law, tiles, noise, LISTED)
                 else:
                     uniform = uniform_at(seed, round_ * 0, round_, RESIDUAL)
-                    token = draw(row, drawn, own, law, tiles, uniform, -1, TILE)
+                    token = draw(row, drawn, own, law, tiles, uniform * law.kept, -1, TILE)
             tl.store(tokens + b, token.to(tl.int64))
             tl.store(rng.round + r, round_ + 1)
             tl.store(rng.position + r, position + (law.status == OK).to(tl.int64))

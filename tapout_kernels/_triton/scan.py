@@ -12,7 +12,7 @@ import triton.language as tl
 from .core.sampling import GUMBEL
 from .core.stats import base_of, weight
 from .gumbel import tile_winner
-from .row import GROUP, RECORD, Row, load_row
+from .row import GROUP, RECORD, Row, groups_of, load_row, records_of
 
 
 @triton.jit
@@ -29,12 +29,12 @@ def record_tile(scratch, z, tile, rate, STATISTICS: tl.constexpr):
     maximum = tl.max(z, 0)
     x = (z - base_of(maximum)) * rate
     w = tl.exp(x)
-    at = scratch.records + tile * RECORD
+    at = records_of(scratch) + tile * RECORD
     tl.store(at, maximum)
     tl.store(at + 1, tl.sum(w, 0))
     if STATISTICS:
         tl.store(at + 2, tl.sum(tl.where(w > 0, x * w, 0.0), 0))
-    if STATISTICS or scratch.groups is not None:  # where it may become a cutoff
+    if STATISTICS or scratch.arrays.groups is not None:  # where it may become a cutoff
         tl.store(at + 3, tl.min(tl.where(z > float("-inf"), z, float("inf")), 0))
 
 
@@ -53,12 +53,12 @@ def scan_row(
         if kept is not None:
             tl.store(kept + ids, z.to(kept.dtype.element_ty), mask=ids < row.vocab)
         if raw is not None:
-            plain = Row(row.logits, row.vocab, None, row.words, None)
+            plain = Row(row.logits, row.vocab, None, row.mask_at, row.words, None)
             keep_raw(raw, load_row(plain, ids), tile)
         record_tile(scratch, z, tile, rate, STATISTICS)
-        if scratch.groups is not None:
+        if scratch.arrays.groups is not None:
             maxima = tl.max(tl.reshape(z, [TILE // GROUP, GROUP]), 1)
             group = tile * (TILE // GROUP) + tl.arange(0, TILE // GROUP)
-            tl.store(scratch.groups + group, maxima)
+            tl.store(groups_of(scratch) + group, maxima)
         if RULE == GUMBEL:
             tile_winner(row, sampling, scratch, noise, z, tile, TILE)

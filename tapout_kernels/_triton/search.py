@@ -14,7 +14,7 @@ import triton.language as tl
 
 from .core.sampling import coarse_key, coarse_value
 from .core.stats import weight
-from .row import GROUP, load_row
+from .row import GROUP, groups_of, listed_of, load_row, masses_of
 
 
 class Filtered(NamedTuple):
@@ -35,7 +35,7 @@ def listed_logits(row, scratch, first, count, LISTED: tl.constexpr):
     """LISTED groups of the list: their ids and logits, [LISTED, GROUP] each."""
     index = first + tl.arange(0, LISTED)
     nowhere = tl.cdiv(row.vocab, GROUP)
-    group = tl.load(scratch.listed + index, mask=index < count, other=nowhere)
+    group = tl.load(listed_of(scratch) + index, mask=index < count, other=nowhere)
     ids = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
     return ids, load_row(row, ids)
 
@@ -56,7 +56,7 @@ def measure_maxima(scratch, groups, limits, peak, MASS: tl.constexpr, BLOCK: tl.
     total = limits.to(tl.float64) * 0.0
     for first in range(0, groups, BLOCK):
         index = first + tl.arange(0, BLOCK)
-        z = tl.load(scratch.groups + index, index < groups, float("-inf"), cache_modifier=".cg")
+        z = tl.load(groups_of(scratch) + index, index < groups, float("-inf"), cache_modifier=".cg")
         total += measure(z, limits, peak, MASS)
     return total
 
@@ -101,9 +101,9 @@ def list_groups(scratch, groups, bound, BLOCK: tl.constexpr):
     count = tl.full([], 0, tl.int32)
     for first in range(0, groups, BLOCK):
         index = first + tl.arange(0, BLOCK)
-        z = tl.load(scratch.groups + index, index < groups, float("-inf"), cache_modifier=".cg")
+        z = tl.load(groups_of(scratch) + index, index < groups, float("-inf"), cache_modifier=".cg")
         listed = z >= bound
-        tl.store(scratch.listed + count + tl.cumsum(listed.to(tl.int32), 0) - 1, index, listed)
+        tl.store(listed_of(scratch) + count + tl.cumsum(listed.to(tl.int32), 0) - 1, index, listed)
         count += tl.sum(listed.to(tl.int32), 0)
     tl.debug_barrier()
     return count
@@ -121,7 +121,7 @@ def keep_from(row, scratch, count, cutoff, peak, without, LISTED: tl.constexpr):
         kept = (z >= cutoff) & (ids != without)
         mass = tl.sum(tl.where(kept, weight(z, peak.maximum, peak.rate), 0.0), 1)
         index = first + tl.arange(0, LISTED)
-        tl.store(scratch.masses + index, mass, mask=index < count)
+        tl.store(masses_of(scratch) + index, mass, mask=index < count)
         total += tl.sum(mass.to(tl.float64), 0)
     tl.debug_barrier()
     return total

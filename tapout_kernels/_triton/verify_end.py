@@ -12,17 +12,16 @@ import triton.language as tl
 from .core.accept import block_accepts, block_may_accept, one_hot_residual
 from .core.rng import ACCEPT, RESIDUAL
 from .core.sampling import BLOCK, GREEDY, GUMBEL, row_sampling
-from .core.stats import BAD_DRAFT, OK
+from .core.stats import BAD_DRAFT, OK, base_of, weight
 from .drafts import Drafts, draft_at, draft_row, p_draft_of
-from .draw import total_mass
+from .draw import Masses, total_mass
 from .finish import arrives_last
-from .law import draw, tile_weights
+from .law import draw, tile_masses
 from .residual import Pair, draw_excess
-from .row import RECORD, known_row, scratch_of
+from .row import GROUP, RECORD, Row, RowScratch, known_row, load_row, records_of
 from .search import Peak, keep_from
 from .verify_outputs import write_accept_prob, write_counts, write_dead, write_tokens
 from .verify_request import (
-    MERGED,
     Request,
     Sums,
     code,
@@ -39,7 +38,7 @@ from .verify_rows import (
     TOKEN_ID,
     Target,
     request_length,
-    target_row,
+    target_at,
 )
 
 # ---- decisions ----------------------------------------------------------------------------------
@@ -49,7 +48,7 @@ from .verify_rows import (
 def sum_of(masses, home, sums, drawn, count, tiles):
     """What ``sum_pair`` left of one level."""
     chunks = tl.where(drawn.filtered, count, tiles)
-    return total_mass(masses + home * sums.chunks, chunks, 1, MERGED)
+    return total_mass(Masses(masses + home * sums.chunks, chunks, None, None), False)
 
 
 @triton.jit
@@ -100,17 +99,22 @@ def accepted_level(target, drafts, drawn, found, sums, request, end, home, tiles
 
 
 @triton.jit
-def take_out(row, drawn, own, law, column, TILE: tl.constexpr, LISTED: tl.constexpr):
-    """Take a column's mass out of the masses of its row."""
+def take_out(row, drawn, own, law, tiles, column, TILE: tl.constexpr, LISTED: tl.constexpr):
+    """Takes a column out of the masses of its row; what is left."""
+    left = tl.full([], 1.0, tl.float64)
     if drawn.filtered:
-        if own.groups is not None:
+        if own.arrays.groups is not None:
             peak = Peak(law.maximum.to(tl.float32), drawn.inv_temperature.to(tl.float32))
-            keep_from(row, own, law.count, law.cutoff, peak, column, LISTED)
+            left = keep_from(row, own, law.count, law.cutoff, peak, column, LISTED)
     else:
         home = column // TILE
-        _, w = tile_weights(row, drawn, own, law, home, column, TILE)
-        tl.store(own.records + home * RECORD + 1, tl.sum(w, 0).to(tl.float32))
+        ids = home * TILE + tl.arange(0, TILE)
+        at = records_of(own) + home * RECORD
+        w = weight(load_row(row, ids), base_of(tl.load(at)), drawn.inv_temperature.to(tl.float32))
+        tl.store(at + 1, tl.sum(tl.where(ids == column, 0.0, w), 0))
         tl.debug_barrier()
+        left = total_mass(tile_masses(drawn, own, law, tiles), True)
+    return left
 
 
 @triton.jit
@@ -121,21 +125,20 @@ def replacement(
     """The token emitted in place of a rejected draft; without residual mass, one of p_target."""
     uniform = noise_at(request, level, RESIDUAL)
     token, without = tl.full([], -1, tl.int32), tl.full([], -1, tl.int32)
+    mass = law.kept
     if drawn.one_hot == 0:
         if draft.one_hot:
             if draft.foreign == 0:
                 without = draft.token.to(tl.int32)
-                take_out(row, drawn, own, law, without, TILE, LISTED)
+                mass = take_out(row, drawn, own, law, tiles, without, TILE, LISTED)
         elif drafts.logits is not None:
             kept = draft_row(drafts, request.b, level, draft.token)
             w = weight_of(found, request, level, RULE)
             pair = Pair(row, law, drawn.inv_temperature.to(tl.float32), kept, w)
             masses = sums.residual + home * sums.chunks
-            token = draw_excess(
-                pair, drafts, own, masses, tiles, uniform, drawn.filtered, TILE, MERGED
-            )
+            token = draw_excess(pair, drafts, own, masses, tiles, uniform, drawn.filtered, TILE)
     if token < 0:
-        token = draw(row, drawn, own, law, tiles, uniform, without, TILE)
+        token = draw(row, drawn, own, law, tiles, uniform * mass, without, TILE)
     return tl.where(token < 0, without, token)
 
 
@@ -147,8 +150,13 @@ def final_token(
     """What follows the accepted drafts."""
     token = code(found, request, accepted, TOKEN_ID)
     if RULE != GUMBEL and RULE != GREEDY:
-        row, _ = target_row(target, request.b, accepted)
-        own = scratch_of(scratch, request.first + accepted, tiles, TILE)
+        start, mask_at, _ = target_at(target, request.b, accepted)
+        row = Row(
+            target.logits + start, target.vocab.to(tl.int32), target.mask, mask_at,
+            target.words.to(tl.int32), None,
+        )  # fmt: skip
+        at = request.first + accepted
+        own = RowScratch(scratch, at * tiles, at * tiles * (TILE // GROUP))
         law = law_of(found, request, accepted)
         if accepted < end.slot:
             draft = draft_at(drafts, request.b, accepted, row.vocab, RULE)
@@ -158,7 +166,7 @@ def final_token(
             )  # fmt: skip
         else:
             uniform = noise_at(request, accepted, RESIDUAL)
-            token = draw(row, drawn, own, law, tiles, uniform, -1, TILE)
+            token = draw(row, drawn, own, law, tiles, uniform * law.kept, -1, TILE)
     return token
 
 

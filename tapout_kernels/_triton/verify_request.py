@@ -15,7 +15,7 @@ from .drafts import draft_at, draft_row
 from .draw import NONE
 from .law import Law
 from .residual import Pair, pair_listed, pair_tiles
-from .row import scratch_of
+from .row import GROUP, Row, RowScratch
 from .verify_rows import (
     BAD,
     COUNT,
@@ -30,11 +30,10 @@ from .verify_rows import (
     P_TARGET,
     STATUS,
     TOKEN_ID,
-    target_row,
+    target_at,
 )
 
 LANES = tl.constexpr(32)  # slots looked at together
-MERGED = tl.constexpr(64)  # sums added together
 
 
 class Request(NamedTuple):
@@ -150,7 +149,11 @@ def sum_pair(
     draft = draft_at(drafts, request.b, level, target.vocab, RULE)
     full = (draft.one_hot == 0) & (draft.p_draft > 0.0) & (drawn.one_hot == 0)
     if needed & full:
-        row, _ = target_row(target, request.b, level)
+        start, mask_at, _ = target_at(target, request.b, level)
+        row = Row(
+            target.logits + start, target.vocab.to(tl.int32), target.mask, mask_at,
+            target.words.to(tl.int32), None,
+        )  # fmt: skip
         law = law_of(found, request, level)
         kept = draft_row(drafts, request.b, level, draft.token)
         pair = Pair(row, law, drawn.inv_temperature.to(tl.float32), kept, w)
@@ -160,7 +163,8 @@ def sum_pair(
         if drawn.filtered:
             if scratch.groups is not None:
                 if split == 0:
-                    own = scratch_of(scratch, request.first + level, tiles, TILE)
+                    at = request.first + level
+                    own = RowScratch(scratch, at * tiles, at * tiles * (TILE // GROUP))
                     pair_listed(pair, drafts, own, residual, shared, LISTED)
         else:
             each = tl.cdiv(tiles, splits)

@@ -19,7 +19,7 @@ from .drafts import Drafts, draft_at
 from .finish import arrives_last
 from .gumbel import Noise
 from .law import column_log_probability, draw_gumbel, finish_row, merge_raw
-from .row import known_row, row_at, scratch_of
+from .row import GROUP, Row, RowScratch, known_row
 from .scan import scan_row
 
 # Columns of the scratch a row leaves for the second launch: float64 numbers,
@@ -65,8 +65,8 @@ class Found(NamedTuple):
 
 
 @triton.jit
-def target_row(target, b, slot):
-    """The row of a slot and whether the layout has it."""
+def target_at(target, b, slot):
+    """Where the row of a slot begins, and its mask; whether the layout has that row."""
     exists = slot >= 0
     first, at = b.to(tl.int64), slot.to(tl.int64)
     if target.row_start is not None:
@@ -75,14 +75,8 @@ def target_row(target, b, slot):
         end = tl.load(target.row_start + b + 1).to(tl.int64)
         exists = (begin >= 0) & (at < end) & (at < target.rows)
         at, first = tl.where(exists, at, 0), first * 0
-    mask = target.mask
-    if mask is not None:
-        mask += first * target.mask_batch_stride
-    row = row_at(
-        target.logits + first * target.batch_stride, at, target.row_stride, target.vocab,
-        mask, target.mask_row_stride, target.words, None,
-    )  # fmt: skip
-    return row, exists
+    start = first * target.batch_stride + at * target.row_stride
+    return start, first * target.mask_batch_stride + at * target.mask_row_stride, exists
 
 
 @triton.jit
@@ -192,10 +186,14 @@ def verify_rows_kernel(
     drafted = request_length(length, b, drafts.slots)
     at = b.to(tl.int64) * (drafts.slots + 1) + slot
     if known & tl.load(live + b) & (slot <= drafted):
-        row, exists = target_row(target, b, slot)
+        start, mask_at, exists = target_at(target, b, slot)
         if exists:
+            row = Row(
+                target.logits + start, target.vocab.to(tl.int32), target.mask, mask_at,
+                target.words.to(tl.int32), None,
+            )  # fmt: skip
             tiles = tl.cdiv(vocab, TILE).to(tl.int32)
-            own = scratch_of(scratch, at, tiles, TILE)
+            own = RowScratch(scratch, at * tiles, at * tiles * (TILE // GROUP))
             drawn = row_sampling(sampling, r, row.vocab, RULE)
             noise = Noise(tl.load(rng.seed + r), tl.load(rng.position + r) + slot)
             raw = found.raw
