@@ -115,8 +115,12 @@ def announce(found, b, slot, slots):
 
 @triton.jit
 def is_skipped(found, b, slot, slots):
-    """Once true for a program it stays true for those that arrive after it."""
-    return tl.load(found.decided + b, volatile=True) > slots + 1 - slot
+    """Once true for a program it stays true for those that arrive after it.
+
+    Adding 0 is a load that one thread makes for all: with loads of their own, threads could see
+    different answers and wait for each other at different barriers.
+    """
+    return tl.atomic_add(found.decided + b, 0, sem="relaxed") > slots + 1 - slot
 
 
 @triton.jit
