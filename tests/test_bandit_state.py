@@ -111,12 +111,12 @@ def test_select_needs_out_with_rows_and_one_batch():
         ("bandit_update", "ucb1_token", "reward", [-1, 0, 1, 2, 5, 1 << 40]),
     ],
 )
-def test_raw_operators_refuse_numbers_they_have_no_meaning_for(compiled, op, bandit, name, values):
+def test_raw_operators_refuse_numbers_they_have_no_meaning_for(native, op, bandit, name, values):
     for value in values:
         args = {**Case(op, bandit=bandit).inputs(), name: value}
         before = raw.clone(args)
         with pytest.raises(RuntimeError, match=rf"{op}: {name} must be .*, got {value}"):
-            raw.caller(compiled)(op, **args)
+            raw.caller(native)(op, **args)
         raw.same({n: args[n] for n in raw.written(op)}, before)
 
 

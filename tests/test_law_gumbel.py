@@ -70,7 +70,7 @@ def alone(call, run: Chain) -> torch.Tensor:
      for where in itertools.product(CASES, ("draft", "one_hot"), (1, 2, 5))],
 )  # fmt: skip
 def test_output_is_the_targets_own(backend, case, source, slots):
-    call, batch = caller(backend), few(backend, BATCH, 12)
+    call, batch = caller(backend), few(backend, BATCH, 8)
     tokens, run = speculate(call, case, slots, batch, one_hot=source == "one_hot")
     assert torch.equal(tokens, alone(call, run))
     lengths, arms = torch.stack(run.lengths), torch.stack(run.arms)
@@ -189,7 +189,7 @@ def test_one_draw_of_two_ids_has_the_softmax_law(difference):
 
 def test_one_draw_has_the_softmax_law(backend):
     """Chi-squared of ``sample`` at V = 5: one draw for each of many seeds."""
-    batch = few(backend, 40_000, 400)
+    batch = few(backend, 40_000, 300)
     logits = torch.tensor(TARGET[:1]).expand(batch, -1)
     tokens, zeros = torch.empty(batch, dtype=torch.int64), torch.zeros(batch, dtype=torch.int64)
     caller(backend)(

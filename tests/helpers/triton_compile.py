@@ -33,8 +33,11 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
-# Every size a server may see with vocabularies it may meet; none of them is in any kernel.
-BATCHES, SLOTS, VOCABS = (1, 3, 8, 16, 32), (1, 4, 7), (32000, 49152, 128256, 151936)
+# Batch, slots, vocabulary: what a server may see; none of them is in any kernel.
+SIZES = (
+    (1, 1, 32000), (3, 4, 128256), (8, 7, 151936), (16, 1, 49152), (32, 4, 152064), (1, 7, 151936),
+    (3, 1, 32000), (8, 4, 49152), (16, 7, 128256), (32, 1, 32000),
+)  # fmt: skip
 OPTIONS = {"masked": True, "draft_vocab": True, "rows": True, "extras": True}
 _LOGITS = ("logits", "target_logits", "draft_logits", "kept_logits")
 
@@ -134,6 +137,7 @@ def report(compiler: Compiler) -> dict[str, list[dict[str, object]]]:
             entry: dict[str, object] = {"shared": kernel.metadata.shared}
             if "cubin" in kernel.asm:
                 entry.update(resources(kernel.asm["cubin"]))
+                entry["volatile"] = kernel.asm["ptx"].count("volatile")
                 entry["atomics"] = re.findall(r"\b(?:atom|red)\.[\w.:]+", kernel.asm["ptx"])
             found[name].append(entry)
     return found
@@ -151,10 +155,8 @@ def main(target: str) -> dict[str, object]:
     compiled, launches = compiler.count(), compiler.launches
     if target == "sm_90":
         for case in cases():
-            for number, batch in enumerate(BATCHES):
-                for more, slots in enumerate(SLOTS):
-                    vocab = VOCABS[(number + more) % len(VOCABS)]
-                    OPS[case.op](**sized(case.with_(batch=batch, slots=slots), vocab))
+            for batch, slots, vocab in SIZES:
+                OPS[case.op](**sized(case.with_(batch=batch, slots=slots), vocab))
     return {
         "kernels": report(compiler), "by_op": {op: sorted(names) for op, names in by_op.items()},
         "compiled": compiled, "after_other_sizes": compiler.count(),
