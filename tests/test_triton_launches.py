@@ -173,7 +173,7 @@ def test_scratch_grows_and_stays(triton):
     arena = arenas()[0]
     more = arena.bytes.numel() + 1, arena.tickets.numel() + 1
     large = launching.workspace(host, more[1], ((more[0],), torch.uint8))
-    assert large.tickets.numel() == more[1]
+    assert large.tickets.numel() >= more[1]
     assert not large.tickets.any()
     again = launching.workspace(host, 1, ((4,), torch.float32), ((2,), torch.int64))
     assert again.arrays[0].data_ptr() == large.arrays[0].data_ptr() != small.arrays[0].data_ptr()
