@@ -62,10 +62,11 @@ def verify(
     ]  # fmt: skip
     more += [((batch * levels, chunks), torch.float32)] if overlap is not None else []
     more += [((count, tiles, 2), torch.float32)] if raw else []
-    space = rows_of(count, target_logits, sampling, rule, count + 2 * batch, tuple(more))
+    first, second = _aligned(count), _aligned(count) + _aligned(batch)
+    space = rows_of(count, target_logits, sampling, rule, second + batch, tuple(more))
     numbers, codes, residual, *rest = space.more
     shared = rest.pop(0) if overlap is not None else None
-    row_tickets, decided, tickets = space.tickets[: count + 2 * batch].split([count, batch, batch])
+    row_tickets, decided, tickets = space.tickets, space.tickets[first:], space.tickets[second:]
     found = Found(numbers, codes, rest.pop(0) if raw else None, decided)
     given = (
         target_logits, row_start, token_mask, *layout(target_logits), target_logits.shape[0],
@@ -86,6 +87,11 @@ def verify(
         residual, shared, chunks, verdict, levels,
         RULE=rule, RAW=raw, EVERY_ROW=every_row, **space.constants,
     )  # fmt: skip
+
+
+def _aligned(tickets: int) -> int:
+    """To 16 bytes: what begins elsewhere would be compiled for anew."""
+    return (tickets + 3) // 4 * 4
 
 
 def _draft_layout(logits: Tensor | None) -> tuple[int, int, int, int]:
