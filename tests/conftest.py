@@ -49,6 +49,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+collect_ignore = []
+if "triton" not in BACKENDS:
+    collect_ignore += [path.name for path in Path(__file__).parent.glob("test_triton_*.py")]
+elif not os.environ.get("TRITON_INTERPRET"):
+    collect_ignore.append("test_triton_mutants.py")  # a minute of compilation for each
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     """Every backend of this run; fails where one cannot run."""

@@ -97,6 +97,26 @@ def test_a_capture_has_scratch_of_its_own():
     same(captured, eager)
 
 
+def test_a_capture_keeps_the_scratch_it_began_with():
+    """The stream's scratch is outgrown after the capture, and its memory asked for again."""
+    eager, captured, larger = server(), server(), server(batch=32, vocab=50000)
+    eager.run()
+    before, graph, stream = captured.saved(), torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        captured.run()  # scratch for this stream
+    with torch.cuda.graph(graph, stream=stream):
+        captured.run()
+    with torch.cuda.stream(stream):
+        larger.run()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    garbage = [torch.full((1 << 20,), 255, dtype=torch.uint8, device="cuda") for _ in range(64)]
+    captured.load(before)
+    graph.replay()
+    same(captured, eager)
+    assert all((block == 255).all() for block in garbage)
+
+
 @each_filter
 @each_rule
 def test_a_round_never_waits_for_the_gpu(rule, filters):
