@@ -62,10 +62,11 @@ def verify(
     ]  # fmt: skip
     more += [((batch * levels, chunks), torch.float32)] if overlap is not None else []
     more += [((count, tiles, 2), torch.float32)] if raw else []
-    space = rows_of(count, target_logits, sampling, rule, count + 2 * batch, tuple(more))
+    shares = [triton.cdiv(n, 4) * 4 for n in (count, batch, batch)]  # aligned: see ``launch``
+    space = rows_of(count, target_logits, sampling, rule, sum(shares), tuple(more))
     numbers, codes, residual, *rest = space.more
     shared = rest.pop(0) if overlap is not None else None
-    row_tickets, decided, tickets = space.tickets[: count + 2 * batch].split([count, batch, batch])
+    row_tickets, decided, tickets = space.tickets[: sum(shares)].split(shares)
     found = Found(numbers, codes, rest.pop(0) if raw else None, decided)
     given = (
         target_logits, row_start, token_mask, *layout(target_logits), target_logits.shape[0],
