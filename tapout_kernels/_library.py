@@ -36,12 +36,16 @@ def _fake(*args, **kwargs) -> None:
 
 
 def _triton_kernel(name: str) -> Callable[..., None]:
-    """Triton is imported when one of its kernels first runs: it is slow to, and may be missing."""
+    """Triton is imported when one of its kernels first runs: it is slow to, and may be missing.
+
+    It launches on the current device, so that of the tensors is made it.
+    """
 
     def kernel(*args: object) -> None:
         from . import _triton
 
-        _triton.OPS[name](*args)
+        with torch.cuda.device_of(next(x for x in args if isinstance(x, torch.Tensor))):
+            _triton.OPS[name](*args)
 
     return torch.no_grad()(kernel)
 

@@ -2,8 +2,8 @@
 
 ``core`` mirrors ``csrc/core``; ``row``, ``law``, ``search`` and ``draw`` read, filter and sample a
 row of logits; the other modules are one operator each.  Kernels take pointers in the groups of
-``params``; integers are arguments of their own, typed i64, so that no batch size, draft length or
-vocabulary compiles anything anew.
+``params``; integers are arguments of their own, of annotated type, so that no batch size, draft
+length or vocabulary compiles anything anew.
 """
 
 from __future__ import annotations

@@ -31,9 +31,10 @@ SIZES = [*Sizes._fields, "longest"]
 @triton.jit(do_not_specialize=SIZES)
 def bandit_step_kernel(
     tables, rounds, requests, rules, judged, next_requests, choice,
-    batch: "i64", states: "i64", groups: "i64", arms: "i64", table_slots: "i64", slots: "i64",
-    longest: "i64", POLICY: tl.constexpr, REWARD: tl.constexpr, ARMS: tl.constexpr,
-    ROUNDS: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, DRAWS: tl.constexpr,
+    batch: tl.int64, states: tl.int64, groups: tl.int64, arms: tl.int64, table_slots: tl.int64,
+    slots: tl.int64, longest: tl.int64, POLICY: tl.constexpr, REWARD: tl.constexpr,
+    ARMS: tl.constexpr, ROUNDS: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
+    DRAWS: tl.constexpr,
 ):  # fmt: skip
     size = Sizes(batch, states, groups, arms, table_slots, slots)
     program = tl.program_id(0).to(tl.int64)

@@ -137,8 +137,8 @@ SIZES = list(Sizes._fields)
 @triton.jit(do_not_specialize=SIZES)
 def bandit_update_kernel(
     tables, rounds, requests, rules, judged,
-    batch: "i64", states: "i64", groups: "i64", arms: "i64", table_slots: "i64", slots: "i64",
-    REWARD: tl.constexpr, ARMS: tl.constexpr, ROUNDS: tl.constexpr,
+    batch: tl.int64, states: tl.int64, groups: tl.int64, arms: tl.int64, table_slots: tl.int64,
+    slots: tl.int64, REWARD: tl.constexpr, ARMS: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
     size = Sizes(batch, states, groups, arms, table_slots, slots)
     program = tl.program_id(0).to(tl.int64)

@@ -88,10 +88,10 @@ def fill_slot(
     ]
 )  # fmt: skip
 def draft_step_kernel(
-    logits, stride: "i64", vocab: "i64", mask, mask_stride: "i64", words: "i64", d2t,
-    sampling, rng, rows, state_rows: "i64", rules, arms: "i64", arm_slots: "i64",
-    accept_estimate, proposal, next_token, kept, logits_row, kept_rows: "i64",
-    scratch, tickets, batch: "i64", slots: "i64", splits: "i64",
+    logits, stride: tl.int64, vocab: tl.int64, mask, mask_stride: tl.int64, words: tl.int64, d2t,
+    sampling, rng, rows, state_rows: tl.int64, rules, arms: tl.int64, arm_slots: tl.int64,
+    accept_estimate, proposal, next_token, kept, logits_row, kept_rows: tl.int64,
+    scratch, tickets, batch: tl.int32, slots: tl.int64, splits: tl.int32,
     KIND: tl.constexpr,
     TILE: tl.constexpr, PRECISION: tl.constexpr, PIVOTS: tl.constexpr, LISTED: tl.constexpr,
 ):  # fmt: skip

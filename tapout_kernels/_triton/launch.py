@@ -52,6 +52,7 @@ class _Arena:
         self.bytes = torch.empty(num_bytes, dtype=torch.uint8, device=device)
         self.tickets = torch.zeros(tickets, dtype=torch.int32, device=device)
         self.views: dict[tuple[Shape, ...], tuple[Tensor, ...]] = {}
+        self.captured = False
 
     def holds(self, num_bytes: int, tickets: int) -> bool:
         return num_bytes <= self.bytes.numel() and tickets <= self.tickets.numel()
@@ -71,45 +72,46 @@ class _Arena:
 
 
 _arenas: dict[tuple[torch.device, int], _Arena] = {}
-_outgrown: list[_Arena] = []  # a captured graph may still use one: never freed
+_outgrown: list[_Arena] = []  # captured graphs still point into them
 
 
 def _aligned(num_bytes: int) -> int:
     return (num_bytes + 255) // 256 * 256
 
 
-def _grown(arena: _Arena | None, device: torch.device, num_bytes: int, tickets: int) -> _Arena:
-    """At least twice as large, so that what is outgrown is less than what is used."""
-    if arena is None:
-        return _Arena(device, num_bytes, tickets)
-    _outgrown.append(arena)
-    return _Arena(
-        device,
-        max(num_bytes, 2 * arena.bytes.numel()),
-        max(tickets, 2 * arena.tickets.numel()),
-    )
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def workspace(device: torch.device, tickets: int, *shapes: Shape) -> Workspace:
     """Scratch for the next launch on the current stream, cached per device and stream.
 
     While a graph is captured memory cannot be added to the cache: what is not there yet (see
-    ``warmup``) is allocated for this launch alone, at the cost of clearing its tickets.
+    ``warmup``) is allocated for this launch alone, at the cost of clearing its tickets.  Memory a
+    graph has captured is kept for good: graphs captured on one stream share it, and must not run
+    at the same time.
     """
     num_bytes = sum(_aligned(math.prod(shape) * dtype.itemsize) for shape, dtype in shapes)
-    on_gpu = device.type == "cuda"
+    on_gpu, capturing = device.type == "cuda", _capturing(device)
     key = (device, torch.cuda.current_stream(device).cuda_stream if on_gpu else 0)
     arena = _arenas.get(key)
     if arena is None or not arena.holds(num_bytes, tickets):
-        if on_gpu and torch.cuda.is_current_stream_capturing():
-            arena = _Arena(device, num_bytes, tickets)
-        else:
-            arena = _arenas[key] = _grown(arena, device, num_bytes, tickets)
+        old = (arena.bytes.numel(), arena.tickets.numel()) if arena and not capturing else (0, 0)
+        grown = _Arena(device, max(num_bytes, old[0]), max(tickets, old[1]))
+        if not capturing:
+            _arenas[key] = grown
+            if arena is not None and arena.captured:
+                _outgrown.append(arena)
+        arena = grown
+    arena.captured = arena.captured or capturing
     return Workspace(arena.tickets, arena.arrays(shapes))
 
 
 def launch(
     kernel: triton.JITFunction, programs: int, *args: object, warps: int, **constants: object
 ):
-    """``kernel`` on a one-dimensional grid; no contraction of products into sums."""
+    """``kernel`` on a one-dimensional grid; no contraction of products into sums.
+
+    A kernel is compiled anew for pointers that are not multiples of 16 bytes, also inside tuples.
+    """
     kernel[(programs,)](*args, num_warps=warps, enable_fp_fusion=False, **constants)

@@ -170,10 +170,10 @@ def forbid(source, shape, b, taken, TILE: tl.constexpr):
     ]
 )  # fmt: skip
 def proposal_load_kernel(
-    source, columns: "i64", batch_stride: "i64", row_stride: "i64", vocab: "i64",
-    mask_batch_stride: "i64", mask_row_stride: "i64", words: "i64", target_ids: "i64",
-    sampling, rows, state_rows: "i64", rules, arms: "i64", arm_slots: "i64", proposal,
-    scratch, tickets, slots: "i64", levels: "i64", splits: "i64",
+    source, columns: tl.int64, batch_stride: tl.int64, row_stride: tl.int64, vocab: tl.int64,
+    mask_batch_stride: tl.int64, mask_row_stride: tl.int64, words: tl.int64, target_ids: tl.int64,
+    sampling, rows, state_rows: tl.int64, rules, arms: tl.int64, arm_slots: tl.int64, proposal,
+    scratch, tickets, slots: tl.int64, levels: tl.int32, splits: tl.int32,
     TILE: tl.constexpr, PRECISION: tl.constexpr, PIVOTS: tl.constexpr, LISTED: tl.constexpr,
 ):  # fmt: skip
     split = (tl.program_id(0) % splits).to(tl.int32)

@@ -97,7 +97,7 @@ def count_active(active, draft, counts, ticket, ROWS: tl.constexpr):
 @triton.jit(do_not_specialize=["batch", "states", "slots", "arms", "arm_slots"])
 def proposal_reset_kernel(
     inputs, draft, rules, counts, ticket,
-    batch: "i64", states: "i64", slots: "i64", arms: "i64", arm_slots: "i64",
+    batch: tl.int64, states: tl.int64, slots: tl.int64, arms: tl.int64, arm_slots: tl.int64,
     ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     begin = tl.program_id(0).to(tl.int64) * ROWS

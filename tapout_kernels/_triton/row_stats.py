@@ -19,8 +19,8 @@ from .scratch import mask_layout, rows_of
 
 @triton.jit(do_not_specialize=["mask_stride", "words", "splits"])
 def row_stats_kernel(
-    logits, stride: "i64", vocab: "i64", mask, mask_stride: "i64", words: "i64",
-    sampling, token, stats, scratch, tickets, splits: "i64",
+    logits, stride: tl.int64, vocab: tl.int64, mask, mask_stride: tl.int64, words: tl.int64,
+    sampling, token, stats, scratch, tickets, splits: tl.int32,
     TILE: tl.constexpr, PRECISION: tl.constexpr, PIVOTS: tl.constexpr, LISTED: tl.constexpr,
 ):  # fmt: skip
     r = (tl.program_id(0) // splits).to(tl.int32)

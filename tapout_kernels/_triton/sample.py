@@ -21,8 +21,8 @@ from .scratch import mask_layout, rows_of
 
 @triton.jit(do_not_specialize=["mask_stride", "words", "state_rows", "splits"])
 def sample_kernel(
-    logits, stride: "i64", vocab: "i64", mask, mask_stride: "i64", words: "i64",
-    sampling, rng, live, rows, state_rows: "i64", tokens, scratch, tickets, splits: "i64",
+    logits, stride: tl.int64, vocab: tl.int64, mask, mask_stride: tl.int64, words: tl.int64,
+    sampling, rng, live, rows, state_rows: tl.int64, tokens, scratch, tickets, splits: tl.int32,
     RULE: tl.constexpr,
     TILE: tl.constexpr, PRECISION: tl.constexpr, PIVOTS: tl.constexpr, LISTED: tl.constexpr,
 ):  # fmt: skip

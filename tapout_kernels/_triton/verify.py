@@ -62,11 +62,11 @@ def verify(
     ]  # fmt: skip
     more += [((batch * levels, chunks), torch.float32)] if overlap is not None else []
     more += [((count, tiles, 2), torch.float32)] if raw else []
-    first, second = _aligned(count), _aligned(count) + _aligned(batch)
-    space = rows_of(count, target_logits, sampling, rule, second + batch, tuple(more))
+    shares = [triton.cdiv(n, 4) * 4 for n in (count, batch, batch)]  # aligned: see ``launch``
+    space = rows_of(count, target_logits, sampling, rule, sum(shares), tuple(more))
     numbers, codes, residual, *rest = space.more
     shared = rest.pop(0) if overlap is not None else None
-    row_tickets, decided, tickets = space.tickets, space.tickets[first:], space.tickets[second:]
+    row_tickets, decided, tickets = space.tickets[: sum(shares)].split(shares)
     found = Found(numbers, codes, rest.pop(0) if raw else None, decided)
     given = (
         target_logits, row_start, token_mask, *layout(target_logits), target_logits.shape[0],
@@ -87,11 +87,6 @@ def verify(
         residual, shared, chunks, verdict, levels,
         RULE=rule, RAW=raw, EVERY_ROW=every_row, **space.constants,
     )  # fmt: skip
-
-
-def _aligned(tickets: int) -> int:
-    """To 16 bytes: what begins elsewhere would be compiled for anew."""
-    return (tickets + 3) // 4 * 4
 
 
 def _draft_layout(logits: Tensor | None) -> tuple[int, int, int, int]:

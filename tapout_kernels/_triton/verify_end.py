@@ -256,13 +256,13 @@ def end_request(
     ]
 )  # fmt: skip
 def verify_end_kernel(
-    logits, row_start, mask, batch_stride: "i64", row_stride: "i64", vocab: "i64",
-    rows_given: "i64", mask_batch_stride: "i64", mask_row_stride: "i64", words: "i64",
-    draft_tokens, stats, draft_logits, logits_row, t2d, draft_batch_stride: "i64",
-    draft_row_stride: "i64", draft_rows: "i64", draft_vocab: "i64", target_ids: "i64",
-    sampling, rng, length, live, rows, state_rows: "i64", found, scratch, tickets,
-    batch: "i64", slots: "i64", splits: "i64",
-    residual, shared, chunks: "i64", verdict, levels: "i64",
+    logits, row_start, mask, batch_stride: tl.int64, row_stride: tl.int64, vocab: tl.int64,
+    rows_given: tl.int64, mask_batch_stride: tl.int64, mask_row_stride: tl.int64, words: tl.int64,
+    draft_tokens, stats, draft_logits, logits_row, t2d, draft_batch_stride: tl.int64,
+    draft_row_stride: tl.int64, draft_rows: tl.int64, draft_vocab: tl.int64, target_ids: tl.int64,
+    sampling, rng, length, live, rows, state_rows: tl.int64, found, scratch, tickets,
+    batch: tl.int32, slots: tl.int64, splits: tl.int32,
+    residual, shared, chunks: tl.int64, verdict, levels: tl.int32,
     RULE: tl.constexpr, RAW: tl.constexpr, EVERY_ROW: tl.constexpr,
     TILE: tl.constexpr, PRECISION: tl.constexpr, PIVOTS: tl.constexpr, LISTED: tl.constexpr,
 ):  # fmt: skip

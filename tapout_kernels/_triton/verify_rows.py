@@ -117,10 +117,10 @@ def announce(found, b, slot, slots):
 def is_skipped(found, b, slot, slots):
     """Once true for a program it stays true for those that arrive after it.
 
-    Adding 0 is a load that one thread makes for all: with loads of their own, threads could see
-    different answers and wait for each other at different barriers.
+    One thread reads and tells the others, as an atomic does.  A load is every thread's own: while
+    another program announces, some would go past the barriers that the rest wait at.
     """
-    return tl.atomic_add(found.decided + b, 0, sem="relaxed") > slots + 1 - slot
+    return tl.atomic_max(found.decided + b, 0, sem="relaxed") > slots + 1 - slot
 
 
 @triton.jit
@@ -165,12 +165,12 @@ def judge_row(
     ]
 )  # fmt: skip
 def verify_rows_kernel(
-    logits, row_start, mask, batch_stride: "i64", row_stride: "i64", vocab: "i64",
-    rows_given: "i64", mask_batch_stride: "i64", mask_row_stride: "i64", words: "i64",
-    draft_tokens, stats, draft_logits, logits_row, t2d, draft_batch_stride: "i64",
-    draft_row_stride: "i64", draft_rows: "i64", draft_vocab: "i64", target_ids: "i64",
-    sampling, rng, length, live, rows, state_rows: "i64", found, scratch, tickets,
-    batch: "i64", slots: "i64", splits: "i64",
+    logits, row_start, mask, batch_stride: tl.int64, row_stride: tl.int64, vocab: tl.int64,
+    rows_given: tl.int64, mask_batch_stride: tl.int64, mask_row_stride: tl.int64, words: tl.int64,
+    draft_tokens, stats, draft_logits, logits_row, t2d, draft_batch_stride: tl.int64,
+    draft_row_stride: tl.int64, draft_rows: tl.int64, draft_vocab: tl.int64, target_ids: tl.int64,
+    sampling, rng, length, live, rows, state_rows: tl.int64, found, scratch, tickets,
+    batch: tl.int32, slots: tl.int64, splits: tl.int32,
     RULE: tl.constexpr, EVERY_ROW: tl.constexpr,
     TILE: tl.constexpr, PRECISION: tl.constexpr, PIVOTS: tl.constexpr, LISTED: tl.constexpr,
 ):  # fmt: skip
