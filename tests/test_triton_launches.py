@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from contextlib import nullcontext
+
 import pytest
 import torch
 from helpers import device, raw
@@ -166,9 +169,10 @@ def test_scratch_may_hold_anything(triton, garbage):
         raw.same(run(case, args, garbage), expected, case.name)
 
 
-def test_scratch_grows_and_stays(triton):
+def test_scratch_grows_and_stays(monkeypatch):
     """The largest launch so far decides; what is smaller finds the same memory."""
-    host = torch.device("cpu" if device.INTERPRETED else "cuda", None if device.INTERPRETED else 0)
+    monkeypatch.setattr(launching, "_arenas", {})
+    host = torch.device("cpu")
     small = launching.workspace(host, 1, ((4,), torch.float32))
     arena = arenas()[0]
     more = arena.bytes.numel() + 1, arena.tickets.numel() + 1
@@ -178,6 +182,29 @@ def test_scratch_grows_and_stays(triton):
     again = launching.workspace(host, 1, ((4,), torch.float32), ((2,), torch.int64))
     assert again.arrays[0].data_ptr() == large.arrays[0].data_ptr() != small.arrays[0].data_ptr()
     assert again.arrays[1].data_ptr() - again.arrays[0].data_ptr() == 256, "aligned"
+
+
+@pytest.mark.parametrize("captures", [False, True])
+def test_memory_that_a_graph_has_captured_outlives_growth(monkeypatch, captures):
+    monkeypatch.setattr(launching, "_arenas", {})
+    monkeypatch.setattr(launching, "_outgrown", [])
+    host = torch.device("cpu")
+    launching.workspace(host, 1, ((4,), torch.float32))
+    with monkeypatch.context() as during:
+        during.setattr(launching, "_capturing", lambda device: captures)
+        launching.workspace(host, 1, ((4,), torch.float32))
+        if captures:  # more than there is: for this launch alone
+            launching.workspace(host, 1, ((4096,), torch.float32))
+    memory = weakref.ref(arenas()[0].bytes)
+    launching.workspace(host, 1, ((memory().numel() + 1,), torch.float32))
+    assert (memory() is not None) == captures
+
+
+def test_the_device_of_the_tensors_launches(triton, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.cuda, "device_of", lambda x: seen.append(x) or nullcontext())
+    raw.run(raw.caller("triton"), "proposal_reset", Case("proposal_reset").inputs())
+    assert [type(x) for x in seen] == [torch.Tensor]
 
 
 def test_nothing_is_read_or_written_beside_the_arguments(triton):
