@@ -101,7 +101,7 @@ def cases() -> Iterator[Case]:
     yield base.with_(op="proposal_reset")
     yield base.with_(op="proposal_reset", rows=True, level="token")
     for op in ("bandit_select", "bandit_update", "bandit_step"):
-        for bandit in BANDITS:
+        for bandit in (*list(BANDITS)[::2], "ucb1_token"):  # every policy, both levels
             yield base.with_(op=op, bandit=bandit)
 
 
