@@ -195,6 +195,7 @@ def test_thompson_picks_an_arm_as_often_as_it_is_the_best(backend, policy):
     assert picks_p_value(two_slots(policy), [1 - near, near], backend) < UNLIKELY
 
 
+@pytest.mark.interpreted_slow
 def test_epsilon_explores_every_arm_alike(backend):
     """epsilon = .4 of 4 arms: .1 each, and .6 more for the best, arm 3 (slot 1: arm 0)."""
     bandit = BanditState.create(4, slots=2, level="token", policy="epsilon_greedy", epsilon=0.4)

@@ -23,7 +23,7 @@ rules = pytest.mark.parametrize(
 
 
 def size_of(backend: str) -> int:
-    return few(backend, BATCH, 4)
+    return few(backend, BATCH, 3)
 
 
 def table(seed: int, *shape: int) -> Tensor:

@@ -32,7 +32,7 @@ def equal_to_the_reference(op: str, args: dict[str, object], context: str = "") 
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("batch", [64, 65, 128, 129])
+@pytest.mark.parametrize("batch", [64, 129])
 def test_batches_around_a_block_of_rows(op, batch):
     for level in ("sequence", "token"):
         bandit = "ucb1_token" if level == "token" else "ucb_tuned"
@@ -176,7 +176,7 @@ def last_program_first(monkeypatch):
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("bandit", ["ucb1", "ucb1_token", "gaussian_token", "epsilon"])
+@pytest.mark.parametrize("bandit", ["ucb1_token", "epsilon"])
 def test_the_order_of_programs_does_not_matter(op, bandit, request):
     """Among others: at token level the round is learnt from arms that other programs replace."""
     level = "token" if bandit.endswith("token") else "sequence"
