@@ -75,10 +75,11 @@ if [ -n "$PEERS" ]; then # compiled beside the tests, ready for the benchmark
 fi
 if has pytest; then
   OPTIONS=(-q -p no:cacheprovider --continue-on-collection-errors)
-  has xdist && OPTIONS+=(-n 4 --dist loadgroup) # one compiles while another one's kernels run
+  JOBS=$(nproc) # most of the time is compilation
+  has xdist && OPTIONS+=(-n $((JOBS < 12 ? JOBS : 12)) --dist loadgroup)
   export TAPOUT_TEST_BACKENDS=reference,triton TAPOUT_TEST_MODEL=skip
-  step tests 100 "$PYTHON" -m pytest "${OPTIONS[@]}" -m gpu tests
-  step matrix 120 "$PYTHON" -m pytest "${OPTIONS[@]}" -m "not slow and not gpu" -k triton \
+  step tests 130 "$PYTHON" -m pytest "${OPTIONS[@]}" -m gpu tests
+  step matrix 150 "$PYTHON" -m pytest "${OPTIONS[@]}" -m "not slow and not gpu" -k triton \
     tests/test_conformance.py tests/test_law_chi2.py tests/test_invariance.py
 else
   STEPS+=("tests|no pytest|0")

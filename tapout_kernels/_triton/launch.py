@@ -16,13 +16,15 @@ class Tuning(NamedTuple):
     tile: int  # logits reduced at once: the unit of the statistics and of the inverse CDF
     warps: int
     programs: int  # rows are split until there are about this many
+    last_programs: int  # the same of the last launch of verify, which takes more registers
     pivots: int  # limits that a cutoff search measures in one pass
     listed: int  # groups of 128 ids it reads at once
 
 
-# Not measured yet: a tile is 32 bytes of bf16 a thread, programs 16 for each of an H200's 132 SMs.
-GPU = Tuning(tile=2048, warps=4, programs=2112, pivots=4, listed=8)
-INTERPRETER = Tuning(tile=4096, warps=1, programs=6, pivots=64, listed=8)
+# Not measured yet. A tile is 32 bytes of bf16 a thread; 16 programs for each of an H200's 132 SMs,
+# 4 where registers leave room for no more.
+GPU = Tuning(tile=2048, warps=4, programs=2112, last_programs=528, pivots=4, listed=8)
+INTERPRETER = Tuning(tile=4096, warps=1, programs=6, last_programs=6, pivots=64, listed=8)
 
 
 def tuning(device: torch.device) -> Tuning:
@@ -31,8 +33,7 @@ def tuning(device: torch.device) -> Tuning:
 
 def splits(rows: int, vocab: int, plan: Tuning) -> int:
     """Programs a row is split over; results do not depend on it."""
-    tiles = triton.cdiv(vocab, plan.tile)
-    return max(1, min(tiles, triton.cdiv(plan.programs, rows)))
+    return max(1, min(triton.cdiv(vocab, plan.tile), triton.cdiv(plan.programs, rows)))
 
 
 Shape = tuple[tuple[int, ...], torch.dtype]

@@ -24,6 +24,8 @@ from .row import GROUP, Row, RowScratch, allows, known_row
 from .scan import scan_row
 from .scratch import constants, layout, mask_layout, rows_of, rules_layout
 
+LANES = tl.constexpr(32)  # tokens looked at together
+
 
 class Source(NamedTuple):
     """Drafts made elsewhere."""
@@ -54,15 +56,15 @@ class Layout(NamedTuple):
 @triton.jit
 def offered_length(source, shape, b):
     """How many tokens the source has for a request."""
+    offered = shape.columns
     if source.length is not None:
-        offered = tl.load(source.length + b).to(tl.int64)
-        offered = tl.minimum(offered, shape.columns)
+        offered = tl.minimum(tl.load(source.length + b).to(tl.int64), offered)
     else:
-        offered = tl.full([], 0, tl.int64)
-        ended = shape.columns <= 0
-        for j in range(shape.columns):
-            ended = ended | (tl.load(source.tokens + b.to(tl.int64) * shape.columns + j) < 0)
-            offered += (ended == 0).to(tl.int64)
+        tokens = source.tokens + b.to(tl.int64) * shape.columns
+        for first in range(0, shape.columns, LANES):
+            j = first + tl.arange(0, LANES)
+            ended = tl.load(tokens + j, mask=j < shape.columns, other=0) < 0
+            offered = tl.minimum(offered, tl.min(tl.where(ended, j, shape.columns), 0))
     return offered
 
 

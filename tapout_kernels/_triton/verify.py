@@ -78,15 +78,21 @@ def verify(
         verify_rows_kernel, space.programs, *given, row_tickets, batch, slots, space.splits,
         RULE=rule, EVERY_ROW=every_row, **space.constants,
     )  # fmt: skip
-    share = splits(batch * levels, vocab, plan) if draft_logits is not None else 1
+    share = 1
+    if draft_logits is not None:
+        share = splits(batch * levels, vocab, plan._replace(programs=plan.last_programs))
     verdict = Verdict(
         tokens, num_accepted, num_emitted, last_token, status, accept_prob, overlap, logprobs
     )
-    launch(
-        verify_end_kernel, batch * levels * share, *given, tickets, batch, slots, share,
-        residual, shared, chunks, verdict, levels,
-        RULE=rule, RAW=raw, EVERY_ROW=every_row, **space.constants,
-    )  # fmt: skip
+    try:
+        launch(
+            verify_end_kernel, batch * levels * share, *given, tickets, batch, slots, share,
+            residual, shared, chunks, verdict, levels,
+            RULE=rule, RAW=raw, EVERY_ROW=every_row, **space.constants,
+        )  # fmt: skip
+    except BaseException:
+        decided.zero_()  # by this launch; left as it is, it would skip rows of the next call
+        raise
 
 
 def _draft_layout(logits: Tensor | None) -> tuple[int, int, int, int]:
