@@ -193,8 +193,9 @@ def test_every_op_has_one_name_in_every_layer():
     from tapout_kernels._schema import SCHEMAS
 
     for op in SCHEMAS:
+        own_kernel = [] if op == "bandit_step" else [f"csrc/cpu/{op}.cpp"]  # the other two in turn
         for path in (
-            f"csrc/cpu/{op}.cpp",
+            *own_kernel,
             f"csrc/bind/{op}.cpp",
             f"tapout_kernels/reference/{op}.py",
             f"tapout_kernels/_triton/{op}.py",

@@ -94,7 +94,10 @@ ARGMAX = Killer(
 )
 FILTERED = test_triton_launches.LONG.with_(sampling="all")
 SPLITS = Killer(test_triton_launches.test_the_number_of_programs_changes_nothing, case=FILTERED)
-ORDER = Killer(test_triton_launches.test_the_order_of_programs_changes_nothing, case=FILTERED)
+ADVANCES = Killer(
+    test_triton_launches.test_the_number_of_programs_changes_nothing,
+    case=FILTERED.with_(op="sample"),
+)
 EXIT = Killer(
     test_triton_launches.test_the_order_of_programs_changes_nothing,
     case=test_triton_launches.LONG.with_(op="verify"),
@@ -144,13 +147,14 @@ MUTANTS = {
         COIN,
     ),
     "last tile skipped by the draw": Mutant(
-        (Edit("law.py", "pick_chunk(scratch.records + 1, tiles, uniform, RECORD, BLOCK)",
-              "pick_chunk(scratch.records + 1, tiles - (tiles > 1), uniform, RECORD, BLOCK)"),),
+        (Edit("law.py", "Masses(records_of(scratch), tiles, law.maximum",
+              "Masses(records_of(scratch), tl.maximum(tiles - 1, 1), law.maximum"),),
         TILES,
     ),
     "last tile skipped by the statistics": Mutant(
-        (Edit("law.py", "total, dev = merge_sums(scratch, tiles,",
-              "total, dev = merge_sums(scratch, tiles - (tiles > 1),"),), ROW_END,
+        (Edit("law.py", "scratch, tiles, sampling.inv_temperature, STATISTICS or",
+              "scratch, tl.maximum(tiles - 1, 1), sampling.inv_temperature, STATISTICS or"),),
+        ROW_END,
     ),
     "top-k cutoff off by one": Mutant(
         (Edit("search.py", "count, low, high, sampling.top_k.to(tl.float64), peak,",
@@ -164,9 +168,10 @@ MUTANTS = {
         (Edit("verify_rows.py", "return tl.minimum(tl.maximum(tl.load(length + b), 0), slots)",
               "return tl.load(length + b) * 0 + slots"),), UNPROPOSED,
     ),
-    "bonus row without its mask": Mutant(
-        (Edit("verify_rows.py", "    mask = target.mask\n",
-              "    mask = target.mask\n    if slot > 0:\n        mask = None\n"),), MASK,
+    "every row under the mask of the first": Mutant(
+        (Edit("verify_rows.py",
+              "first * target.mask_batch_stride + at * target.mask_row_stride, exists",
+              "first * target.mask_batch_stride, exists"),), MASK,
     ),
     "block scan that stops at the first failure": Mutant(
         (Edit("verify_end.py", DOWNWARD_SCAN, UPWARD_SCAN),), BETWEEN_LEVELS,
@@ -180,10 +185,7 @@ MUTANTS = {
         (Edit("finish.py", "tl.store(ticket, 0)", "tl.store(ticket, 1)"),), TICKETS
     ),
     "every program takes itself for the last": Mutant(
-        (Edit("finish.py", '== arrivals - 1', '>= 0'),), SPLITS,
-    ),
-    "the first to arrive takes itself for the last": Mutant(
-        (Edit("finish.py", '== arrivals - 1', '== 0'),), ORDER,
+        (Edit("finish.py", '== arrivals - 1', '>= 0'),), ADVANCES,
     ),
     "the last program merges only its own tiles": Mutant(
         (Edit("row_stats.py", "law = finish_row(row, drawn, own, tiles,",
