@@ -27,6 +27,9 @@ def check_case(backend: str, case: Case) -> int:
 def check_outputs(backend: str, case: Case, args: dict, found: dict, expected: dict) -> int:
     if case.op == "row_stats":
         return compare.check_row_stats(args, found, expected, case.name)
+    explained = case.op in ("sample", "verify") and few(backend, False, True)
+    if explained and compare_verify.plainly_equal(found, expected):
+        return 0  # the rows' cutoffs, which only explain differences, are not looked for
     if case.op == "sample":
         return compare.check_sample(args, found, expected, row_cutoffs(backend, args))
     if case.op == "draft_step":
