@@ -27,6 +27,9 @@ def check_case(backend: str, case: Case) -> int:
 def check_outputs(backend: str, case: Case, args: dict, found: dict, expected: dict) -> int:
     if case.op == "row_stats":
         return compare.check_row_stats(args, found, expected, case.name)
+    explained = case.op in ("sample", "verify") and few(backend, False, True)
+    if explained and compare_verify.plainly_equal(found, expected):
+        return 0  # the rows' cutoffs, which only explain differences, are not looked for
     if case.op == "sample":
         return compare.check_sample(args, found, expected, row_cutoffs(backend, args))
     if case.op == "draft_step":
@@ -98,8 +101,11 @@ def interpreted_slice() -> set[Case]:
     return set(CASES) - set(rows) | {case for case in rows if case.vocab == 7} | set(large[::2])
 
 
+INTERPRETED = interpreted_slice()
+
+
 @pytest.mark.parametrize(
-    "case", [interpreted_if(case in interpreted_slice(), case) for case in CASES],
+    "case", [interpreted_if(case in INTERPRETED, case) for case in CASES],
     ids=lambda case: case.name,
 )  # fmt: skip
 def test_matches_the_reference(compiled, case):
@@ -154,7 +160,7 @@ def test_the_comparison_can_fail(op, name):
 
 
 def test_matrix_covers_what_it_says():
-    assert {(case.op, case.vocab) for case in interpreted_slice()} >= {
+    assert {(case.op, case.vocab) for case in INTERPRETED} >= {
         (op, vocab) for op in ROW_OPS for vocab in (7, 8193, 49152, 128256)
     }
     assert {case.vocab for case in CASES} >= {*VOCABS, *MORE_VOCABS}

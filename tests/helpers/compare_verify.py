@@ -10,6 +10,7 @@ from tapout_kernels.reference.draft import draft_distribution
 from tapout_kernels.reference.gumbel import gumbel_noise
 from tapout_kernels.reference.stats import Sampling
 from tapout_kernels.reference.verify import Given, given
+from tapout_kernels.testing import TOLERANCES
 
 from .compare import Noise, Rows, check_draw, check_inverse_cdf, close, near
 
@@ -125,6 +126,15 @@ class Verification:
         one = noise._replace(seed=noise.seed[b : b + 1], round=noise.round[b : b + 1])
         u = one.residual(torch.tensor([slot])).item()
         check_inverse_cdf(weights, token, u, context)
+
+
+def plainly_equal(found: dict, expected: dict) -> bool:
+    """Every integer, and every float within its tolerance: nothing to explain."""
+    for name, value in expected.items():
+        atol, rtol = TOLERANCES[name] if value.is_floating_point() else (0.0, 0.0)
+        if not torch.allclose(found[name], value, atol=atol, rtol=rtol, equal_nan=True):
+            return False
+    return True
 
 
 def check_verify(args: dict, found: dict, expected: dict, cutoffs: Tensor) -> int:
