@@ -22,16 +22,15 @@ enum cudaStreamCaptureStatus : int {
   cudaStreamCaptureStatusInvalidated = 2
 };
 
-extern "C" {
+#define EMULATOR_EXPORT extern "C" __attribute__((visibility("default")))
 // What went wrong in the last launch, "" if nothing did.
-const char* emulator_error();
+EMULATOR_EXPORT const char* emulator_error();
 // Order of blocks and lanes, and how many blocks run at a time.
-void emulator_configure(uint64_t seed, int blocks_in_flight);
+EMULATOR_EXPORT void emulator_configure(uint64_t seed, int blocks_in_flight);
 // Launches since the last call of emulator_reset_launches(), and switches of the last launch.
-int64_t emulator_launches();
-void emulator_reset_launches();
-int64_t emulator_switches();
-}
+EMULATOR_EXPORT int64_t emulator_launches();
+EMULATOR_EXPORT void emulator_reset_launches();
+EMULATOR_EXPORT int64_t emulator_switches();
 
 inline const char* cudaGetErrorString(cudaError_t) { return emulator_error(); }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
