@@ -1,0 +1,57 @@
+// The host's twin of what launchers and bindings take from CUDA's runtime. Launches run at once and
+// to their end, so every stream is the same and nothing is ever pending.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+enum cudaError_t : int {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorLaunchFailure = 719
+};
+
+using cudaStream_t = struct EmulatedStream*;
+
+enum cudaDeviceAttr : int { cudaDevAttrMultiProcessorCount = 16 };
+enum cudaStreamCaptureStatus : int {
+  cudaStreamCaptureStatusNone = 0,
+  cudaStreamCaptureStatusActive = 1,
+  cudaStreamCaptureStatusInvalidated = 2
+};
+
+extern "C" {
+// What went wrong in the last launch, "" if nothing did.
+const char* emulator_error();
+// Order of blocks and lanes, and how many blocks run at a time.
+void emulator_configure(uint64_t seed, int blocks_in_flight);
+// Launches since the last call of emulator_reset_launches(), and switches of the last launch.
+int64_t emulator_launches();
+void emulator_reset_launches();
+int64_t emulator_switches();
+}
+
+inline const char* cudaGetErrorString(cudaError_t) { return emulator_error(); }
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = 2;  // multiprocessors: rows are split, but not into many blocks
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaMemsetAsync(void* bytes, int value, size_t count, cudaStream_t) {
+  memset(bytes, value, count);
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+  *status = cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
