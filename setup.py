@@ -61,6 +61,7 @@ class CMakeBuild(build_ext):
             f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11}", f"-DTAPOUT_TORCH_INCLUDE={torch_include()}",
             f"-DTAPOUT_CUDA={os.environ.get('TAPOUT_CUDA', 'AUTO')}",
+            f"-DTAPOUT_CUDA_ARCHITECTURES={os.environ.get('TAPOUT_CUDA_ARCHITECTURES', '')}",
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]  # fmt: skip
         subprocess.run([cmake, "-S", ROOT, "-B", build, "-G", "Ninja", *defines], check=True)

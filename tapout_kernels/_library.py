@@ -1,9 +1,9 @@
 """Registration: schemas, fakes, and the reference as the kernel behind every device.
 
 Each operator has a dispatching default plus one overload per backend
-(``torch.ops.tapout_kernels.verify.reference``).  Triton's kernels, where it is installed, and the
-native library's, when it loads, stand behind the default of their devices; whatever they do not
-cover falls back to the reference, visibly (:func:`tapout_kernels.backend_report`).
+(``torch.ops.tapout_kernels.verify.reference``).  The native libraries' kernels, where they load,
+stand behind the default of their devices, on a GPU else Triton's, where it is installed; whatever
+they do not cover falls back to the reference, visibly (:func:`tapout_kernels.backend_report`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ._schema import SCHEMAS
 NAMESPACE = "tapout_kernels"
 _PACKAGE = Path(__file__).parent
 NATIVE_PATH = _PACKAGE / "_C.so"
+CUDA_PATH = _PACKAGE / "_C_cuda.so"
 TRITON_NAMES = ("triton", "triton-rocm", "pytorch-triton-rocm", "pytorch-triton")
 MINIMUM_TRITON = (3, 6)
 
@@ -52,16 +53,19 @@ def _triton_kernel(name: str) -> Callable[..., None]:
 
 def _define() -> None:
     for name, schema in SCHEMAS.items():
-        for overload in ("", ".reference", ".cpu", ".triton"):
+        for overload in ("", ".reference", ".cpu", ".triton", ".cuda"):
             _definitions.define(f"{name}{overload}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
             torch.library.register_fake(f"{NAMESPACE}::{name}{overload}", _fake, lib=_definitions)
         for overload in ("", ".reference"):
             kernel = torch.no_grad()(reference.OPS[name])  # state must not carry a graph
             _definitions.impl(f"{name}{overload}", kernel, "CompositeExplicitAutograd")
-        kernel = _triton_kernel(name)
-        _definitions.impl(f"{name}.triton", kernel, "CompositeExplicitAutograd")
-        if TRITON_UNAVAILABLE is None:
-            _definitions.impl(name, kernel, "CUDA")
+        _definitions.impl(f"{name}.triton", _triton_kernel(name), "CompositeExplicitAutograd")
+
+
+def _let_triton_stand_in() -> None:
+    """Triton's kernels behind the default of a GPU that the CUDA library does not serve."""
+    for name in SCHEMAS:
+        _definitions.impl(name, _triton_kernel(name), "CUDA")
 
 
 def _triton_unavailable() -> str | None:
@@ -91,21 +95,31 @@ def _build_info() -> dict[str, dict[str, object]]:
 
 
 def _load_native() -> str | None:
-    """Load the CPU library; the reason why not, or None.
+    """Load the CPU library; the reason why not, or None."""
+    return _load(NATIVE_PATH, "cpu", ISA_ERROR)
+
+
+def _load_cuda() -> str | None:
+    """Load the CUDA library; the reason why not, or None.  It needs a torch with CUDA."""
+    return _load(CUDA_PATH, "cuda", "" if torch.version.cuda else "torch has no CUDA")
+
+
+def _load(path: Path, part: str, obstacle: str) -> str | None:
+    """Load a native library unless there is an obstacle; the reason why not, or None.
 
     A library built from another schema table would read its arguments wrongly: it is not loaded.
     """
-    if not NATIVE_PATH.exists():
-        reason = _build_info().get("cpu", {}).get("reason")
+    if not path.exists():
+        reason = _build_info().get(part, {}).get("reason")
         return str(reason or "its library was not built (run `pip install .`)")
+    if obstacle:
+        return obstacle
     try:
-        if native_text("tapout_schema") != _schema_hash():
-            return f"{NATIVE_PATH.name} was built for another version: run `pip install .`"
-        if ISA_ERROR:
-            return ISA_ERROR
-        torch.ops.load_library(NATIVE_PATH)
+        if native_text("tapout_schema", path) != _schema_hash():
+            return f"{path.name} was built for another version: run `pip install .`"
+        torch.ops.load_library(path)
     except OSError as error:
-        return f"{NATIVE_PATH.name} did not load: {error}"
+        return f"{path.name} did not load: {error}"
     return None
 
 
@@ -113,9 +127,9 @@ def _schema_hash() -> str:
     return hashlib.sha256((_PACKAGE / "_schema.py").read_bytes()).hexdigest()
 
 
-def native_text(symbol: str) -> str:
-    """What a parameterless C function of the CPU library says; empty if there is none."""
-    function = getattr(ctypes.CDLL(str(NATIVE_PATH)), symbol, None)
+def native_text(symbol: str, path: Path = NATIVE_PATH) -> str:
+    """What a parameterless C function of a native library says; empty if there is none."""
+    function = getattr(ctypes.CDLL(str(path)), symbol, None)
     if function is None:
         return ""
     function.restype = ctypes.c_char_p
@@ -123,13 +137,11 @@ def native_text(symbol: str) -> str:
 
 
 def build_notes() -> list[str]:
-    """What was left out of the build besides the cpu backend, one line each."""
-    notes = []
-    for part in ("cuda", "host"):
-        info = _build_info().get(part, {})
-        if not info.get("built", False):
-            notes.append(f"{part} library not built: {info.get('reason') or 'no build record'}")
-    return notes
+    """What was left out of the build besides backends, one line each."""
+    info = _build_info().get("host", {})
+    if info.get("built", False):
+        return []
+    return [f"host library not built: {info.get('reason') or 'no build record'}"]
 
 
 def _isa_error() -> str:
@@ -146,3 +158,7 @@ TRITON_INTERPRETED: bool = os.environ.get("TRITON_INTERPRET", "").lower() in _YE
 _define()
 ISA_ERROR: str = _isa_error()
 CPU_UNAVAILABLE: str | None = _load_native()
+CUDA_UNAVAILABLE: str | None = _load_cuda()
+CUDA_DEVICES: set[str] = {"cuda"}  # tests that emulate the library add "cpu"
+if CUDA_UNAVAILABLE is not None and TRITON_UNAVAILABLE is None:
+    _let_triton_stand_in()

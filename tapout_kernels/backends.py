@@ -15,7 +15,6 @@ from . import _check, _library
 from ._schema import SCHEMAS
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
-_NOT_IN_THIS_VERSION = "not part of this version"
 _DEFAULT = os.environ.get("TAPOUT_BACKEND") or None
 
 
@@ -37,8 +36,8 @@ def unavailable_reason(backend: str, device: torch.device | str = "cpu") -> str 
         return _library.CPU_UNAVAILABLE
     if backend == "triton":
         return _triton_unavailable(torch.device(device))
-    if backend in BACKENDS:
-        return _NOT_IN_THIS_VERSION
+    if backend == "cuda":
+        return _cuda_unavailable(torch.device(device))
     return f"no such backend, choose from {', '.join(BACKENDS)}"
 
 
@@ -48,6 +47,15 @@ def _triton_unavailable(device: torch.device) -> str | None:
     if device.type == "cuda" or (device.type == "cpu" and _library.TRITON_INTERPRETED):
         return None
     return f"it runs on GPU tensors, these are on {device} (TRITON_INTERPRET=1 interprets it there)"
+
+
+def _cuda_unavailable(device: torch.device) -> str | None:
+    emulated = device.type == "cpu" and "cpu" in _library.CUDA_DEVICES
+    if _library.CUDA_UNAVAILABLE is not None and not emulated:
+        return _library.CUDA_UNAVAILABLE
+    if device.type in _library.CUDA_DEVICES:
+        return None
+    return f"it runs on cuda tensors, these are on {device}"
 
 
 def available_backends(op: str, device: torch.device | str = "cpu") -> tuple[str, ...]:
@@ -76,8 +84,8 @@ def available_backends(op: str, device: torch.device | str = "cpu") -> tuple[str
     if op not in SCHEMAS:
         raise ValueError(f"available_backends: op must be one of {sorted(SCHEMAS)}, got {op!r}")
     names = [name for name in BACKENDS if unavailable_reason(name, device) is None]
-    if torch.device(device).type == "cpu" and "triton" in names:  # interpreted
-        names.sort(key="triton".__ne__)
+    if torch.device(device).type == "cpu":  # what is made for a GPU is interpreted or emulated
+        names.sort(key=lambda name: name not in ("triton", "cuda"))
     return tuple(names)
 
 
@@ -136,7 +144,7 @@ def backend_report() -> str:
         f"{torch.get_num_threads()} threads"
     ]
     for name in BACKENDS:
-        on_gpu = name == "triton" and torch.cuda.is_available()
+        on_gpu = name in ("triton", "cuda") and torch.cuda.is_available()
         reason = unavailable_reason(name, "cuda" if on_gpu else "cpu")
         state = "on" if reason is None else f"off: {reason}"
         if name == "cpu" and reason is None:

@@ -12,7 +12,7 @@ from helpers import public, raw
 from torch import Tensor
 
 import tapout_kernels as tk
-from tapout_kernels import _specs
+from tapout_kernels import _library, _specs
 from tapout_kernels.testing import Case
 
 OTHER_DTYPE = {
@@ -216,9 +216,11 @@ def test_raw_operators_refuse_unknown_policies_and_rewards(native, op, name, val
     unchanged(args, before, op)
 
 
-def test_a_backend_that_cannot_run_says_why():
+def test_a_backend_that_cannot_run_says_why(monkeypatch):
     logits = torch.zeros(1, 3)
-    for backend, reason in (("cuda", "not part of this version"), ("gpu", "no such backend")):
+    monkeypatch.setattr(_library, "CUDA_UNAVAILABLE", "nvcc was not found")
+    monkeypatch.setattr(_library, "CUDA_DEVICES", {"cuda"})
+    for backend, reason in (("cuda", "nvcc was not found"), ("gpu", "no such backend")):
         with pytest.raises(tk.BackendUnavailable, match=f"(?s){reason}.*reference"):
             tk.row_stats(logits, backend=backend)
     with pytest.raises(ValueError, match="op must be one of"):

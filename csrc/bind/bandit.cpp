@@ -59,13 +59,12 @@ static Policy checked_policy(const Arguments& arguments, int64_t value) {
   return static_cast<Policy>(value);
 }
 
-BanditSelection selection(const BanditSizes& sizes, const TableTensors& tables,
-                          const ChoiceTensors& choice, int64_t policy, int64_t reward,
-                          int64_t slots) {
+BanditSelectParams select_params(const BanditSizes& sizes, const TableTensors& tables,
+                                 const ChoiceTensors& choice, int64_t policy, int64_t reward,
+                                 int64_t slots) {
   const Arguments& arguments = sizes.arguments;
   const Shape row = {sizes.groups, sizes.arms};
-  BanditSelection found;
-  BanditSelectParams& params = found.params;
+  BanditSelectParams params = {};
   params.batch = sizes.batch;
   params.rows = sizes.rows(choice.rows);
   params.tables = {sizes.groups,
@@ -86,11 +85,7 @@ BanditSelection selection(const BanditSizes& sizes, const TableTensors& tables,
   params.slots = slots;
   params.calls = arguments.data<int64_t>("calls", choice.calls, {1});
   params.arm = sizes.arm(choice.arm_name, choice.arm);
-  found.group_rows.reset(new int32_t[sizes.groups]());
-  found.scored.reset(new ScoredArm[sizes.groups * sizes.table_slots * sizes.arms]);
-  params.group_rows = found.group_rows.get();
-  params.scored = found.scored.get();
-  return found;
+  return params;
 }
 
 }  // namespace tapout::bind

@@ -1,8 +1,6 @@
 // What the operators of a bandit share: the sizes read off its tables, the checks, the parameters.
 #pragma once
 
-#include <memory>
-
 #include "checks.h"
 
 namespace tapout::bind {
@@ -98,15 +96,8 @@ struct ChoiceTensors {
 BanditUpdateParams update_params(const BanditSizes& sizes, const TableTensors& tables,
                                  const RoundTensors& round, int64_t reward);
 
-// Parameters with the scratch they point to.
-struct BanditSelection {
-  BanditSelectParams params = {};
-  std::unique_ptr<int32_t[]> group_rows;
-  std::unique_ptr<ScoredArm[]> scored;
-};
-
-BanditSelection selection(const BanditSizes& sizes, const TableTensors& tables,
-                          const ChoiceTensors& choice, int64_t policy, int64_t reward,
-                          int64_t slots);
+BanditSelectParams select_params(const BanditSizes& sizes, const TableTensors& tables,
+                                 const ChoiceTensors& choice, int64_t policy, int64_t reward,
+                                 int64_t slots);
 
 }  // namespace tapout::bind

@@ -1,4 +1,4 @@
-#include "../cpu/dispatch.h"
+#include "backend.h"
 #include "bandit.h"
 
 namespace tapout::bind {
@@ -15,16 +15,13 @@ void bandit_select(const Tensor& count,  // [G, A] or [G, A, K], and the next tw
                    int64_t policy, int64_t reward, int64_t slots,
                    const Tensor& calls,  // [1]
                    const Tensor& arm) {  // [R] or [R, K]
-  const Arguments arguments("bandit_select");
+  const Arguments arguments("bandit_select", count);
   const BanditSizes sizes(arguments, count, rows, arm);
   const TableTensors tables = {count, reward_sum, reward_sq, tokens, cost, bandit_params};
   const ChoiceTensors choice = {seed, group, "live", live, rows, calls, "arm", arm};
-  cpu_ops().bandit_select(selection(sizes, tables, choice, policy, reward, slots).params);
+  run(select_params(sizes, tables, choice, policy, reward, slots), count);
 }
 
 }  // namespace tapout::bind
 
-STABLE_TORCH_LIBRARY_IMPL(tapout_kernels, CPU, m) {
-  m.impl("bandit_select", TORCH_BOX(&tapout::bind::bandit_select));
-  m.impl("bandit_select.cpu", TORCH_BOX(&tapout::bind::bandit_select));
-}
+TAPOUT_REGISTER(bandit_select)

@@ -1,4 +1,4 @@
-#include "../cpu/dispatch.h"
+#include "backend.h"
 #include "bandit.h"
 
 namespace tapout::bind {
@@ -27,7 +27,7 @@ void bandit_step(const Tensor& arm,                 // [R] or [R, K]
                  const OptionalTensor& memory,  // [R, A, 4]
                  const Tensor& calls,           // [1]
                  const Tensor& next_arm) {      // like arm
-  const Arguments arguments("bandit_step");
+  const Arguments arguments("bandit_step", count);
   const BanditSizes sizes(arguments, count, rows, arm);
   const TableTensors tables = {count, reward_sum, reward_sq, tokens, cost, bandit_params};
   const RoundTensors round = {arm,         rows,         draft_tokens, length, live,
@@ -36,14 +36,9 @@ void bandit_step(const Tensor& arm,                 // [R] or [R, K]
   const ChoiceTensors choice = {seed, group, "next_live", next_live,
                                 rows, calls, "next_arm",  next_arm};
   const BanditUpdateParams update = update_params(sizes, tables, round, reward);
-  const BanditSelection select = selection(sizes, tables, choice, policy, reward, update.slots);
-  cpu_ops().bandit_update(update);
-  cpu_ops().bandit_select(select.params);
+  run(update, select_params(sizes, tables, choice, policy, reward, update.slots), count);
 }
 
 }  // namespace tapout::bind
 
-STABLE_TORCH_LIBRARY_IMPL(tapout_kernels, CPU, m) {
-  m.impl("bandit_step", TORCH_BOX(&tapout::bind::bandit_step));
-  m.impl("bandit_step.cpu", TORCH_BOX(&tapout::bind::bandit_step));
-}
+TAPOUT_REGISTER(bandit_step)

@@ -1,4 +1,4 @@
-#include "../cpu/dispatch.h"
+#include "backend.h"
 #include "bandit.h"
 
 namespace tapout::bind {
@@ -22,18 +22,15 @@ void bandit_update(const Tensor& arm,            // [R] or [R, K]
                    const Tensor& tokens,            // [G, A]
                    const Tensor& cost,              // [G, A]
                    const OptionalTensor& memory) {  // [R, A, 4]
-  const Arguments arguments("bandit_update");
+  const Arguments arguments("bandit_update", count);
   const BanditSizes sizes(arguments, count, rows, arm);
   const TableTensors tables = {count, reward_sum, reward_sq, tokens, cost, bandit_params};
   const RoundTensors round = {arm,         rows,         draft_tokens, length, live,
                               stop_reason, num_accepted, status,       group,  cost_ratio,
                               rule_kind,   rule_param,   memory};
-  cpu_ops().bandit_update(update_params(sizes, tables, round, reward));
+  run(update_params(sizes, tables, round, reward), count);
 }
 
 }  // namespace tapout::bind
 
-STABLE_TORCH_LIBRARY_IMPL(tapout_kernels, CPU, m) {
-  m.impl("bandit_update", TORCH_BOX(&tapout::bind::bandit_update));
-  m.impl("bandit_update.cpu", TORCH_BOX(&tapout::bind::bandit_update));
-}
+TAPOUT_REGISTER(bandit_update)

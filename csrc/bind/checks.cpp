@@ -2,6 +2,8 @@
 
 #include <stdexcept>
 
+#include "backend.h"
+
 namespace tapout::bind {
 namespace {
 
@@ -45,7 +47,7 @@ void Arguments::fail(const char* name, const std::string& expected, const std::s
 }
 
 void Arguments::check_device(const char* name, const Tensor& tensor) const {
-  if (!tensor.is_cpu()) fail(name, "on the cpu", "another device");
+  if (!is_here(tensor, device_)) fail(name, std::string("on ") + kDevice, "another device");
 }
 
 void Arguments::check_shape(const char* name, const Tensor& tensor, Shape shape) const {

@@ -50,7 +50,8 @@ inline int64_t mask_words(int64_t vocab) { return (vocab + 31) / 32; }
 // "op: argument must be X, got Y".
 class Arguments {
  public:
-  explicit Arguments(const char* op) : op_(op) {}
+  // `on` is any tensor of the call: all others must be on its device.
+  Arguments(const char* op, const Tensor& on) : op_(op), device_(on.get_device_index()) {}
 
   [[noreturn]] void fail(const char* name, const std::string& expected,
                          const std::string& got) const;
@@ -105,6 +106,7 @@ class Arguments {
   void check_shape(const char* name, const Tensor& tensor, Shape shape) const;
 
   const char* op_;
+  int32_t device_;
 };
 
 }  // namespace tapout::bind

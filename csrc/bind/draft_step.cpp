@@ -1,6 +1,5 @@
-#include "../cpu/dispatch.h"
+#include "backend.h"
 #include "proposal_view.h"
-#include "team.h"
 
 namespace tapout::bind {
 
@@ -41,7 +40,7 @@ void draft_step(const Tensor& logits,  // [B, D]
                 const OptionalTensor& kept_logits,  // [L, K, D]
                 const Tensor& stats, const Tensor& stop_reason,
                 const Tensor& next_token) {  // [B]
-  const Arguments arguments("draft_step");
+  const Arguments arguments("draft_step", logits);
   DraftStepParams params = {};
   params.proposal =
       proposal_view(arguments, tokens, length, active, num_active, stats, stop_reason);
@@ -62,13 +61,9 @@ void draft_step(const Tensor& logits,  // [B, D]
   params.rule = arguments.rule(rule);
   params.next_token = arguments.data<int64_t>("next_token", next_token, {batch});
   if (kept_logits) fill_kept_logits(arguments, *kept_logits, logits_row, params);
-  const CpuOps& ops = cpu_ops();
-  ops.draft_step(params, TorchTeam(ops, vocab).team());
+  run(params, logits);
 }
 
 }  // namespace tapout::bind
 
-STABLE_TORCH_LIBRARY_IMPL(tapout_kernels, CPU, m) {
-  m.impl("draft_step", TORCH_BOX(&tapout::bind::draft_step));
-  m.impl("draft_step.cpu", TORCH_BOX(&tapout::bind::draft_step));
-}
+TAPOUT_REGISTER(draft_step)

@@ -1,6 +1,5 @@
-#include "../cpu/dispatch.h"
+#include "backend.h"
 #include "proposal_view.h"
-#include "team.h"
 
 namespace tapout::bind {
 
@@ -36,7 +35,7 @@ void proposal_load(const Tensor& source,                 // [B, N]
                    const Tensor& max_length,  // [B]
                    const Tensor& tokens, const Tensor& length, const Tensor& active,
                    const Tensor& num_active, const Tensor& stats, const Tensor& stop_reason) {
-  const Arguments arguments("proposal_load");
+  const Arguments arguments("proposal_load", tokens);
   ProposalLoadParams params = {};
   params.proposal =
       proposal_view(arguments, tokens, length, active, num_active, stats, stop_reason);
@@ -63,13 +62,9 @@ void proposal_load(const Tensor& source,                 // [B, N]
   params.sampling = arguments.sampling(temperature, top_k, top_p, min_p, states);
   params.rules = arguments.rules(rule_kind, rule_param, arm, memory, states, slots);
   params.max_length = arguments.input<int32_t>("max_length", max_length, {batch});
-  const CpuOps& ops = cpu_ops();
-  ops.proposal_load(params, TorchTeam(ops, params.logits.vocab).team());
+  run(params, tokens);
 }
 
 }  // namespace tapout::bind
 
-STABLE_TORCH_LIBRARY_IMPL(tapout_kernels, CPU, m) {
-  m.impl("proposal_load", TORCH_BOX(&tapout::bind::proposal_load));
-  m.impl("proposal_load.cpu", TORCH_BOX(&tapout::bind::proposal_load));
-}
+TAPOUT_REGISTER(proposal_load)

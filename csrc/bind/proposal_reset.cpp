@@ -1,4 +1,4 @@
-#include "../cpu/dispatch.h"
+#include "backend.h"
 #include "proposal_view.h"
 
 namespace tapout::bind {
@@ -15,7 +15,7 @@ void proposal_reset(const OptionalTensor& max_length,  // [B]
                     const Tensor& out_live,  // [B]
                     const Tensor& round,     // [B]
                     const Tensor& num_active, const Tensor& stats, const Tensor& stop_reason) {
-  const Arguments arguments("proposal_reset");
+  const Arguments arguments("proposal_reset", tokens);
   ProposalResetParams params = {};
   params.proposal =
       proposal_view(arguments, tokens, length, active, num_active, stats, stop_reason);
@@ -29,12 +29,9 @@ void proposal_reset(const OptionalTensor& max_length,  // [B]
   params.out_max_length = arguments.data<int32_t>("out_max_length", out_max_length, {batch});
   params.out_live = arguments.data<bool>("out_live", out_live, {batch});
   params.round = arguments.data<int64_t>("round", round, {batch});
-  cpu_ops().proposal_reset(params);
+  run(params, tokens);
 }
 
 }  // namespace tapout::bind
 
-STABLE_TORCH_LIBRARY_IMPL(tapout_kernels, CPU, m) {
-  m.impl("proposal_reset", TORCH_BOX(&tapout::bind::proposal_reset));
-  m.impl("proposal_reset.cpu", TORCH_BOX(&tapout::bind::proposal_reset));
-}
+TAPOUT_REGISTER(proposal_reset)

@@ -1,6 +1,4 @@
-#include "../cpu/dispatch.h"
-#include "checks.h"
-#include "team.h"
+#include "backend.h"
 
 namespace tapout::bind {
 
@@ -10,7 +8,7 @@ void row_stats(const Tensor& logits,  // [B, V]
                const OptionalTensor& token_mask,  // [B, ceil(V/32)]
                const OptionalTensor& token,       // [B]
                const Tensor& stats) {             // [B, 8]
-  const Arguments arguments("row_stats");
+  const Arguments arguments("row_stats", logits);
   const int64_t batch = arguments.size("logits", logits, 2, 0);
   RowStatsParams params = {};
   params.batch = batch;
@@ -19,13 +17,9 @@ void row_stats(const Tensor& logits,  // [B, V]
   params.mask = arguments.mask(token_mask, {batch, mask_words(params.logits.vocab)});
   params.token = arguments.input<int64_t>("token", token, {batch});
   params.stats = arguments.data<float>("stats", stats, {batch, kStatsColumns});
-  const CpuOps& ops = cpu_ops();
-  ops.row_stats(params, TorchTeam(ops, params.logits.vocab).team());
+  run(params, logits);
 }
 
 }  // namespace tapout::bind
 
-STABLE_TORCH_LIBRARY_IMPL(tapout_kernels, CPU, m) {
-  m.impl("row_stats", TORCH_BOX(&tapout::bind::row_stats));
-  m.impl("row_stats.cpu", TORCH_BOX(&tapout::bind::row_stats));
-}
+TAPOUT_REGISTER(row_stats)

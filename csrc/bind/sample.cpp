@@ -1,6 +1,4 @@
-#include "../cpu/dispatch.h"
-#include "checks.h"
-#include "team.h"
+#include "backend.h"
 
 namespace tapout::bind {
 
@@ -15,7 +13,7 @@ void sample(const Tensor& logits,  // [B, V]
             const Tensor& rng_round,  // [R]
             const Tensor& position,   // [R]
             const Tensor& tokens) {   // [B]
-  const Arguments arguments("sample");
+  const Arguments arguments("sample", logits);
   const int64_t batch = arguments.size("logits", logits, 2, 0);
   SampleParams params = {};
   params.batch = batch;
@@ -30,13 +28,9 @@ void sample(const Tensor& logits,  // [B, V]
   params.rng_round = arguments.data<int64_t>("rng_round", rng_round, {states});
   params.position = arguments.data<int64_t>("position", position, {states});
   params.tokens = arguments.data<int64_t>("tokens", tokens, {batch});
-  const CpuOps& ops = cpu_ops();
-  ops.sample(params, TorchTeam(ops, params.logits.vocab).team());
+  run(params, logits);
 }
 
 }  // namespace tapout::bind
 
-STABLE_TORCH_LIBRARY_IMPL(tapout_kernels, CPU, m) {
-  m.impl("sample", TORCH_BOX(&tapout::bind::sample));
-  m.impl("sample.cpu", TORCH_BOX(&tapout::bind::sample));
-}
+TAPOUT_REGISTER(sample)

@@ -1,6 +1,4 @@
-#include "../cpu/dispatch.h"
-#include "checks.h"
-#include "team.h"
+#include "backend.h"
 
 namespace tapout::bind {
 namespace {
@@ -72,7 +70,7 @@ void verify(const Tensor& target_logits,      // [B, K+1, V], or [n, V] with row
             const Tensor& accept_prob,         // [B, K]
             const OptionalTensor& overlap,     // [B, K]
             const OptionalTensor& logprobs) {  // [B, K+1]
-  const Arguments arguments("verify");
+  const Arguments arguments("verify", target_logits);
   VerifyParams params = {};
   params.batch = arguments.size("draft_tokens", draft_tokens, 2, 0);
   params.slots = draft_tokens.size(1);
@@ -99,14 +97,9 @@ void verify(const Tensor& target_logits,      // [B, K+1, V], or [n, V] with row
   params.accept_prob = arguments.data<float>("accept_prob", accept_prob, {batch, slots});
   if (overlap) params.overlap = arguments.data<float>("overlap", *overlap, {batch, slots});
   if (logprobs) params.logprobs = arguments.data<float>("logprobs", *logprobs, {batch, slots + 1});
-  const CpuOps& ops = cpu_ops();
-  const int64_t scratch = ops.verify_scratch_bytes(params.target.vocab, slots, params.rule);
-  ops.verify(params, TorchTeam(scratch).team());
+  run(params, target_logits);
 }
 
 }  // namespace tapout::bind
 
-STABLE_TORCH_LIBRARY_IMPL(tapout_kernels, CPU, m) {
-  m.impl("verify", TORCH_BOX(&tapout::bind::verify));
-  m.impl("verify.cpu", TORCH_BOX(&tapout::bind::verify));
-}
+TAPOUT_REGISTER(verify)

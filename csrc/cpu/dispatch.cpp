@@ -94,7 +94,4 @@ TAPOUT_EXPORT const char* tapout_cpu_isa() {
   return tapout::selection().ops ? tapout::selection().ops->isa : "";
 }
 
-// Which schema table the bindings were compiled for.
-TAPOUT_EXPORT const char* tapout_schema() { return TAPOUT_SCHEMA_HASH; }
-
 TAPOUT_EXPORT const char* tapout_cpu_error() { return tapout::selection().error.c_str(); }

@@ -1,0 +1,76 @@
+// The operators on the host: the kernels of the best instruction set, on the threads of torch.
+#include <memory>
+
+#include "../cpu/dispatch.h"
+#include "backend.h"
+#include "team.h"
+
+namespace tapout::bind {
+namespace {
+
+// A selection with the scratch that ucb1 and ucb_tuned need.
+class Selection {
+ public:
+  explicit Selection(const BanditSelectParams& params)
+      : group_rows_(new int32_t[params.tables.groups]()),
+        scored_(
+            new ScoredArm[params.tables.groups * params.tables.table_slots * params.tables.arms]),
+        params_(params) {
+    params_.group_rows = group_rows_.get();
+    params_.scored = scored_.get();
+  }
+  const BanditSelectParams& params() const { return params_; }
+
+ private:
+  std::unique_ptr<int32_t[]> group_rows_;
+  std::unique_ptr<ScoredArm[]> scored_;
+  BanditSelectParams params_;
+};
+
+}  // namespace
+
+const char* const kDevice = "the cpu";
+
+bool is_here(const Tensor& tensor, int32_t) { return tensor.is_cpu(); }
+
+void run(const RowStatsParams& params, const Tensor&) {
+  const CpuOps& ops = cpu_ops();
+  ops.row_stats(params, TorchTeam(ops, params.logits.vocab).team());
+}
+
+void run(const SampleParams& params, const Tensor&) {
+  const CpuOps& ops = cpu_ops();
+  ops.sample(params, TorchTeam(ops, params.logits.vocab).team());
+}
+
+void run(const ProposalResetParams& params, const Tensor&) { cpu_ops().proposal_reset(params); }
+
+void run(const ProposalLoadParams& params, const Tensor&) {
+  const CpuOps& ops = cpu_ops();
+  ops.proposal_load(params, TorchTeam(ops, params.logits.vocab).team());
+}
+
+void run(const DraftStepParams& params, const Tensor&) {
+  const CpuOps& ops = cpu_ops();
+  ops.draft_step(params, TorchTeam(ops, params.logits.vocab).team());
+}
+
+void run(const VerifyParams& params, const Tensor&) {
+  const CpuOps& ops = cpu_ops();
+  const int64_t scratch = ops.verify_scratch_bytes(params.target.vocab, params.slots, params.rule);
+  ops.verify(params, TorchTeam(scratch).team());
+}
+
+void run(const BanditSelectParams& params, const Tensor&) {
+  cpu_ops().bandit_select(Selection(params).params());
+}
+
+void run(const BanditUpdateParams& params, const Tensor&) { cpu_ops().bandit_update(params); }
+
+void run(const BanditUpdateParams& update, const BanditSelectParams& select, const Tensor&) {
+  const Selection selection(select);  // what can fail comes before the first write
+  cpu_ops().bandit_update(update);
+  cpu_ops().bandit_select(selection.params());
+}
+
+}  // namespace tapout::bind

@@ -1,0 +1,55 @@
+// Every CUDA kernel's launcher. Parameters hold device pointers and go to the kernel by value; a
+// launcher allocates nothing, waits for nothing and returns the first error. A batch of 0 launches
+// nothing.
+#pragma once
+
+#include <stdint.h>
+
+#include "../core/params.h"
+#include "runtime.h"
+
+namespace tapout::cuda {
+
+// Scratch of one call: bytes hold anything (256-byte aligned), tickets are 0 between launches.
+struct Workspace {
+  char* bytes;
+  uint32_t* tickets;
+};
+
+struct WorkspaceSize {
+  int64_t bytes;
+  int64_t tickets;
+};
+
+struct Queue {
+  cudaStream_t stream;
+  int multiprocessors;
+};
+
+// The round that is learnt from, and the choice that follows it.
+struct BanditStepParams {
+  BanditUpdateParams update;
+  BanditSelectParams select;
+};
+
+WorkspaceSize row_stats_workspace(const RowStatsParams& params);
+WorkspaceSize sample_workspace(const SampleParams& params);
+WorkspaceSize proposal_reset_workspace(const ProposalResetParams& params);
+WorkspaceSize proposal_load_workspace(const ProposalLoadParams& params);
+WorkspaceSize draft_step_workspace(const DraftStepParams& params);
+WorkspaceSize verify_workspace(const VerifyParams& params);
+WorkspaceSize bandit_select_workspace(const BanditSelectParams& params);
+WorkspaceSize bandit_update_workspace(const BanditUpdateParams& params);
+WorkspaceSize bandit_step_workspace(const BanditStepParams& params);
+
+cudaError_t row_stats(const RowStatsParams& params, Workspace scratch, Queue queue);
+cudaError_t sample(const SampleParams& params, Workspace scratch, Queue queue);
+cudaError_t proposal_reset(const ProposalResetParams& params, Workspace scratch, Queue queue);
+cudaError_t proposal_load(const ProposalLoadParams& params, Workspace scratch, Queue queue);
+cudaError_t draft_step(const DraftStepParams& params, Workspace scratch, Queue queue);
+cudaError_t verify(const VerifyParams& params, Workspace scratch, Queue queue);
+cudaError_t bandit_select(const BanditSelectParams& params, Workspace scratch, Queue queue);
+cudaError_t bandit_update(const BanditUpdateParams& params, Workspace scratch, Queue queue);
+cudaError_t bandit_step(const BanditStepParams& params, Workspace scratch, Queue queue);
+
+}  // namespace tapout::cuda
