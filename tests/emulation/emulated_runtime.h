@@ -32,6 +32,11 @@ EMULATOR_EXPORT int64_t emulator_launches();
 EMULATOR_EXPORT void emulator_reset_launches();
 EMULATOR_EXPORT int64_t emulator_switches();
 
+// Fills what an earlier call has left in scratch memory with NaN: it is no result of the next one.
+void emulator_forget(char* bytes, int64_t count);
+// After an operator's launches every ticket is 0 again.
+cudaError_t emulator_check_tickets(const uint32_t* tickets, int64_t count);
+
 inline const char* cudaGetErrorString(cudaError_t) { return emulator_error(); }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 
