@@ -87,6 +87,14 @@ inline uint32_t ticket_arrive(uint32_t* ticket, uint32_t arrivals) {
   return before;
 }
 
+inline float half_to_float(uint16_t bits) {
+  const uint32_t magnitude = bits & 0x7FFFu, sign = uint32_t{bits & 0x8000u} << 16;
+  const uint32_t shifted = sign | (magnitude << 13) | (magnitude >= 0x7C00u ? 0x7F800000u : 0u);
+  float value;
+  memcpy(&value, &shifted, sizeof value);
+  return magnitude >= 0x7C00u ? value : value * 0x1p112f;
+}
+
 inline float exp2_approx(float x) {
   const float y = exp2f(x);
   return y < FLT_MIN ? 0.0f : y;
