@@ -2,13 +2,15 @@
 
 ``TAPOUT_TEST_BACKENDS=reference`` says that this run has no compiled library on purpose.  Triton's
 kernels run compiled where torch has a GPU, and interpreted where it has none or TRITON_INTERPRET
-asks for it; either way a test gives them tensors of the host.
+asks for it; CUDA's are ``cuda`` on a GPU and ``cuda_emulated`` anywhere.  Either way a test gives
+them tensors of the host.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -17,35 +19,35 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-BACKENDS = tuple(os.environ.get("TAPOUT_TEST_BACKENDS", "reference,cpu,triton").split(","))
+CUDA = "cuda" if torch.cuda.is_available() else "cuda_emulated"
+BACKENDS = tuple(os.environ.get("TAPOUT_TEST_BACKENDS", f"reference,cpu,triton,{CUDA}").split(","))
 if "triton" in BACKENDS and not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
 
 
 def pytest_configure() -> None:
-    from helpers import device
+    from helpers import device, emulation
 
-    if "triton" not in BACKENDS:
-        return
-    if device.INTERPRETED:
+    if "triton" in BACKENDS and device.INTERPRETED:
         from helpers import interpreter
 
         interpreter.hasten()
-    else:
-        device.install("cuda")
+    elif "triton" in BACKENDS:
+        device.install("triton", "cuda")
+    if "cuda" in BACKENDS:
+        device.install("cuda", "cuda")
+    elif "cuda_emulated" in BACKENDS:
+        emulation.install()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What Triton's interpreter takes too long for is slow there, and only there."""
+    """What a simulated GPU takes too long for is slow there, and only there."""
     from helpers import device
 
     for item in items:
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        if (
-            device.INTERPRETED
-            and "triton" in values
-            and item.get_closest_marker("interpreted_slow")
-        ):
+        simulated = any(isinstance(value, str) and value in device.SIMULATED for value in values)
+        if simulated and item.get_closest_marker("simulated_slow"):
             item.add_marker(pytest.mark.slow)
 
 
@@ -56,13 +58,18 @@ elif not os.environ.get("TRITON_INTERPRET"):
     collect_ignore.append("test_triton_mutants.py")  # a minute of compilation for each
 
 
-@pytest.fixture(params=BACKENDS)
+def parameters(names: Iterable[str]) -> list[object]:
+    """Backends as values of a fixture: emulated or not, CUDA's has one name."""
+    return [pytest.param(name.removesuffix("_emulated"), id=name) for name in names]
+
+
+@pytest.fixture(params=parameters(BACKENDS))
 def backend(request: pytest.FixtureRequest) -> str:
     """Every backend of this run; fails where one cannot run."""
     return require(request.param)
 
 
-@pytest.fixture(params=[name for name in BACKENDS if name != "reference"])
+@pytest.fixture(params=parameters(name for name in BACKENDS if name != "reference"))
 def compiled(request: pytest.FixtureRequest) -> str:
     """Every backend but the reference, which they are compared with."""
     return require(request.param)

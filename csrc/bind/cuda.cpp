@@ -27,6 +27,13 @@ struct DeviceGuard {
 bool on_device(const Tensor& tensor) { return tensor.is_cpu(); }
 
 cudaStream_t current_stream(int32_t) { return nullptr; }
+
+template <class Launch>
+cudaError_t launched(Workspace scratch, WorkspaceSize size, const Launch& launch) {
+  emulator_forget(scratch.bytes, size.bytes);
+  const cudaError_t error = launch();
+  return error == cudaSuccess ? emulator_check_tickets(scratch.tickets, size.tickets) : error;
+}
 #else
 using torch::stable::accelerator::DeviceGuard;
 
@@ -36,6 +43,11 @@ cudaStream_t current_stream(int32_t device) {
   void* stream = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   return static_cast<cudaStream_t>(stream);
+}
+
+template <class Launch>
+cudaError_t launched(Workspace, WorkspaceSize, const Launch& launch) {
+  return launch();
 }
 #endif
 
@@ -133,9 +145,10 @@ cudaError_t with_workspace(const Tensor& on, WorkspaceSize wanted, const Launch&
 template <class Params>
 void call(const char* op, const Params& params, WorkspaceSize (*size)(const Params&),
           cudaError_t (*launch)(const Params&, Workspace, Queue), const Tensor& on) {
+  const WorkspaceSize wanted = size(params);
   const cudaError_t error =
-      with_workspace(on, size(params), [&](const Workspace& workspace, const Queue& queue) {
-        return launch(params, workspace, queue);
+      with_workspace(on, wanted, [&](const Workspace& workspace, const Queue& queue) {
+        return launched(workspace, wanted, [&] { return launch(params, workspace, queue); });
       });
   if (error != cudaSuccess) {
     throw std::runtime_error(std::string(op) + ": CUDA error: " + cudaGetErrorString(error));

@@ -184,6 +184,13 @@ __device__ inline float log2_approx(float x) {
   return y;
 }
 
+// IEEE binary16 in the low bits.
+__device__ inline float half_to_float(uint16_t bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
+
 constexpr unsigned kFullWarp = 0xFFFFFFFFu;
 
 __device__ inline uint32_t warp_max(uint32_t value) { return __reduce_max_sync(kFullWarp, value); }

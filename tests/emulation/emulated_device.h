@@ -55,36 +55,44 @@ T load_fresh(const T* p, EMULATED_SITE) {
 }
 
 inline int32_t load_relaxed(const int32_t* p, EMULATED_SITE) {
-  emulator::preempt(true, file, line);
+  emulator::poll(file, line);
   return __atomic_load_n(p, __ATOMIC_RELAXED);
 }
 
 inline int32_t load_acquire(const int32_t* p, EMULATED_SITE) {
-  emulator::preempt(true, file, line);
+  emulator::poll(file, line);
   return __atomic_load_n(p, __ATOMIC_ACQUIRE);
 }
 
-inline void store_release(int32_t* p, int32_t value, EMULATED_SITE) {
-  emulator::preempt(false, file, line);
+inline void store_release(int32_t* p, int32_t value) {
+  emulator::preempt(2);
   __atomic_store_n(p, value, __ATOMIC_RELEASE);
 }
 
-inline void store_max(int32_t* p, int32_t value, EMULATED_SITE) {
-  emulator::preempt(false, file, line);
+inline void store_max(int32_t* p, int32_t value) {
+  emulator::preempt(2);
   int32_t before = __atomic_load_n(p, __ATOMIC_RELAXED);
   while (before < value && !__atomic_compare_exchange_n(p, &before, value, true, __ATOMIC_RELAXED,
                                                         __ATOMIC_RELAXED)) {
   }
 }
 
-inline uint32_t ticket_arrive(uint32_t* ticket, uint32_t arrivals, EMULATED_SITE) {
-  emulator::preempt(false, file, line);
+inline uint32_t ticket_arrive(uint32_t* ticket, uint32_t arrivals) {
+  emulator::preempt(2);
   uint32_t before = __atomic_load_n(ticket, __ATOMIC_RELAXED);
   while (!__atomic_compare_exchange_n(ticket, &before, before >= arrivals - 1 ? 0 : before + 1,
                                       true, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
   }
-  emulator::preempt(false, file, line);
+  emulator::preempt(2);
   return before;
+}
+
+inline float half_to_float(uint16_t bits) {
+  const uint32_t magnitude = bits & 0x7FFFu, sign = uint32_t{bits & 0x8000u} << 16;
+  const uint32_t shifted = sign | (magnitude << 13) | (magnitude >= 0x7C00u ? 0x7F800000u : 0u);
+  float value;
+  memcpy(&value, &shifted, sizeof value);
+  return magnitude >= 0x7C00u ? value : value * 0x1p112f;
 }
 
 inline float exp2_approx(float x) {
@@ -139,9 +147,9 @@ inline int lane_id() { return static_cast<int>(threadIdx.x & 31); }
 inline int warp_id() { return static_cast<int>(threadIdx.x >> 5); }
 
 template <class T>
-T shared_add(T* p, T value, EMULATED_SITE) {
+T shared_add(T* p, T value) {
   static_assert(std::is_same_v<T, uint32_t> || std::is_same_v<T, uint64_t>);
-  emulator::preempt(false, file, line);
+  emulator::preempt(32);
   return __atomic_fetch_add(p, value, __ATOMIC_RELAXED);
 }
 

@@ -22,16 +22,20 @@ enum cudaStreamCaptureStatus : int {
   cudaStreamCaptureStatusInvalidated = 2
 };
 
-extern "C" {
+#define EMULATOR_EXPORT extern "C" __attribute__((visibility("default")))
 // What went wrong in the last launch, "" if nothing did.
-const char* emulator_error();
+EMULATOR_EXPORT const char* emulator_error();
 // Order of blocks and lanes, and how many blocks run at a time.
-void emulator_configure(uint64_t seed, int blocks_in_flight);
+EMULATOR_EXPORT void emulator_configure(uint64_t seed, int blocks_in_flight);
 // Launches since the last call of emulator_reset_launches(), and switches of the last launch.
-int64_t emulator_launches();
-void emulator_reset_launches();
-int64_t emulator_switches();
-}
+EMULATOR_EXPORT int64_t emulator_launches();
+EMULATOR_EXPORT void emulator_reset_launches();
+EMULATOR_EXPORT int64_t emulator_switches();
+
+// Fills what an earlier call has left in scratch memory with NaN: it is no result of the next one.
+void emulator_forget(char* bytes, int64_t count);
+// After an operator's launches every ticket is 0 again.
+cudaError_t emulator_check_tickets(const uint32_t* tickets, int64_t count);
 
 inline const char* cudaGetErrorString(cudaError_t) { return emulator_error(); }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }

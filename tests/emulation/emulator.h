@@ -39,6 +39,7 @@ struct SharedVariable {
   int line;
   uint64_t launch;
   size_t offset;
+  size_t bytes;
 };
 
 void* shared_variable(SharedVariable& variable, size_t bytes, size_t alignment);
@@ -46,8 +47,10 @@ void* shared_dynamic();
 uint64_t meet_warp(Meeting kind, uint64_t value, uint32_t argument, const char* file, int line);
 void meet_block(const char* file, int line);
 void wait_for_previous();
-// Another thread may run now; `polls` where a thread may be waiting for one.
-void preempt(bool polls, const char* file, int line);
+// Once in `odds` calls another thread runs first.
+void preempt(unsigned odds);
+// The same where a thread may be waiting for another one, which cannot go on for ever.
+void poll(const char* file, int line);
 void check_aligned(const void* p, size_t alignment, const char* file, int line);
 
 struct Launch {
@@ -66,9 +69,9 @@ cudaError_t run(const Launch& launch);
 // Of the running thread; the runtime rewrites them at every switch.
 extern emulator::Index threadIdx, blockIdx, blockDim, gridDim;
 
-#define SHARED(T, name, ...)                                                          \
-  static ::emulator::SharedVariable emulated_##name{#name, __FILE__, __LINE__, 0, 0}; \
-  auto& name = *static_cast<std::remove_reference_t<T(&) __VA_ARGS__>*>(              \
+#define SHARED(T, name, ...)                                                             \
+  static ::emulator::SharedVariable emulated_##name{#name, __FILE__, __LINE__, 0, 0, 0}; \
+  auto& name = *static_cast<std::remove_reference_t<T(&) __VA_ARGS__>*>(                 \
       ::emulator::shared_variable(emulated_##name, sizeof(T __VA_ARGS__), alignof(T)))
 #define SHARED_DYN(T, name) T* const name = static_cast<T*>(::emulator::shared_dynamic())
 

@@ -1,7 +1,7 @@
-"""Triton's kernels on tensors of the host: interpreted, or on a GPU and back.
+"""A GPU's kernels on tensors of the host: simulated, or on a GPU and back.
 
-Where there is a GPU, ``install`` puts a kernel for tensors of the host behind every ``.triton``
-overload: whole storages go to the device, so that strides, overlaps and what lies between rows are
+Where there is a GPU, ``install`` puts a kernel for tensors of the host behind every overload of a
+backend: whole storages go to the device, so that strides, overlaps and what lies between rows are
 what the kernel sees, and what the operator writes comes back.  So every test of a backend is the
 same on either machine.
 """
@@ -19,11 +19,13 @@ from tapout_kernels._schema import SCHEMAS
 from tapout_kernels.testing import Case
 
 INTERPRETED = _library.TRITON_INTERPRETED
+# Backends whose kernels run on the host here: in Triton's interpreter, or emulated.
+SIMULATED: set[str] = {"triton"} if INTERPRETED else set()
 
 
 def few(backend: str, many: int, few: int) -> int:
-    """How many of something: each costs milliseconds in Triton's interpreter."""
-    return few if INTERPRETED and backend == "triton" else many
+    """How many of something: each costs milliseconds where a GPU is simulated."""
+    return few if backend in SIMULATED else many
 
 
 def affordable(backend: str, case: Case, batch: int = 5) -> Case:
@@ -31,9 +33,9 @@ def affordable(backend: str, case: Case, batch: int = 5) -> Case:
     return case.with_(batch=few(backend, case.batch, min(case.batch, batch)))
 
 
-def interpreted_if(condition: bool, *values: object):
-    """Values of a parametrised test; slow where Triton is interpreted unless ``condition``."""
-    return pytest.param(*values, marks=() if condition else pytest.mark.interpreted_slow)
+def simulated_if(condition: bool, *values: object):
+    """Values of a parametrised test; slow where a GPU is simulated unless ``condition``."""
+    return pytest.param(*values, marks=() if condition else pytest.mark.simulated_slow)
 
 
 class Moved:
@@ -81,9 +83,12 @@ def there_and_back(device: str, op: str, run: Callable[..., None]) -> Callable[.
 _implementations = torch.library.Library("tapout_kernels", "IMPL")
 
 
-def install(device: str) -> None:
-    """Let the ``.triton`` overloads, and ``backend="triton"``, take tensors of the host."""
+def install(backend: str, device: str) -> None:
+    """Let the overloads of a backend, and ``backend=`` its name, take tensors of the host."""
     for op in SCHEMAS:
-        overload = getattr(torch.ops.tapout_kernels, op).triton
-        _implementations.impl(f"{op}.triton", there_and_back(device, op, overload), "CPU")
-    _library.TRITON_INTERPRETED = True  # what backends.py asks before it takes such tensors
+        overload = getattr(getattr(torch.ops.tapout_kernels, op), backend)
+        _implementations.impl(f"{op}.{backend}", there_and_back(device, op, overload), "CPU")
+    if backend == "triton":  # what backends.py asks before it takes such tensors
+        _library.TRITON_INTERPRETED = True
+    else:
+        _library.CUDA_DEVICES.add("cpu")

@@ -1,0 +1,99 @@
+// The element types of logits: sixteen bytes at a time, and one at a time.
+#pragma once
+
+#include <math.h>
+
+#include "../core/params.h"
+#include "device.h"
+#include "sizes.h"
+
+namespace tapout::cuda {
+
+struct Bf16 {
+  uint16_t bits;
+};
+struct F16 {
+  uint16_t bits;
+};
+
+// key_precision (core/sampling.h) and the bits of -inf.
+template <class T>
+struct Elements;
+
+template <>
+struct Elements<float> {
+  static constexpr int kInVector = 4;
+  static constexpr int kPrecision = 0;
+  static constexpr uint32_t kLowest = 0xFF800000u;
+};
+template <>
+struct Elements<Bf16> {
+  static constexpr int kInVector = 8;
+  static constexpr int kPrecision = 16;
+  static constexpr uint32_t kLowest = 0xFF80u;
+};
+template <>
+struct Elements<F16> {
+  static constexpr int kInVector = 8;
+  static constexpr int kPrecision = 13;
+  static constexpr uint32_t kLowest = 0xFC00u;
+};
+
+__device__ inline float float_of_bits(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+__device__ inline float to_f32(float value) { return value; }
+__device__ inline float to_f32(Bf16 value) { return float_of_bits(uint32_t{value.bits} << 16); }
+__device__ inline float to_f32(F16 value) { return half_to_float(value.bits); }
+
+// Element i of sixteen bytes; i is known at compile time.
+template <class T>
+__device__ inline float element(const Vec16Bytes& vector, int i);
+
+template <>
+__device__ inline float element<float>(const Vec16Bytes& vector, int i) {
+  return float_of_bits(vector.word[i]);
+}
+template <>
+__device__ inline float element<Bf16>(const Vec16Bytes& vector, int i) {
+  const uint32_t word = vector.word[i / 2];
+  return float_of_bits(i % 2 ? word & 0xFFFF0000u : word << 16);
+}
+template <>
+__device__ inline float element<F16>(const Vec16Bytes& vector, int i) {
+  return half_to_float(static_cast<uint16_t>(vector.word[i / 2] >> (i % 2 * 16)));
+}
+
+// The bits of element i become those of -inf.
+template <class T>
+__device__ inline void forbid_element(Vec16Bytes& vector, int i) {
+  constexpr int kBits = 8 * sizeof(T), kInWord = 32 / kBits;
+  const int shift = i % kInWord * kBits;
+  const uint32_t field = 0xFFFFFFFFu >> (32 - kBits) << shift;
+  uint32_t& word = vector.word[i / kInWord];
+  word = (word & ~field) | Elements<T>::kLowest << shift;
+}
+
+template <class T>
+__device__ inline void store_element(T* to, const Vec16Bytes& vector, int i) {
+  constexpr int kInWord = 4 / sizeof(T);
+  const uint32_t bits = vector.word[i / kInWord] >> i % kInWord * 16;
+  T value;
+  memcpy(&value, &bits, sizeof value);
+  *to = value;
+}
+
+// Calls `body` with a value of the element type.
+template <class Body>
+inline auto with_element_type(DType dtype, const Body& body) {
+  switch (dtype) {
+    case DType::kBf16: return body(Bf16{});
+    case DType::kF16: return body(F16{});
+    default: return body(float{});
+  }
+}
+
+}  // namespace tapout::cuda

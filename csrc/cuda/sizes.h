@@ -1,0 +1,47 @@
+// How rows are cut up, and how many blocks share one. Chunks fix the order of sums; nothing else
+// here changes a result.
+#pragma once
+
+#include "../core/macros.h"
+
+// The emulator takes fewer: every thread of a block costs it time at every barrier.
+#ifndef TAPOUT_BLOCK_THREADS
+#define TAPOUT_BLOCK_THREADS 256
+#endif
+
+namespace tapout::cuda {
+
+constexpr int32_t kChunk = 1024;  // ids read by one warp at once: unit of statistics and of draws
+constexpr int32_t kGroup = 256;   // ids that share a maximum
+constexpr int32_t kChunkGroups = kChunk / kGroup;
+constexpr int kLaneIds = kChunk / 32;  // of one lane
+
+// Not measured yet.
+constexpr int kThreads = TAPOUT_BLOCK_THREADS;
+constexpr int kBlocksPerMultiprocessor = 8;  // rows are split until there are about so many
+constexpr int32_t kNearby = 2048;            // candidates of a cutoff kept in shared memory
+
+constexpr int kWarps = kThreads / 32;
+
+TAPOUT_HD int32_t ceil_divide(int64_t value, int64_t by) {
+  return static_cast<int32_t>((value + by - 1) / by);
+}
+
+TAPOUT_HD int32_t num_chunks(int64_t vocab) { return ceil_divide(vocab, kChunk); }
+TAPOUT_HD int32_t num_groups(int64_t vocab) { return ceil_divide(vocab, kGroup); }
+
+// The blocks of one row and the chunks of each: whole rounds of its warps.
+struct Split {
+  int32_t blocks;
+  int32_t chunks;
+};
+
+inline Split split_rows(int64_t rows, int64_t vocab, int multiprocessors) {
+  const int64_t wanted = int64_t{kBlocksPerMultiprocessor} * multiprocessors;
+  const int32_t chunks = num_chunks(vocab), rounds = ceil_divide(chunks, kWarps);
+  const int64_t most = ceil_divide(wanted, rows > 0 ? rows : 1);
+  const int32_t each = kWarps * ceil_divide(rounds, most < rounds ? most : rounds);
+  return {ceil_divide(chunks, each), each};
+}
+
+}  // namespace tapout::cuda

@@ -1,0 +1,104 @@
+// Shared memory: one array of bytes a block. Each variable lies at an address that is aligned for
+// its type and no better, between bytes that nothing may touch. All of it holds 0xFF, which is NaN
+// and -1, until something is written.
+#include <algorithm>
+
+#include "state.h"
+
+#if defined(EMULATOR_ASAN)
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace emulator {
+
+constexpr size_t kGap = 64;
+constexpr size_t kMostStatic = 48 << 10;  // the chip's
+constexpr unsigned char kUntouched = 0xFF;
+
+// Under AddressSanitizer a touch of the bytes between is reported where it happens.
+static void guard([[maybe_unused]] Block& block) {
+#if defined(EMULATOR_ASAN)
+  __asan_poison_memory_region(block.shared->bytes, kArena);
+  for (const SharedVariable* variable : state.variables) {
+    __asan_unpoison_memory_region(block.shared->bytes + variable->offset, variable->bytes);
+  }
+#endif
+}
+
+static void place(SharedVariable& variable, size_t bytes, size_t alignment) {
+  const size_t step = 2 * alignment;
+  variable.launch = state.number;
+  variable.offset = (state.shared_end + kGap + step - 1) / step * step + alignment;
+  variable.bytes = bytes;
+  state.shared_end = variable.offset + bytes;
+  state.variables.push_back(&variable);
+}
+
+static void add(SharedVariable& variable, size_t bytes, size_t alignment) {
+  size_t total = bytes;
+  for (const SharedVariable* other : state.variables) {
+    if (other != &state.dynamic) total += other->bytes;
+  }
+  if (total > kMostStatic) {
+    fail(at({variable.file, variable.line}) + ": with " + variable.name + " a block has " +
+         std::to_string(total) + " bytes of static shared memory, more than 48 KiB");
+  }
+  place(variable, bytes, alignment);
+  for (const auto& block : state.blocks) {
+    if (block->running) guard(*block);
+  }
+}
+
+void* shared_variable(SharedVariable& variable, size_t bytes, size_t alignment) {
+  if (variable.launch != state.number) add(variable, bytes, alignment);
+  return state.warp->block->shared->bytes + variable.offset;
+}
+
+void* shared_dynamic() { return state.warp->block->shared->bytes + state.dynamic.offset; }
+
+void lay_out_shared() {
+  state.variables.clear();
+  state.shared_end = 0;
+  place(state.dynamic, state.launch.shared_bytes, 16);
+}
+
+void reset_shared(Block& block) {
+  if (!block.shared) {
+    block.shared = std::make_unique<Arena>();
+    block.dirty = kArena;
+  }
+#if defined(EMULATOR_ASAN)
+  __asan_unpoison_memory_region(block.shared->bytes, kArena);
+#endif
+  std::fill_n(block.shared->bytes, block.dirty, kUntouched);
+  block.dirty = 0;
+  guard(block);
+}
+
+void leave_shared(Block& block) { block.dirty = std::min(kArena, state.shared_end + kGap); }
+
+static bool untouched(const unsigned char* from, const unsigned char* to) {
+  return std::find_if(from, to, [](unsigned char byte) { return byte != kUntouched; }) == to;
+}
+
+// The variable before the first byte between variables that was written.
+static const SharedVariable* overrun(const Block& block) {
+  const unsigned char* const bytes = block.shared->bytes;
+  const SharedVariable* before = &state.dynamic;
+  size_t end = 0;
+  for (const SharedVariable* variable : state.variables) {
+    if (!untouched(bytes + end, bytes + variable->offset)) return before;
+    before = variable;
+    end = variable->offset + variable->bytes;
+  }
+  return untouched(bytes + end, bytes + end + kGap) ? nullptr : before;
+}
+
+void check_shared(const Block& block, const std::string& when) {
+  const SharedVariable* const variable = overrun(block);
+  if (variable == nullptr) return;
+  fail(at({variable->file, variable->line}) + ": shared memory around " + variable->name +
+       " of block " + std::to_string(block.index) + " was written, seen " + when);
+}
+
+}  // namespace emulator

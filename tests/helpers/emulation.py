@@ -1,0 +1,137 @@
+"""The CUDA library compiled for the host: its kernels against the emulator of tests/emulation.
+
+``install`` puts it behind every ``.cuda`` overload for tensors of the host, so that any test that
+takes a backend runs the kernels that ``nvcc`` compiles, thread by thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import re
+import subprocess
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+
+import ninja
+import torch
+
+from tapout_kernels import _library
+
+from . import device
+from .core_probe import ROOT, compiler
+
+EMULATION = Path("tests/emulation")
+# Small blocks: the time goes by the number of threads. Contraction would differ from the chip's.
+FLAGS = ("-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-fno-math-errno",
+         "-fno-trapping-math", "-fno-strict-aliasing", "-fvisibility=hidden",
+         "-DTAPOUT_EMULATED", "-DTAPOUT_BLOCK_THREADS=64", f"-I{EMULATION}")  # fmt: skip
+RUNTIME = tuple(path.relative_to(ROOT) for path in sorted((ROOT / EMULATION).glob("*.cpp")))
+CPU_ONLY = ("cpu.cpp", "team.cpp")
+
+
+def library() -> Path:
+    """The library of all operators, compiled if it is not there already."""
+    torch_folder = Path(sysconfig.get_path("purelib"), "torch")
+    schema = hashlib.sha256((ROOT / "tapout_kernels/_schema.py").read_bytes()).hexdigest()
+    flags = ("-isystem", str(torch_folder / "include"), f'-DTAPOUT_SCHEMA_HASH=\\"{schema}\\"')
+    bind = [path for path in _relative("csrc/bind/*.cpp") if path.name not in CPU_ONLY]
+    # The stable ABI comes from torch_cpu, which torch does not load for everyone to see.
+    link = ("-Wl,--no-as-needed", f"-L{torch_folder / 'lib'}", "-ltorch_cpu")
+    kernels = [*_relative("csrc/cuda/*.cu"), _missing()]
+    return compiled("tapout_cuda_emulated", [*kernels, *bind], flags, link)
+
+
+def _missing() -> Path:
+    """Launchers that always fail, in place of those that are not written yet."""
+    lines = ['#include "../../csrc/cuda/ops.h"', "namespace tapout::cuda {"]
+    pattern = r"cudaError_t (\w+)\(const (\w+)&"
+    for op, params in re.findall(pattern, (ROOT / "csrc/cuda/ops.h").read_text()):
+        if not (ROOT / f"csrc/cuda/{op}.cu").exists():
+            lines += [f"WorkspaceSize {op}_workspace(const {params}&) {{ return {{0, 0}}; }}",
+                      f"cudaError_t {op}(const {params}&, Workspace, Queue) {{ "
+                      "return cudaErrorInvalidValue; }"]  # fmt: skip
+    text = "\n".join([*lines, "}", ""])
+    path = ROOT / "build/emulation/missing.cpp"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+    return path.relative_to(ROOT)
+
+
+def compiled(
+    name: str, sources: Sequence[Path], flags: Sequence[str] = (), link: Sequence[str] = ()
+) -> Path:
+    """``lib{name}.so`` of sources (below the repository) and the emulator's runtime."""
+    folder = ROOT / "build/emulation"
+    folder.mkdir(parents=True, exist_ok=True)
+    result = folder / f"lib{name}.so"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other processes of this test run want it as well
+        script = folder / f"{name}.ninja"
+        script.write_text(_script(folder / name, result, sources, flags, link))
+        command = [Path(ninja.BIN_DIR, "ninja"), "-f", script, "-j2", "--quiet"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return result
+
+
+def _relative(pattern: str) -> list[Path]:
+    return sorted(path.relative_to(ROOT) for path in ROOT.glob(pattern))
+
+
+def _script(folder: Path, result: Path, sources: Sequence[Path], flags: Sequence[str],
+            link: Sequence[str]) -> str:  # fmt: skip
+    """Compiles in the repository's root, so that errors name files as one knows them."""
+    command = " ".join([compiler(), *FLAGS, *flags])
+    lines = [
+        f"builddir = {folder}",
+        f"rule compile\n  command = {command} -MD -MF $out.d -x c++ -c $in -o $out",
+        "  depfile = $out.d\n  deps = gcc",
+        f"rule link\n  command = {compiler()} -shared $in {' '.join(link)} -o $out",
+    ]
+    objects = {source: folder / f"{source.parent.name}_{source.stem}.o"
+               for source in [*sources, *RUNTIME]}  # fmt: skip
+    lines += [f"build {target}: compile {source}" for source, target in objects.items()]
+    lines.append(f"build {result}: link {' '.join(map(str, objects.values()))}\n")
+    return "\n".join(lines)
+
+
+class Emulator:
+    """What the emulator inside a library can be asked and told."""
+
+    def __init__(self, path: Path):
+        self.library = ctypes.CDLL(str(path))
+        self.library.emulator_error.restype = ctypes.c_char_p
+        self.library.emulator_configure.argtypes = [ctypes.c_uint64, ctypes.c_int]
+        self.library.emulator_launches.restype = ctypes.c_int64
+        self.library.emulator_switches.restype = ctypes.c_int64
+
+    def configure(self, seed: int = 1, blocks_in_flight: int = 3) -> None:
+        """The order of blocks and lanes, and how many blocks run at a time."""
+        self.library.emulator_configure(seed, blocks_in_flight)
+
+    def error(self) -> str:
+        """What went wrong in the last launch; empty if nothing did."""
+        return self.library.emulator_error().decode()
+
+    def launches(self) -> int:
+        """Launches since the last time this was asked."""
+        count = self.library.emulator_launches()
+        self.library.emulator_reset_launches()
+        return count
+
+    def switches(self) -> int:
+        """Switches from one thread to another in the last launch."""
+        return self.library.emulator_switches()
+
+
+def install() -> Emulator:
+    """Let ``backend="cuda"`` take tensors of the host."""
+    path = library()
+    torch.ops.load_library(path)
+    _library.CUDA_DEVICES.add("cpu")
+    device.SIMULATED.add("cuda")
+    return Emulator(path)
