@@ -3,7 +3,7 @@
 
 namespace tapout::cuda {
 
-static __global__ void __launch_bounds__(kThreads)
+static __global__ void __launch_bounds__(kThreads, 1)
     bandit_select_kernel(const BanditSelectParams params, const ChoiceScratch scratch) {
   choose(params, scratch, cell_of_block(params.tables.table_slots));
   finish_choice(params, scratch);

@@ -6,7 +6,7 @@
 
 namespace tapout::cuda {
 
-static __global__ void __launch_bounds__(kThreads)
+static __global__ void __launch_bounds__(kThreads, 1)
     bandit_step_kernel(const BanditStepParams params, const ChoiceScratch scratch) {
   const BanditCell cell = cell_of_block(params.update.table_slots);
   learn(params.update, cell);
