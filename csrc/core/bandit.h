@@ -126,9 +126,18 @@ TAPOUT_HD UniformPair bandit_uniforms(const BanditNoise& noise, int64_t word) {
           uniform_from_words(block.word[2], block.word[3])};
 }
 
+// cos(2 pi u), u in (0, 1). On a GPU cos takes a stack for arguments that do not occur here.
+TAPOUT_HD double cos_of_turn(double u) {
+#ifdef __CUDA_ARCH__
+  return cospi(2.0 * u);
+#else
+  return cos(kTwoPi * u);
+#endif
+}
+
 TAPOUT_HD double bandit_normal(const BanditNoise& noise, int64_t word) {
   const UniformPair u = bandit_uniforms(noise, word);
-  return sqrt(-2.0 * log(u.first)) * cos(kTwoPi * u.second);
+  return sqrt(-2.0 * log(u.first)) * cos_of_turn(u.second);
 }
 
 // Gamma(shape, 1) for shape >= 1; d if every try is rejected.

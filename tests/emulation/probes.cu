@@ -84,9 +84,13 @@ __global__ void divergent_barrier() {
 }
 
 __global__ void divergent_collective(uint32_t* out) {
-  const uint32_t value = threadIdx.x;
-  out[threadIdx.x] = lane_id() % 2 ? warp_max(value)  // reported by divergent_collective
-                                   : warp_min(value);
+  uint32_t value = threadIdx.x;
+  if (lane_id() % 2) {
+    value = warp_max(value);  // reported by divergent_collective
+  } else {
+    value = warp_min(value);  // reported by divergent_collective
+  }
+  out[threadIdx.x] = value;
 }
 
 __global__ void partial_collective(uint32_t* out) {

@@ -77,27 +77,35 @@ void reset_shared(Block& block) {
 
 void leave_shared(Block& block) { block.dirty = std::min(kArena, state.shared_end + kGap); }
 
-static bool untouched(const unsigned char* from, const unsigned char* to) {
-  return std::find_if(from, to, [](unsigned char byte) { return byte != kUntouched; }) == to;
+static size_t end_of(const SharedVariable& variable) { return variable.offset + variable.bytes; }
+
+// The first byte between variables that was written; the end of it all if none was.
+static size_t first_overrun(const unsigned char* bytes) {
+  size_t from = 0;
+  const auto written = [](unsigned char byte) { return byte != kUntouched; };
+  for (const SharedVariable* variable : state.variables) {
+    const unsigned char* const found =
+        std::find_if(bytes + from, bytes + variable->offset, written);
+    if (found != bytes + variable->offset) return static_cast<size_t>(found - bytes);
+    from = end_of(*variable);
+  }
+  const unsigned char* const end = bytes + state.shared_end + kGap;
+  return static_cast<size_t>(std::find_if(bytes + from, end, written) - bytes);
 }
 
-// The variable before the first byte between variables that was written.
-static const SharedVariable* overrun(const Block& block) {
-  const unsigned char* const bytes = block.shared->bytes;
-  const SharedVariable* before = &state.dynamic;
-  size_t end = 0;
-  for (const SharedVariable* variable : state.variables) {
-    if (!untouched(bytes + end, bytes + variable->offset)) return before;
-    before = variable;
-    end = variable->offset + variable->bytes;
-  }
-  return untouched(bytes + end, bytes + end + kGap) ? nullptr : before;
+static size_t distance(const SharedVariable& variable, size_t byte) {
+  return byte < variable.offset ? variable.offset - byte : byte - end_of(variable) + 1;
 }
 
 void check_shared(const Block& block, const std::string& when) {
-  const SharedVariable* const variable = overrun(block);
-  if (variable == nullptr) return;
-  fail(at({variable->file, variable->line}) + ": shared memory around " + variable->name +
+  const size_t byte = first_overrun(block.shared->bytes);
+  if (byte == state.shared_end + kGap) return;
+  const SharedVariable& variable =
+      **std::min_element(state.variables.begin(), state.variables.end(),
+                         [byte](const SharedVariable* left, const SharedVariable* right) {
+                           return distance(*left, byte) < distance(*right, byte);
+                         });
+  fail(at({variable.file, variable.line}) + ": shared memory around " + variable.name +
        " of block " + std::to_string(block.index) + " was written, seen " + when);
 }
 

@@ -67,7 +67,7 @@ struct State {
   std::vector<std::unique_ptr<Block>> blocks;
   std::vector<Warp*> ready;                // warps with a runnable lane
   std::vector<SharedVariable*> variables;  // by offset
-  SharedVariable dynamic{"the dynamic shared memory", "", 0, 0, 0, 0};
+  SharedVariable dynamic{"the launch's bytes", "SHARED_DYN", 0, 0, 0, 0};
   size_t shared_end = 0;
   Context host;
   Warp* warp = nullptr;  // that runs now

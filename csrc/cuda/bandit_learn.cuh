@@ -1,0 +1,110 @@
+// Finished rounds become credit. A tile of rounds is judged at once, a thread each; then every
+// thread has an arm and adds what the rounds say of it, in the order of the batch.
+#pragma once
+
+#include "../core/stop.h"
+#include "bandit_rows.cuh"
+
+namespace tapout::cuda {
+
+struct Lesson {
+  double reward;
+  double emitted;
+  double spent;
+  int32_t credited;  // the arm, or -1
+  int32_t paying;    // of the group's tokens and cost; -1: nobody, or another block's
+};
+
+// An arm of the tables, -1 for any other number.
+__device__ inline int32_t known_arm(const BanditUpdateParams& params, int32_t arm) {
+  return arm >= 0 && arm < params.arms ? arm : -1;
+}
+
+__device__ inline void remember(const BanditUpdateParams& params, int64_t b, int64_t row,
+                                int32_t arm) {
+  if (!params.memory || !params.rule_kind || params.length[b] <= 0) return;
+  if (static_cast<StopKind>(params.rule_kind[arm]) != StopKind::kAdaEdl) return;
+  adaedl_update(params.memory + (row * params.arms + arm) * kRuleParams, params.num_accepted[b],
+                params.length[b], static_cast<double>(params.slots));
+}
+
+// Round b, for the arms of one slot. The block of slot 0 also keeps accounts and memories.
+__device__ inline Lesson judge(const BanditUpdateParams& params, BanditCell cell, int64_t b) {
+  Lesson lesson = {0.0, 0.0, 0.0, -1, -1};
+  if (group_of(params, params.groups, b) != cell.group) return lesson;
+  if (static_cast<Status>(params.status[b]) != Status::kOk) return lesson;
+  const int64_t row = state_row(params.rows, b);
+  const int32_t accepted = params.num_accepted[b], drafted = params.length[b];
+  const int32_t* arm = params.arm + row * params.table_slots;
+  lesson.credited = known_arm(params, arm[cell.slot]);
+  if (token_level(params.reward)) {
+    const StopReason reason = static_cast<StopReason>(params.stop_reason[b]);
+    const int32_t credit = slot_credit(params.reward, reason, cell.slot, accepted, drafted);
+    lesson.reward = credit;
+    if (credit < 0) lesson.credited = -1;
+  } else {
+    lesson.reward = bandit_reward(params.reward, accepted, drafted,
+                                  static_cast<double>(params.slots), params.params[kAlpha]);
+  }
+  if (cell.slot > 0) return lesson;
+  const int64_t last = drafted < params.table_slots ? drafted : params.table_slots;
+  lesson.paying = known_arm(params, arm[last > 0 ? last - 1 : 0]);
+  lesson.emitted = static_cast<double>(accepted) + 1.0;
+  lesson.spent = bandit_cost(*params.cost_ratio, drafted);
+  if (lesson.paying >= 0) remember(params, b, row, lesson.paying);
+  return lesson;
+}
+
+// What a credit touches is discounted first, all arms of it; a factor of 1 changes nothing.
+__device__ inline void credit(const BanditUpdateParams& params, BanditCell cell, int64_t arm,
+                              const Lesson* lessons, int32_t number) {
+  const double kept = params.params[kDiscount];
+  const int64_t at = (cell.group * params.arms + arm) * params.table_slots + cell.slot;
+  double count = params.count[at], sum = params.reward_sum[at], square = params.reward_sq[at];
+  for (int32_t i = 0; i < number; ++i) {
+    if (lessons[i].credited < 0) continue;
+    const bool own = lessons[i].credited == arm;
+    const double reward = lessons[i].reward;
+    count = count * kept + (own ? 1.0 : 0.0);
+    sum = sum * kept + (own ? reward : 0.0);
+    square = square * kept + (own ? reward * reward : 0.0);
+  }
+  params.count[at] = count;
+  params.reward_sum[at] = sum;
+  params.reward_sq[at] = square;
+}
+
+__device__ inline void pay(const BanditUpdateParams& params, int64_t group, int64_t arm,
+                           const Lesson* lessons, int32_t number) {
+  const double kept = params.params[kDiscount];
+  const int64_t at = group * params.arms + arm;
+  double tokens = params.tokens[at], cost = params.cost[at];
+  for (int32_t i = 0; i < number; ++i) {
+    if (lessons[i].paying < 0) continue;
+    const bool own = lessons[i].paying == arm;
+    tokens = tokens * kept + (own ? lessons[i].emitted : 0.0);
+    cost = cost * kept + (own ? lessons[i].spent : 0.0);
+  }
+  params.tokens[at] = tokens;
+  params.cost[at] = cost;
+}
+
+// By the whole block; afterwards every thread may read the cell's tables.
+__device__ inline void learn(const BanditUpdateParams& params, BanditCell cell) {
+  SHARED(Lesson, lessons, [kThreads]);
+  for (int64_t begin = 0; begin < params.batch; begin += kThreads) {
+    const Lesson lesson = judge(params, cell, begin + threadIdx.x);
+    const bool taught = lesson.credited >= 0 || lesson.paying >= 0;
+    const Place place = place_of(taught);  // and the lessons before have been learnt
+    if (taught) lessons[place.before] = lesson;
+    __syncthreads();
+    if (place.count == 0) continue;
+    for (int64_t arm = threadIdx.x; arm < params.arms; arm += kThreads) {
+      credit(params, cell, arm, lessons, place.count);
+      if (cell.slot == 0) pay(params, cell.group, arm, lessons, place.count);
+    }
+  }
+  __syncthreads();
+}
+
+}  // namespace tapout::cuda
