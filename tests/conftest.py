@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from helpers.emulation import Emulator
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -37,7 +41,7 @@ def pytest_configure() -> None:
     if "cuda" in BACKENDS:
         device.install("cuda", "cuda")
     elif "cuda_emulated" in BACKENDS:
-        emulation.install()
+        emulation.installed()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,6 +60,8 @@ if "triton" not in BACKENDS:
     collect_ignore += [path.name for path in Path(__file__).parent.glob("test_triton_*.py")]
 elif not os.environ.get("TRITON_INTERPRET"):
     collect_ignore.append("test_triton_mutants.py")  # a minute of compilation for each
+if "cuda_emulated" not in BACKENDS:
+    collect_ignore.append("test_cuda_launches.py")
 
 
 def parameters(names: Iterable[str]) -> list[object]:
@@ -88,6 +94,17 @@ def triton(request: pytest.FixtureRequest) -> ModuleType:
     from tapout_kernels import _triton
 
     return _triton
+
+
+@pytest.fixture
+def emulator() -> Iterator[Emulator]:
+    """The emulated CUDA backend, as it was at first."""
+    from helpers import emulation
+
+    found = emulation.installed()
+    yield found
+    found.configure()
+    found.pretend()
 
 
 def require(backend: str) -> str:

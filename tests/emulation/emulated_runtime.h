@@ -27,12 +27,14 @@ enum cudaStreamCaptureStatus : int {
 EMULATOR_EXPORT const char* emulator_error();
 // Order of blocks and lanes, and how many blocks run at a time.
 EMULATOR_EXPORT void emulator_configure(uint64_t seed, int blocks_in_flight);
+// What the device is taken for, and the byte that scratch memory is filled with before an
+// operator's launches: what an earlier one has left is no result of the next.
+EMULATOR_EXPORT void emulator_pretend(int multiprocessors, int capturing, int garbage);
 // Launches since the last call of emulator_reset_launches(), and switches of the last launch.
 EMULATOR_EXPORT int64_t emulator_launches();
 EMULATOR_EXPORT void emulator_reset_launches();
 EMULATOR_EXPORT int64_t emulator_switches();
 
-// Fills what an earlier call has left in scratch memory with NaN: it is no result of the next one.
 void emulator_forget(char* bytes, int64_t count);
 // After an operator's launches every ticket is 0 again.
 cudaError_t emulator_check_tickets(const uint32_t* tickets, int64_t count);
@@ -45,17 +47,10 @@ inline cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = 2;  // multiprocessors: rows are split, but not into many blocks
-  return cudaSuccess;
-}
-
 inline cudaError_t cudaMemsetAsync(void* bytes, int value, size_t count, cudaStream_t) {
   memset(bytes, value, count);
   return cudaSuccess;
 }
 
-inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
-  *status = cudaStreamCaptureStatusNone;
-  return cudaSuccess;
-}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);

@@ -72,17 +72,3 @@ std::string why_nothing_runs() {
 }
 
 }  // namespace emulator
-
-void emulator_forget(char* bytes, int64_t count) {
-  memset(bytes, 0xFF, static_cast<size_t>(count));
-}
-
-cudaError_t emulator_check_tickets(const uint32_t* tickets, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    if (tickets[i] == 0) continue;
-    emulator::fail("ticket " + std::to_string(i) + " is " + std::to_string(tickets[i]) +
-                   " after the last launch, not 0");
-    return cudaErrorLaunchFailure;
-  }
-  return cudaSuccess;
-}

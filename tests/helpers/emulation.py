@@ -1,6 +1,6 @@
 """The CUDA library compiled for the host: its kernels against the emulator of tests/emulation.
 
-``install`` puts it behind every ``.cuda`` overload for tensors of the host, so that any test that
+``installed`` puts it behind every ``.cuda`` overload for tensors of the host, so that any test that
 takes a backend runs the kernels that ``nvcc`` compiles, thread by thread.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import functools
 import hashlib
 import re
 import subprocess
@@ -113,6 +114,12 @@ class Emulator:
         """The order of blocks and lanes, and how many blocks run at a time."""
         self.library.emulator_configure(seed, blocks_in_flight)
 
+    def pretend(
+        self, multiprocessors: int = 2, capturing: bool = False, garbage: int = 0xFF
+    ) -> None:
+        """What the device is taken for, and the byte in scratch memory before a launch."""
+        self.library.emulator_pretend(multiprocessors, capturing, garbage)
+
     def error(self) -> str:
         """What went wrong in the last launch; empty if nothing did."""
         return self.library.emulator_error().decode()
@@ -128,8 +135,9 @@ class Emulator:
         return self.library.emulator_switches()
 
 
-def install() -> Emulator:
-    """Let ``backend="cuda"`` take tensors of the host."""
+@functools.cache
+def installed() -> Emulator:
+    """The emulator behind ``backend="cuda"``, which takes tensors of the host from now on."""
     path = library()
     torch.ops.load_library(path)
     _library.CUDA_DEVICES.add("cpu")

@@ -61,6 +61,27 @@ def run(call: Call, op: str, arguments: dict[str, object]) -> dict[str, Tensor]:
     return {name: own[name] for name in written(op) if own[name] is not None}
 
 
+def check_nothing_beside(call: Call, op: str, arguments: dict[str, object]) -> None:
+    """Every tensor in the middle of a larger one: what lies around it does not matter and stays."""
+    expected = run(call, op, arguments)
+    around, inside = {}, dict(arguments)
+    for name, value in arguments.items():
+        if isinstance(value, Tensor):
+            size = value.numel()
+            fill = torch.nan if value.is_floating_point() else 1
+            wide = torch.full((size + 256,), fill, dtype=value.dtype)
+            wide[128 : 128 + size] = value.reshape(-1)
+            around[name] = wide
+            inside[name] = wide[128 : 128 + size].view(value.shape)
+    call(op, **inside)
+    for name, value in expected.items():
+        assert equal_bits(inside[name], value), f"{op} {name}"
+    for name, wide in around.items():
+        edge = torch.cat([wide[:128], wide[128 + arguments[name].numel() :]])
+        untouched = edge.isnan() if wide.is_floating_point() else edge == 1
+        assert untouched.all(), f"{op}: written beside {name}"
+
+
 def same(left: dict[str, Tensor], right: dict[str, Tensor], context: str = "") -> None:
     """Bit-equal, NaN equal to NaN."""
     for name, value in left.items():
