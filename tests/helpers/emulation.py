@@ -20,7 +20,6 @@ import torch
 
 from tapout_kernels import _library
 
-from . import device
 from .core_probe import ROOT, compiler
 
 EMULATION = Path("tests/emulation")
@@ -122,5 +121,4 @@ def installed() -> Emulator:
     path = library()
     torch.ops.load_library(path)
     _library.CUDA_DEVICES.add("cpu")
-    device.SIMULATED.add("cuda")
     return Emulator(path)
