@@ -25,6 +25,20 @@ __device__ inline ArmValue value_of(const BanditSelectParams& params, double rat
                    cell.group, arm, cell.slot);
 }
 
+// After `added` pulls of this call. A negative exploration would let it rise with them: then
+// whoever is ahead stays ahead, which is what the score of the first completed pull for all of them
+// says.
+__device__ inline double pending_score(const ArmValue& arm, double added, double log_t,
+                                       Policy policy, double param) {
+  double pulls = arm.count + added;
+  if (policy != Policy::kUcb1) {
+    return comparable(ucb_tuned_score(arm.mean, arm.variance, pulls, log_t));
+  }
+  const double first = arm.count > 0.0 ? arm.count : 1.0;
+  if (param < 0.0 && pulls > first) pulls = first;
+  return comparable(ucb1_score(arm.mean, pulls, log_t, param));
+}
+
 // scores[arm * rows + j] of the j-th pull of this call.
 __device__ inline void score_pulls(const BanditSelectParams& params, BanditCell cell, int32_t rows,
                                    double* scores) {
@@ -38,11 +52,7 @@ __device__ inline void score_pulls(const BanditSelectParams& params, BanditCell 
   const uint32_t entries = static_cast<uint32_t>(tables.arms) * rows;
   for (uint32_t entry = threadIdx.x; entry < entries; entry += kThreads) {
     const ArmValue arm = value_of(params, rate, cell, entry / rows);
-    const double pulled = arm.count + static_cast<double>(entry % rows);
-    const double score = params.policy == Policy::kUcb1
-                             ? ucb1_score(arm.mean, pulled, log_t, param)
-                             : ucb_tuned_score(arm.mean, arm.variance, pulled, log_t);
-    scores[entry] = comparable(score);
+    scores[entry] = pending_score(arm, entry % rows, log_t, params.policy, param);
   }
 }
 

@@ -86,6 +86,13 @@ __device__ inline void store_element(T* to, const Vec16Bytes& vector, int i) {
   *to = value;
 }
 
+template <class T>
+__device__ inline void store_lowest(T* to) {
+  Vec16Bytes lowest = {};
+  forbid_element<T>(lowest, 0);
+  store_element(to, lowest, 0);
+}
+
 // Calls `body` with a value of the element type.
 template <class Body>
 inline auto with_element_type(DType dtype, const Body& body) {

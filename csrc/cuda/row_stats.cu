@@ -14,8 +14,7 @@ __global__ void __launch_bounds__(kThreads)
   const Row<T> row = row_at<T>(params.logits, params.mask, nullptr, b, 0);
   const RowScratch own = scratch.row(b);
   const RowSampling sampling = row_sampling(params.sampling, b, Rule::kToken, row.vocab);
-  scan_row<T, true, false>(row, sampling, own, Noise{}, nullptr, first,
-                           min(first + split.chunks, num_chunks(row.vocab)));
+  scan_row<T, true, false>(row, sampling, own, Noise{}, nullptr, first, first + split.chunks);
   if (!arrives_last(tickets + b, split.blocks)) return;
   const Law law = finish_row<T, true>(row, sampling, own);
   float* stats = params.stats + b * kStatsColumns;
@@ -28,8 +27,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 static RowsScratch carve_rows(Carver& carver, const RowStatsParams& params) {
-  Wanted wanted;
-  wanted.filters = params.sampling.top_k || params.sampling.top_p || params.sampling.min_p;
+  const Wanted wanted = wanted_by(params.sampling, Rule::kToken);
   return carve(carver, params.batch, params.logits.vocab, wanted);
 }
 
@@ -44,12 +42,10 @@ cudaError_t row_stats(const RowStatsParams& params, Workspace space, Queue queue
   Carver carver = {space.bytes};
   const RowsScratch scratch = carve_rows(carver, params);
   const Split split = split_rows(params.batch, params.logits.vocab, queue.multiprocessors);
-  LaunchOptions options;
-  options.stream = queue.stream;
   return with_element_type(params.logits.dtype, [&](auto type) {
     using T = decltype(type);
     return launch(row_stats_kernel<T>, static_cast<unsigned>(params.batch * split.blocks), kThreads,
-                  options, params, scratch, space.tickets, split);
+                  LaunchOptions{queue.stream}, params, scratch, space.tickets, split);
   });
 }
 

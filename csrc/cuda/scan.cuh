@@ -126,12 +126,13 @@ __device__ inline void scan_chunk(const Row<T>& row, const RowSampling& sampling
   }
 }
 
-// Chunks [first, last) of a row, by the warps of a block. The next chunk is on its way while one is
-// summed. `kept` takes a copy of the masked logits, if given.
+// Chunks [first, last) of a row, as far as it has them, by the warps of a block. The next chunk is
+// on its way while one is summed. `kept` takes a copy of the masked logits, if given.
 template <class T, bool kStatistics, bool kGumbel>
 __device__ inline void scan_row(const Row<T>& row, const RowSampling& sampling,
                                 const RowScratch& scratch, const Noise& noise, T* kept,
                                 int32_t first, int32_t last) {
+  last = min(last, num_chunks(row.vocab));
   int32_t index = first + warp_id();
   if (index >= last) return;
   LaneChunk<T> next = load_chunk(row, place_of_chunk(index));

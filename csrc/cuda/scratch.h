@@ -2,6 +2,7 @@
 // with filters 16 more for each group; with gumbel 8 more for each chunk.
 #pragma once
 
+#include "../core/params.h"
 #include "sizes.h"
 
 namespace tapout::cuda {
@@ -66,10 +67,15 @@ struct Carver {
 };
 
 struct Wanted {
-  bool filters = false;
-  bool gumbel = false;
-  bool raw = false;
+  bool filters;
+  bool gumbel;
+  bool raw;
 };
+
+inline Wanted wanted_by(const Sampling& sampling, Rule rule) {
+  const bool given = sampling.top_k || sampling.top_p || sampling.min_p;
+  return {rule != Rule::kGreedy && given, rule == Rule::kGumbel, false};
+}
 
 inline RowsScratch carve(Carver& carver, int64_t rows, int64_t vocab, Wanted wanted) {
   RowsScratch scratch = {};
