@@ -52,7 +52,7 @@ __device__ inline Pair<T> pair_of(const Request& request, int32_t slot, double f
   const FoundRow& found = request.found(slot);
   Pair<T> pair = {};
   pair.row = target_row<T>(request, slot);
-  pair.draft = draft_row(params, request.b, slot, request.drafted(slot));
+  pair.draft = draft_row(params, request.b, slot, found.draft);
   pair.plain = params.draft.dtype == params.target.dtype && !params.t2d;
   pair.drafted = plain_row(static_cast<const T*>(pair.draft.logits), pair.draft.vocab);
   pair.max = static_cast<float>(found.max);
@@ -75,7 +75,7 @@ struct PairSums {
 
 template <class T>
 __device__ inline void add_up(const Pair<T>& pair, float target, float drafted, PairSums& sums) {
-  const float p_target = pair.p_target(target), p_draft = draft_weight(pair.draft, drafted);
+  const float p_target = pair.p_target(target), p_draft = draft_weight(pair.draft.scale, drafted);
   sums.excess += pair.excess(p_target, p_draft);
   sums.shared += fminf(p_target, p_draft);
 }
@@ -171,7 +171,7 @@ __device__ inline int32_t draw_excess(const Pair<T>& pair, const float* sums, do
     const int32_t column = pair.id(piece.index, i);
     if (column >= pair.row.vocab) return 0.0;
     const float p_target = pair.p_target(logit_at(pair.row, column));
-    const float p_draft = draft_weight(pair.draft, draft_logit(pair.draft, column));
+    const float p_draft = draft_weight(pair.draft.scale, draft_logit(pair.draft, column));
     return static_cast<double>(pair.excess(p_target, p_draft));
   });
   return id.index < 0 ? -1 : pair.id(piece.index, id.index);

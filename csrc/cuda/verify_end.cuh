@@ -106,9 +106,9 @@ __device__ inline void share_sums(const Request& request, const Plan& plan, cons
 
 // Of a one-hot target row.
 __device__ inline double p_draft_of_argmax(const Request& request, int32_t slot) {
-  const int64_t token = request.drafted(slot);
-  const DraftRow draft = draft_row(request.params, request.b, slot, token);
-  return draft_weight(draft, draft_logit(draft, request.found(slot).token));
+  const FoundRow& row = request.found(slot);
+  const DraftRow draft = draft_row(request.params, request.b, slot, row.draft);
+  return draft_weight(row.draft, draft_logit(draft, row.token));
 }
 
 // A level between 0 and the end, under `block`; by one warp.
