@@ -45,13 +45,16 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What a simulated GPU takes too long for is slow there, and only there."""
+    """What Triton's interpreter takes too long for is slow there, and only there."""
     from helpers import device
 
     for item in items:
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        simulated = any(isinstance(value, str) and value in device.SIMULATED for value in values)
-        if simulated and item.get_closest_marker("simulated_slow"):
+        if (
+            device.INTERPRETED
+            and "triton" in values
+            and item.get_closest_marker("interpreted_slow")
+        ):
             item.add_marker(pytest.mark.slow)
 
 

@@ -10,7 +10,6 @@ import ctypes
 import fcntl
 import functools
 import hashlib
-import re
 import subprocess
 import sysconfig
 from collections.abc import Sequence
@@ -21,7 +20,6 @@ import torch
 
 from tapout_kernels import _library
 
-from . import device
 from .core_probe import ROOT, compiler
 
 EMULATION = Path("tests/emulation")
@@ -41,25 +39,7 @@ def library() -> Path:
     bind = [path for path in _relative("csrc/bind/*.cpp") if path.name not in CPU_ONLY]
     # The stable ABI comes from torch_cpu, which torch does not load for everyone to see.
     link = ("-Wl,--no-as-needed", f"-L{torch_folder / 'lib'}", "-ltorch_cpu")
-    kernels = [*_relative("csrc/cuda/*.cu"), _missing()]
-    return compiled("tapout_cuda_emulated", [*kernels, *bind], flags, link)
-
-
-def _missing() -> Path:
-    """Launchers that always fail, in place of those that are not written yet."""
-    lines = ['#include "../../csrc/cuda/ops.h"', "namespace tapout::cuda {"]
-    pattern = r"cudaError_t (\w+)\(const (\w+)&"
-    for op, params in re.findall(pattern, (ROOT / "csrc/cuda/ops.h").read_text()):
-        if not (ROOT / f"csrc/cuda/{op}.cu").exists():
-            lines += [f"WorkspaceSize {op}_workspace(const {params}&) {{ return {{0, 0}}; }}",
-                      f"cudaError_t {op}(const {params}&, Workspace, Queue) {{ "
-                      "return cudaErrorInvalidValue; }"]  # fmt: skip
-    text = "\n".join([*lines, "}", ""])
-    path = ROOT / "build/emulation/missing.cpp"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
-    return path.relative_to(ROOT)
+    return compiled("tapout_cuda_emulated", [*_relative("csrc/cuda/*.cu"), *bind], flags, link)
 
 
 def compiled(
@@ -141,5 +121,4 @@ def installed() -> Emulator:
     path = library()
     torch.ops.load_library(path)
     _library.CUDA_DEVICES.add("cpu")
-    device.SIMULATED.add("cuda")
     return Emulator(path)

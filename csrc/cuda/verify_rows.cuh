@@ -1,0 +1,115 @@
+// verify, first launch: the law of every target row that is needed, and what it says of its draft.
+// Blocks are ordered by slot, so that the first rows of all requests run first. A row that cannot
+// be accepted says so; rows after it that have not begun are skipped. Skipping changes no result.
+#pragma once
+
+#include "finish.cuh"
+#include "gumbel.cuh"
+#include "scan.cuh"
+#include "verify_request.cuh"
+
+namespace tapout::cuda {
+
+// Rows after `slot` are not needed. Among slots the first counts, so the flag is a maximum.
+__device__ inline void announce(const Request& request, int64_t slot) {
+  const VerifyScratch& scratch = request.scratch;
+  store_max(scratch.decided + request.b, static_cast<int32_t>(request.params.slots + 1 - slot));
+}
+
+// One thread reads for all: another block may raise the flag meanwhile. Once true for a block of a
+// row it is true for those that arrive after it.
+__device__ inline bool is_skipped(const Request& request, int64_t slot) {
+  SHARED(int32_t, skipped, [1]);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    skipped[0] =
+        load_relaxed(request.scratch.decided + request.b) > request.params.slots + 1 - slot;
+  }
+  __syncthreads();
+  return skipped[0] != 0;
+}
+
+// What the row alone says of the draft in its slot.
+template <class T>
+__device__ inline void judge_draft(const Request& request, int64_t slot, const Row<T>& row,
+                                   const Law& law, FoundRow& found) {
+  const Rule rule = request.params.rule;
+  const Draft draft = draft_at(request.params, request.b, slot);
+  found.p_draft = draft.p_draft;
+  if (!draft.foreign) {
+    found.p_target = exp(log_probability_of(row, request.sampling, law, draft.token));
+  }
+  bool good = false;
+  if (rule == Rule::kToken) {
+    good = accepts(request.noise(slot, Domain::kAccept), found.p_target, draft.p_draft);
+  } else if (rule != Rule::kBlock) {
+    good = found.token == draft.token;
+  }
+  found.flags = (good && !draft.bad ? kGood : 0) | (draft.bad ? kBad : 0) |
+                (draft.foreign ? kForeign : 0) | (draft.one_hot ? kOneHot : 0) |
+                (!draft.one_hot && draft.p_draft > 0.0 ? kSpread : 0);
+}
+
+template <class T, bool kGumbel>
+__device__ inline FoundRow finish_target(const Request& request, int64_t slot, const Row<T>& row,
+                                         const Noise& noise) {
+  const RowScratch own = request.own(slot);
+  const Law law = finish_row<T, false>(row, request.sampling, own);
+  FoundRow found = {};
+  found.max = law.max;
+  found.kept = law.kept;
+  found.cutoff = law.cutoff;
+  found.listed = law.listed;
+  found.token = law.argmax;
+  found.status = static_cast<int32_t>(law.status);
+  if (law.status != Status::kOk) return found;
+  if (kGumbel) found.token = draw_gumbel(row, request.sampling, own, law, noise);
+  if (own.raw) found.raw_lse = raw_log_sum(own, num_chunks(row.vocab));
+  if (threadIdx.x == 0 && slot < request.length) judge_draft(request, slot, row, law, found);
+  return found;
+}
+
+// One row: `part` of its `parts` blocks.
+template <class T, bool kGumbel>
+__device__ inline void verify_row(const Request& request, int64_t slot, const Split& split,
+                                  int32_t part) {
+  const Row<T> row = target_row<T>(request, slot);
+  Noise noise = {};
+  if (kGumbel) {
+    noise.seed = request.params.seed[request.state];
+    noise.position = offset_position(request.params.position[request.state], slot);
+  }
+  if (!is_skipped(request, slot)) {
+    const int32_t first = part * split.chunks;
+    scan_row<T, false, kGumbel>(row, request.sampling, request.own(slot), noise, nullptr, first,
+                                min(first + split.chunks, num_chunks(row.vocab)));
+  }
+  uint32_t* ticket = request.scratch.row_tickets + request.row(slot);
+  if (!arrives_last(ticket, split.blocks) || is_skipped(request, slot)) return;
+  const FoundRow found = finish_target<T, kGumbel>(request, slot, row, noise);
+  if (threadIdx.x != 0) return;
+  request.found(slot) = found;
+  const bool stops =
+      found.status != static_cast<int32_t>(Status::kOk) || (found.flags & (kBad | kForeign)) != 0;
+  if (stops || (!request.every_row() && !(found.flags & kGood))) announce(request, slot);
+}
+
+template <class T, bool kGumbel>
+__global__ void __launch_bounds__(kThreads)
+    verify_rows_kernel(const __grid_constant__ VerifyParams params,
+                       const __grid_constant__ VerifyScratch scratch, Split split) {
+  let_next_kernel_start();
+  const int64_t row = blockIdx.x / split.blocks, b = row % params.batch, slot = row / params.batch;
+  const int32_t part = static_cast<int32_t>(blockIdx.x % split.blocks);
+  const int64_t state = live_state(params, b);
+  if (state < 0 || slot > request_length(params, b)) return;
+  const Request request = request_at(params, scratch, b, state);
+  if (target_place(params, b, slot).exists) {
+    verify_row<T, kGumbel>(request, slot, split, part);
+  } else if (part == 0 && threadIdx.x == 0) {
+    request.found(slot).status = static_cast<int32_t>(Status::kEmpty);
+    announce(request, slot);
+  }
+}
+
+}  // namespace tapout::cuda
