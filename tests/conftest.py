@@ -119,6 +119,12 @@ def emulator() -> Iterator[Emulator]:
     found.pretend()
 
 
+@pytest.fixture(params=[name for name in BACKENDS if name in ("triton", "cuda")])
+def gpu(request: pytest.FixtureRequest) -> str:
+    """The backends of a GPU, for tests that need one."""
+    return require(request.param)
+
+
 def require(backend: str) -> str:
     from tapout_kernels.backends import unavailable_reason
 
