@@ -45,18 +45,23 @@ __device__ inline Draft draft_at(const VerifyParams& params, int64_t b, int64_t 
   return {token, p_draft, one_hot, !(p_draft > 0.0), !inside && p_draft > 0.0};
 }
 
-// A kept row, relative to the drafted token's own logit, so that it is the distribution the token
-// was drawn from: p_draft(z) = 2^(level + (z - token_logit) rate) where z >= cutoff.
+// p_draft relative to the drafted token's own logit, so that it is the distribution the token was
+// drawn from: p_draft(z) = 2^(level + (z - token_logit) rate) where z >= cutoff.
+struct DraftScale {
+  float token_logit;
+  float level;
+  float rate;
+  float cutoff;
+};
+
+// A kept row.
 struct DraftRow {
   const void* logits;
   DType dtype;
   int32_t vocab;
   const int32_t* t2d;  // null: the ids are the target's
   int64_t target_ids;
-  float token_logit;
-  float level;
-  float rate;
-  float cutoff;
+  DraftScale scale;
 };
 
 template <class D>
@@ -66,30 +71,34 @@ __device__ inline float stored_logit(const void* logits, int32_t id) {
 
 __device__ inline float stored_logit(const DraftRow& draft, int32_t id) {
   switch (draft.dtype) {
-    case DType::kF32: return stored_logit<float>(draft.logits, id);
     case DType::kBf16: return stored_logit<Bf16>(draft.logits, id);
     case DType::kF16: return stored_logit<F16>(draft.logits, id);
+    default: return stored_logit<float>(draft.logits, id);
   }
-  return -INFINITY;
 }
 
-// Of a draft that is not one-hot and of p_draft > 0.
+// Of a slot whose request has a kept row.
 __device__ inline DraftRow draft_row(const VerifyParams& params, int64_t b, int64_t slot,
-                                     int64_t token) {
+                                     const DraftScale& scale) {
   const Logits& kept = params.draft;
   const int64_t offset = kept_row(params, b) * kept.batch_stride + slot * kept.row_stride;
+  const int64_t bytes = kept.dtype == DType::kF32 ? 4 : 2;
+  return {static_cast<const char*>(kept.data) + offset * bytes,
+          kept.dtype,
+          static_cast<int32_t>(kept.vocab),
+          params.t2d,
+          params.target_ids,
+          scale};
+}
+
+// Of a token with p_draft > 0 in a row that is not one-hot.
+__device__ inline DraftScale draft_scale(const VerifyParams& params, int64_t b, int64_t slot,
+                                         int64_t token) {
   const float* stats = draft_stats(params, b, slot);
-  DraftRow row = {};
-  row.logits = static_cast<const char*>(kept.data) + offset * (kept.dtype == DType::kF32 ? 4 : 2);
-  row.dtype = kept.dtype;
-  row.vocab = static_cast<int32_t>(kept.vocab);
-  row.t2d = params.t2d;
-  row.target_ids = params.target_ids;
-  row.token_logit = stored_logit(row, draft_id(params, token));
-  row.level = static_cast<float>(stats[kTokenLogprob] * kLog2E);
-  row.rate = exponent_rate(inverse_temperature(stats[kTemperature]));
-  row.cutoff = stats[kCutoff];
-  return row;
+  const DraftRow row = draft_row(params, b, slot, DraftScale{});
+  return {stored_logit(row, draft_id(params, token)),
+          static_cast<float>(stats[kTokenLogprob] * kLog2E),
+          exponent_rate(inverse_temperature(stats[kTemperature])), stats[kCutoff]};
 }
 
 // -1 for a target id >= 0 that the draft vocabulary lacks.
@@ -104,10 +113,10 @@ __device__ inline float draft_logit(const DraftRow& draft, int32_t id) {
   return column >= 0 ? stored_logit(draft, column) : -INFINITY;
 }
 
-__device__ inline float draft_weight(const DraftRow& draft, float logit) {
-  const float level = fmaf(logit - draft.token_logit, draft.rate, draft.level);
-  const bool kept = logit >= draft.cutoff && logit > -INFINITY;
-  return kept ? exp2_approx(fminf(level, 0.0f)) : 0.0f;
+__device__ inline float draft_weight(const DraftScale& scale, float logit) {
+  const float exponent = fmaf(logit - scale.token_logit, scale.rate, scale.level);
+  const bool kept = logit >= scale.cutoff && logit > -INFINITY;
+  return kept ? exp2_approx(fminf(exponent, 0.0f)) : 0.0f;
 }
 
 }  // namespace tapout::cuda

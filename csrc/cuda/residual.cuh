@@ -52,7 +52,7 @@ __device__ inline Pair<T> pair_of(const Request& request, int32_t slot, double f
   const FoundRow& found = request.found(slot);
   Pair<T> pair = {};
   pair.row = target_row<T>(request, slot);
-  pair.draft = draft_row(params, request.b, slot, request.drafted(slot));
+  pair.draft = draft_row(params, request.b, slot, found.draft);
   pair.plain = params.draft.dtype == params.target.dtype && !params.t2d;
   pair.drafted = plain_row(static_cast<const T*>(pair.draft.logits), pair.draft.vocab);
   pair.max = static_cast<float>(found.max);
@@ -68,49 +68,54 @@ __device__ inline Pair<T> pair_of(const Request& request, int32_t slot, double f
 
 // ---- sums ---------------------------------------------------------------------------------------
 
-// The draft's logits of a lane's part of a piece, one by one: any type and map.
-struct GatheredLogits {
-  float value[kLaneIds];
-
-  __device__ float logit(int e) const { return value[e]; }
-};
-
-template <class D, class T>
-__device__ inline GatheredLogits gather_stored(const DraftRow& draft, const Place& place) {
-  const D* from = static_cast<const D*>(draft.logits);
-  GatheredLogits gathered;
-#pragma unroll
-  for (int e = 0; e < kLaneIds; ++e) {
-    const int32_t column = draft_column(draft, column_of<T>(place, e));
-    gathered.value[e] = column >= 0 ? to_f32(from[column]) : -INFINITY;
-  }
-  return gathered;
-}
-
-template <class T>
-__device__ inline GatheredLogits gather_draft(const DraftRow& draft, const Place& place) {
-  switch (draft.dtype) {
-    case DType::kBf16: return gather_stored<Bf16, T>(draft, place);
-    case DType::kF16: return gather_stored<F16, T>(draft, place);
-    default: return gather_stored<float, T>(draft, place);
-  }
-}
-
 struct PairSums {
   float excess = 0.0f;
   float shared = 0.0f;
 };
 
-template <class T, class Drafted>
-__device__ inline PairSums add_up(const Pair<T>& pair, const LaneChunk<T>& target,
-                                  const Drafted& drafted) {
+template <class T>
+__device__ inline void add_up(const Pair<T>& pair, float target, float drafted, PairSums& sums) {
+  const float p_target = pair.p_target(target), p_draft = draft_weight(pair.draft.scale, drafted);
+  sums.excess += pair.excess(p_target, p_draft);
+  sums.shared += fminf(p_target, p_draft);
+}
+
+constexpr int kLaneGroupIds = kLaneIds / kChunkGroups;  // of a lane, in one group
+
+// The draft's logits of a lane's ids in one group, one by one: any map.
+template <class D, class T>
+__device__ inline void gather_stored(const DraftRow& draft, const Place& place, int group,
+                                     float (&logit)[kLaneGroupIds]) {
+  const D* from = static_cast<const D*>(draft.logits);
+#pragma unroll
+  for (int i = 0; i < kLaneGroupIds; ++i) {
+    const int32_t column = draft_column(draft, column_of<T>(place, group * kLaneGroupIds + i));
+    logit[i] = column >= 0 ? to_f32(from[column]) : -INFINITY;
+  }
+}
+
+template <class T>
+__device__ inline void gather_draft(const DraftRow& draft, const Place& place, int group,
+                                    float (&logit)[kLaneGroupIds]) {
+  switch (draft.dtype) {
+    case DType::kBf16: return gather_stored<Bf16, T>(draft, place, group, logit);
+    case DType::kF16: return gather_stored<F16, T>(draft, place, group, logit);
+    default: return gather_stored<float, T>(draft, place, group, logit);
+  }
+}
+
+template <class T>
+__device__ inline PairSums sum_gathered(const Pair<T>& pair, const Place& place,
+                                        const LaneChunk<T>& target) {
   PairSums sums;
 #pragma unroll
-  for (int e = 0; e < kLaneIds; ++e) {
-    const float p_target = pair.p_target(target.logit(e));
-    const float p_draft = draft_weight(pair.draft, drafted.logit(e));
-    sums.excess += pair.excess(p_target, p_draft);
-    sums.shared += fminf(p_target, p_draft);
+  for (int group = 0; group < kChunkGroups; ++group) {
+    float drafted[kLaneGroupIds];
+    gather_draft<T>(pair.draft, place, group, drafted);
+#pragma unroll
+    for (int i = 0; i < kLaneGroupIds; ++i) {
+      add_up(pair, target.logit(group * kLaneGroupIds + i), drafted[i], sums);
+    }
   }
   return sums;
 }
@@ -119,13 +124,16 @@ __device__ inline PairSums add_up(const Pair<T>& pair, const LaneChunk<T>& targe
 template <class T>
 __device__ inline PairSums sum_lane(const Pair<T>& pair, const Place& place) {
   LaneChunk<T> target = load_chunk(pair.row, place);
-  if (pair.plain) {
-    const LaneChunk<T> drafted = load_chunk(pair.drafted, place);
+  if (!pair.plain) {
     if (pair.row.mask) apply_mask(pair.row, place, target);
-    return add_up(pair, target, drafted);
+    return sum_gathered(pair, place, target);
   }
+  const LaneChunk<T> drafted = load_chunk(pair.drafted, place);
   if (pair.row.mask) apply_mask(pair.row, place, target);
-  return add_up(pair, target, gather_draft<T>(pair.draft, place));
+  PairSums sums;
+#pragma unroll
+  for (int e = 0; e < kLaneIds; ++e) add_up(pair, target.logit(e), drafted.logit(e), sums);
+  return sums;
 }
 
 // Pieces [first, last), a warp each. `shared` may be null.
@@ -163,7 +171,7 @@ __device__ inline int32_t draw_excess(const Pair<T>& pair, const float* sums, do
     const int32_t column = pair.id(piece.index, i);
     if (column >= pair.row.vocab) return 0.0;
     const float p_target = pair.p_target(logit_at(pair.row, column));
-    const float p_draft = draft_weight(pair.draft, draft_logit(pair.draft, column));
+    const float p_draft = draft_weight(pair.draft.scale, draft_logit(pair.draft, column));
     return static_cast<double>(pair.excess(p_target, p_draft));
   });
   return id.index < 0 ? -1 : pair.id(piece.index, id.index);

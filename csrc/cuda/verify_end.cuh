@@ -106,9 +106,9 @@ __device__ inline void share_sums(const Request& request, const Plan& plan, cons
 
 // Of a one-hot target row.
 __device__ inline double p_draft_of_argmax(const Request& request, int32_t slot) {
-  const int64_t token = request.drafted(slot);
-  const DraftRow draft = draft_row(request.params, request.b, slot, token);
-  return draft_weight(draft, draft_logit(draft, request.found(slot).token));
+  const FoundRow& row = request.found(slot);
+  const DraftRow draft = draft_row(request.params, request.b, slot, row.draft);
+  return draft_weight(row.draft, draft_logit(draft, row.token));
 }
 
 // A level between 0 and the end, under `block`; by one warp.
@@ -144,40 +144,29 @@ __device__ inline int32_t accepted_level(const Request& request, int32_t end) {
 
 // ---- the token after the accepted ones ----------------------------------------------------------
 
-// In place of a rejected draft; without residual mass, one of p_target.
+// In place of a rejected draft one of the residual; without residual mass, one of p_target.
 template <class T>
-__device__ inline int32_t replacement(const Request& request, int32_t slot) {
+__device__ inline int32_t final_token(const Request& request, const End& end, int32_t slot) {
   const FoundRow& found = request.found(slot);
-  if (request.sampling.argmax) return found.token;
+  const Rule rule = request.params.rule;
+  if (request.sampling.argmax || rule == Rule::kGumbel) return found.token;
   const Law law = law_of(found);
   const RowScratch own = request.own(slot);
   const Row<T> row = target_row<T>(request, slot);
   const double uniform = request.noise(slot, Domain::kResidual);
   double mass = law.kept;
   int32_t without = -1;
-  if (!(found.flags & kOneHot)) {
-    const double weight = request.params.rule == Rule::kBlock ? load_fresh(&found.weight) : 1.0;
+  if (slot < end.slot && !(found.flags & kOneHot)) {
+    const double weight = rule == Rule::kBlock ? load_fresh(&found.weight) : 1.0;
     const float* excess = request.scratch.excess + sums_at(request, slot);
     const int32_t token = draw_excess(pair_of<T>(request, slot, weight), excess, uniform);
     if (token >= 0) return token;
-  } else if (!(found.flags & kForeign)) {
+  } else if (slot < end.slot && !(found.flags & kForeign)) {
     without = static_cast<int32_t>(request.drafted(slot));
     mass = take_out(row, request.sampling, own, law, without);
   }
   const int32_t token = draw(row, request.sampling, own, law, uniform * mass, without);
   return token >= 0 ? token : without;
-}
-
-template <class T>
-__device__ inline int32_t final_token(const Request& request, const End& end, int32_t accepted) {
-  const FoundRow& found = request.found(accepted);
-  const Rule rule = request.params.rule;
-  if (rule == Rule::kGumbel || rule == Rule::kGreedy) return found.token;
-  if (accepted < end.slot) return replacement<T>(request, accepted);
-  const Law law = law_of(found);
-  const double target = request.noise(accepted, Domain::kResidual) * law.kept;
-  return draw(target_row<T>(request, accepted), request.sampling, request.own(accepted), law,
-              target, -1);
 }
 
 // ---- the request --------------------------------------------------------------------------------
@@ -248,7 +237,8 @@ __global__ void __launch_bounds__(kThreads)
     request.found(plan.level).weight = plan.weight;
   }
   if (!arrives_last(scratch.tickets + b, static_cast<uint32_t>(levels) * parts)) return;
-  end_request<T>(request, plan.end, plan.whole);
+  // Read anew: registers that the sums do not hold meanwhile.
+  end_request<T>(request_at(params, scratch, b, state), plan.end, plan.whole);
 }
 
 }  // namespace tapout::cuda

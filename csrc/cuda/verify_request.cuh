@@ -26,7 +26,8 @@ struct FoundRow {
   int32_t token;  // the target's own: argmax, or the winner of gumbel
   int32_t status;
   int32_t flags;
-  double p_target;  // of the drafted token
+  DraftScale draft;  // with kSpread
+  double p_target;   // of the drafted token
   double p_draft;
   double raw_lse;  // ln sum e^z of the row as it came
   double weight;   // w of `block`, which the second launch writes

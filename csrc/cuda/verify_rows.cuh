@@ -20,6 +20,7 @@ __device__ inline void announce(const Request& request, int64_t slot) {
 // row it is true for those that arrive after it.
 __device__ inline bool is_skipped(const Request& request, int64_t slot) {
   SHARED(int32_t, skipped, [1]);
+  if (slot == 0) return false;
   __syncthreads();
   if (threadIdx.x == 0) {
     skipped[0] =
@@ -45,9 +46,11 @@ __device__ inline void judge_draft(const Request& request, int64_t slot, const R
   } else if (rule != Rule::kBlock) {
     good = found.token == draft.token;
   }
+  const bool spread = !draft.one_hot && draft.p_draft > 0.0;
+  if (spread) found.draft = draft_scale(request.params, request.b, slot, draft.token);
   found.flags = (good && !draft.bad ? kGood : 0) | (draft.bad ? kBad : 0) |
                 (draft.foreign ? kForeign : 0) | (draft.one_hot ? kOneHot : 0) |
-                (!draft.one_hot && draft.p_draft > 0.0 ? kSpread : 0);
+                (spread ? kSpread : 0);
 }
 
 template <class T, bool kGumbel>
@@ -69,7 +72,7 @@ __device__ inline FoundRow finish_target(const Request& request, int64_t slot, c
   return found;
 }
 
-// One row: `part` of its `parts` blocks.
+// One of the blocks of a row.
 template <class T, bool kGumbel>
 __device__ inline void verify_row(const Request& request, int64_t slot, const Split& split,
                                   int32_t part) {
