@@ -63,8 +63,17 @@ if "triton" not in BACKENDS:
     collect_ignore += [path.name for path in Path(__file__).parent.glob("test_triton_*.py")]
 elif not os.environ.get("TRITON_INTERPRET"):
     collect_ignore.append("test_triton_mutants.py")  # a minute of compilation for each
-if "cuda_emulated" not in BACKENDS:
-    collect_ignore.append("test_cuda_launches.py")
+
+CUDA_LIBRARY = Path(__file__).parent.parent / "tapout_kernels/_C_cuda.so"
+if not CUDA_LIBRARY.exists():
+    collect_ignore.append("test_cuda_build.py")
+
+
+def pytest_report_header() -> list[str]:
+    """Without nvcc its tests are not there; a build with TAPOUT_CUDA=ON says so at once."""
+    if CUDA_LIBRARY.exists():
+        return []
+    return ["CUDA library not built: tests/test_cuda_build.py is left out"]
 
 
 def parameters(names: Iterable[str]) -> list[object]:
@@ -108,6 +117,12 @@ def emulator() -> Iterator[Emulator]:
     yield found
     found.configure()
     found.pretend()
+
+
+@pytest.fixture(params=[name for name in BACKENDS if name in ("triton", "cuda")])
+def gpu(request: pytest.FixtureRequest) -> str:
+    """The backends of a GPU, for tests that need one."""
+    return require(request.param)
 
 
 def require(backend: str) -> str:
