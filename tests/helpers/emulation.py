@@ -20,6 +20,7 @@ import torch
 
 from tapout_kernels import _library
 
+from . import device
 from .core_probe import ROOT, compiler
 
 EMULATION = Path("tests/emulation")
@@ -121,4 +122,5 @@ def installed() -> Emulator:
     path = library()
     torch.ops.load_library(path)
     _library.CUDA_DEVICES.add("cpu")
+    device.EMULATED.add("cuda")
     return Emulator(path)
