@@ -215,7 +215,7 @@ __device__ inline void end_request(const Request& request, const End& end, bool 
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     verify_end_kernel(const __grid_constant__ VerifyParams params,
                       const __grid_constant__ VerifyScratch scratch, Split split) {
   wait_for_previous_kernel();
