@@ -64,6 +64,9 @@ if "triton" not in BACKENDS:
 elif not os.environ.get("TRITON_INTERPRET"):
     collect_ignore.append("test_triton_mutants.py")  # a minute of compilation for each
 
+if "cuda_emulated" not in BACKENDS:
+    collect_ignore.append("test_cuda_mutants.py")
+
 CUDA_LIBRARY = Path(__file__).parent.parent / "tapout_kernels/_C_cuda.so"
 if not CUDA_LIBRARY.exists():
     collect_ignore.append("test_cuda_build.py")
