@@ -23,6 +23,11 @@ constexpr int32_t kNearby = 2048;            // candidates of a cutoff kept in s
 
 constexpr int kWarps = kThreads / 32;
 
+// Blocks of a kernel that registers must leave room for on a multiprocessor. The more, the more
+// bytes are in flight; a lane holds twice as many of f32.
+template <class T, bool kStatistics, bool kGumbel>
+constexpr int kBlocksAtOnce = sizeof(T) == 4 || kStatistics || kGumbel ? 2 : 3;
+
 TAPOUT_HD int32_t ceil_divide(int64_t value, int64_t by) {
   return static_cast<int32_t>((value + by - 1) / by);
 }
