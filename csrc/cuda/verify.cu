@@ -5,10 +5,6 @@
 
 namespace tapout::cuda {
 
-static bool every_row(const VerifyParams& params) {
-  return params.rule == Rule::kBlock || params.overlap;
-}
-
 static int64_t num_rows(const VerifyParams& params) { return params.batch * (params.slots + 1); }
 
 static VerifyScratch carve_verify(Carver& carver, const VerifyParams& params, uint32_t* tickets) {
@@ -21,7 +17,8 @@ static VerifyScratch carve_verify(Carver& carver, const VerifyParams& params, ui
   VerifyScratch scratch = {};
   scratch.rows = carve(carver, num_rows(params), params.target.vocab, wanted);
   scratch.found = carver.take<FoundRow>(num_rows(params));
-  scratch.levels = every_row(params) && params.slots > 1 ? static_cast<int32_t>(params.slots) : 1;
+  scratch.levels =
+      needs_every_row(params) && params.slots > 1 ? static_cast<int32_t>(params.slots) : 1;
   const int64_t sums = params.batch * scratch.levels * scratch.rows.chunks;
   scratch.excess = carver.take<float>(sums);
   if (params.overlap) scratch.shared = carver.take<float>(sums);

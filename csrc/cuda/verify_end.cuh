@@ -58,7 +58,7 @@ __device__ inline bool needs_excess(const Request& request, const Plan& plan) {
 
 // By one thread.
 __device__ inline Plan plan_of(const Request& request, const End& end, int32_t level) {
-  Plan plan = {end, request.every_row() ? level : end.failed, false, false, 1.0};
+  Plan plan = {end, needs_every_row(request.params) ? level : end.failed, false, false, 1.0};
   if (request.params.rule == Rule::kBlock) {
     double weight = 1.0;
     for (int32_t i = 0; i < end.slot; ++i) {
@@ -215,7 +215,7 @@ __device__ inline void end_request(const Request& request, const End& end, bool 
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     verify_end_kernel(const __grid_constant__ VerifyParams params,
                       const __grid_constant__ VerifyScratch scratch, Split split) {
   wait_for_previous_kernel();
@@ -229,8 +229,8 @@ __global__ void __launch_bounds__(kThreads)
   }
   const Request request = request_at(params, scratch, b, state);
   const Plan plan = shared_plan(request, level);
-  const int32_t levels = request.every_row() ? max(plan.end.slot, 1) : 1;
-  const int32_t parts = request.every_row() || plan.sums ? split.blocks : 1;
+  const int32_t levels = needs_every_row(request.params) ? max(plan.end.slot, 1) : 1;
+  const int32_t parts = needs_every_row(request.params) || plan.sums ? split.blocks : 1;
   if (level >= levels || part >= parts) return;
   if (plan.sums) share_sums<T>(request, plan, split, part);
   if (part == 0 && threadIdx.x == 0 && plan.level < plan.end.slot) {

@@ -44,6 +44,11 @@ struct VerifyScratch {
   uint32_t* tickets;      // [B]
 };
 
+// Whether rows behind the first that fails are needed.
+TAPOUT_HD bool needs_every_row(const VerifyParams& params) {
+  return params.rule == Rule::kBlock || params.overlap;
+}
+
 __device__ inline int32_t request_length(const VerifyParams& params, int64_t b) {
   const int64_t length = params.length[b];
   return static_cast<int32_t>(length < 0 ? 0 : length > params.slots ? params.slots : length);
@@ -87,8 +92,6 @@ struct Request {
   __device__ double noise(int64_t slot, Domain domain) const {
     return uniform_at(params.seed[state], 0, slot, params.round[b], domain);
   }
-  // Whether rows behind the first that fails are needed.
-  __device__ bool every_row() const { return params.rule == Rule::kBlock || params.overlap; }
 };
 
 template <class T>

@@ -20,7 +20,7 @@ __device__ inline void announce(const Request& request, int64_t slot) {
 // row it is true for those that arrive after it.
 __device__ inline bool is_skipped(const Request& request, int64_t slot) {
   SHARED(int32_t, skipped, [1]);
-  if (slot == 0) return false;
+  if (slot == 0) return false;  // behind no other
   __syncthreads();
   if (threadIdx.x == 0) {
     skipped[0] =
@@ -94,7 +94,8 @@ __device__ inline void verify_row(const Request& request, int64_t slot, const Sp
   request.found(slot) = found;
   const bool stops =
       found.status != static_cast<int32_t>(Status::kOk) || (found.flags & (kBad | kForeign)) != 0;
-  if (stops || (!request.every_row() && !(found.flags & kGood))) announce(request, slot);
+  const bool decides = !needs_every_row(request.params) && !(found.flags & kGood);
+  if (stops || decides) announce(request, slot);
 }
 
 template <class T, bool kGumbel>
