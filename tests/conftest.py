@@ -99,6 +99,12 @@ def native(request: pytest.FixtureRequest) -> str:
     return require(request.param)
 
 
+@pytest.fixture(params=parameters(name for name in BACKENDS if name in ("cpu", "cuda_emulated")))
+def library(request: pytest.FixtureRequest) -> str:
+    """The libraries that take tensors of the host: for what their bindings say."""
+    return require(request.param)
+
+
 @pytest.fixture(params=[name for name in BACKENDS if name == "triton"])
 def triton(request: pytest.FixtureRequest) -> ModuleType:
     """The package of Triton's kernels."""
