@@ -38,7 +38,7 @@ def test_no_races(program, op, number):
     assert not emulation.races(program, op, str(number))
 
 
-# ---- what the check must find ----------------------------------------------------------------------
+# ---- what the check must find --------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
