@@ -83,9 +83,10 @@ __device__ inline void verify_row(const Request& request, int64_t slot, const Sp
     noise.position = offset_position(request.params.position[request.state], slot);
   }
   if (!is_skipped(request, slot)) {
-    const int32_t first = part * split.chunks;
-    scan_row<T, false, kGumbel>(row, request.sampling, request.own(slot), noise, nullptr, first,
-                                min(first + split.chunks, num_chunks(row.vocab)));
+    const RowScratch own = request.own(slot);
+    const int32_t first = part * split.chunks, last = first + split.chunks;
+    scan_row<T, false, kGumbel>(row, request.sampling, own, noise, nullptr, first, last);
+    if (own.raw) scan_raw(row, own, first, last);
   }
   uint32_t* ticket = request.scratch.row_tickets + request.row(slot);
   if (!arrives_last(ticket, split.blocks) || is_skipped(request, slot)) return;
