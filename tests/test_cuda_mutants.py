@@ -103,8 +103,8 @@ MUTANTS = {
               "num_chunks(row.vocab) - (row.vocab > kChunk)"),), ROW_END,
     ),
     "last chunk of a split skipped": Mutant(
-        (Edit("cuda/verify_rows.cuh", "min(first + split.chunks, num_chunks(row.vocab))",
-              "min(first + split.chunks, num_chunks(row.vocab)) - (split.blocks > 1)"),), SPLIT_END,
+        (Edit("cuda/verify_rows.cuh", "first + split.chunks",
+              "first + split.chunks - (split.blocks > 1)"),), SPLIT_END,
     ),
     "top-k cutoff off by one": Mutant(
         (Edit("cuda/search.cuh", "by_mass ? ceil(sampling.top_p * units) : sampling.top_k",
