@@ -1,7 +1,8 @@
 """No CUDA kernel has a race: each CUDA thread as a thread of ThreadSanitizer, on tiny grids.
 
 What orders memory there is what does on the chip: barriers, tickets, acquire and release; shuffles
-do not.  Compiling takes a while, so these are slow; ``make sanitize`` runs them.
+do not.  The sanitizer cannot be loaded into Python, so kernels run in programs of their own.
+Compiling takes a while: these are slow, and ``make sanitize`` runs them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers import emulation
+from test_emulation import PROBES
 
 from tapout_kernels.reference.accept import RULES
 from tapout_kernels.reference.bandit import POLICIES
@@ -34,3 +36,34 @@ def program() -> Path:
 )
 def test_no_races(program, op, number):
     assert not emulation.races(program, op, str(number))
+
+
+# ---- what the check must find --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def race_probes() -> Path:
+    sources = [PROBES, Path("tests/native/race_probes.cpp")]
+    return emulation.compiled("race_probes", sources, link=(), sanitizer="thread")
+
+
+@pytest.mark.parametrize("name", ["right", "release", "syncwarp"])
+def test_a_right_kernel_has_no_race(race_probes, name):
+    assert not emulation.races(race_probes, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("missing_barrier", "missing_barrier"),
+        ("missing_ticket", "missing_ticket"),
+        ("missing_release", "handed_over"),
+        ("missing_syncwarp", "exchanged"),
+    ],
+)
+def test_a_race_is_reported(race_probes, name, function):
+    """Those that no order of the emulator shows, too: what one thread wrote is there at once."""
+    report = emulation.races(race_probes, name)
+    assert "ThreadSanitizer: data race" in report
+    assert function in report
+    assert str(PROBES) in report

@@ -157,34 +157,3 @@ def test_after_an_error_the_next_launch_runs(probes):
 def test_launches_that_are_not_possible_are_refused(probes, threads):
     assert probes.library.probe_right(Sum(), 1, threads) == 9
     assert "is not possible" in probes.error()
-
-
-# ---- races, by ThreadSanitizer: in a process of its own, it cannot be loaded into Python --------
-
-
-@pytest.fixture(scope="module")
-def race_probes() -> Path:
-    sources = [PROBES, Path("tests/native/race_probes.cpp")]
-    return emulation.compiled("race_probes", sources, link=(), sanitizer="thread")
-
-
-@pytest.mark.parametrize("name", ["right", "release", "syncwarp"])
-def test_a_right_kernel_has_no_race(race_probes, name):
-    assert not emulation.races(race_probes, name)
-
-
-@pytest.mark.parametrize(
-    ("name", "function"),
-    [
-        ("missing_barrier", "missing_barrier"),
-        ("missing_ticket", "missing_ticket"),
-        ("missing_release", "handed_over"),
-        ("missing_syncwarp", "exchanged"),
-    ],
-)
-def test_a_race_is_reported(race_probes, name, function):
-    """Those that no order of the emulator shows, too: what one thread wrote is there at once."""
-    report = emulation.races(race_probes, name)
-    assert "ThreadSanitizer: data race" in report
-    assert f"{function}" in report
-    assert str(PROBES) in report

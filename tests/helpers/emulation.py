@@ -47,6 +47,7 @@ SANITIZERS = {
                 "-fsanitize=address,undefined,float-cast-overflow", "-DEMULATOR_ASAN"),
     "thread": ("-O1 -g -fsanitize=thread", "-DEMULATOR_TSAN"),
 }  # fmt: skip
+SANITIZER = os.environ.get("TAPOUT_EMULATION_SANITIZER", "")  # of the library that tests load
 
 
 def library() -> Path:
@@ -57,9 +58,8 @@ def library() -> Path:
     bind = [path for path in _relative("csrc/bind/*.cpp") if path.name not in CPU_ONLY]
     # The stable ABI comes from torch_cpu, which torch does not load for everyone to see.
     link = ("-shared", "-Wl,--no-as-needed", f"-L{torch_folder / 'lib'}", "-ltorch_cpu")
-    sanitizer = os.environ.get("TAPOUT_EMULATION_SANITIZER", "")
-    name = "_".join(["cuda_emulated", *filter(None, [sanitizer])]) + ".so"
-    return compiled(name, [*KERNELS, *bind], flags, link, sanitizer)
+    name = "_".join(["cuda_emulated", *filter(None, [SANITIZER])]) + ".so"
+    return compiled(name, [*KERNELS, *bind], flags, link, SANITIZER)
 
 
 def compiled(
@@ -121,9 +121,12 @@ class Emulator:
         self.library.emulator_configure(seed, blocks_in_flight)
 
     def pretend(
-        self, multiprocessors: int = 2, capturing: bool = False, garbage: int = 0xFF
+        self, multiprocessors: int = 2, capturing: bool = bool(SANITIZER), garbage: int = 0xFF
     ) -> None:
-        """What the device is taken for, and the byte in scratch memory before a launch."""
+        """What the device is taken for, and the byte in scratch memory before a launch.
+
+        While a graph is captured a call has scratch memory of its own, of exactly its size.
+        """
         self.library.emulator_pretend(multiprocessors, capturing, garbage)
 
     def error(self) -> str:
@@ -148,4 +151,6 @@ def installed() -> Emulator:
     torch.ops.load_library(path)
     _library.CUDA_DEVICES.add("cpu")
     device.EMULATED.add("cuda")
-    return Emulator(path)
+    emulator = Emulator(path)
+    emulator.pretend()
+    return emulator
