@@ -24,9 +24,16 @@ constexpr int32_t kNearby = 2048;            // candidates of a cutoff kept in s
 constexpr int kWarps = kThreads / 32;
 
 // Blocks of a kernel that registers must leave room for on a multiprocessor. The more, the more
-// bytes are in flight; a lane holds twice as many of f32.
+// bytes are in flight: a lane holds twice as many of f32, and older chips need fewer.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kMostBlocksAtOnce = 2;
+#else
+constexpr int kMostBlocksAtOnce = 3;
+#endif
 template <class T, bool kStatistics, bool kGumbel>
-constexpr int kBlocksAtOnce = sizeof(T) == 4 || kStatistics || kGumbel ? 2 : 3;
+constexpr int kBlocksAtOnce = sizeof(T) == 4 && kGumbel                  ? 1
+                              : sizeof(T) == 4 || kStatistics || kGumbel ? 2
+                                                                         : kMostBlocksAtOnce;
 
 TAPOUT_HD int32_t ceil_divide(int64_t value, int64_t by) {
   return static_cast<int32_t>((value + by - 1) / by);
