@@ -25,7 +25,7 @@ import gpu_timing
 import torch
 from drafts import Drafts
 from goals import goals_of
-from gpu_bench import Bench, Row, reason, with_ratios
+from gpu_bench import Bench, Row, beside_backend, reason, with_ratios
 from gpu_cases import Case, selection
 from gpu_peers import Peer
 from harness import gpu_environment, summary
@@ -34,6 +34,7 @@ from rounds import Required, Round
 import tapout_kernels as tk
 from tapout_kernels.backends import unavailable_reason
 
+BACKENDS = ("triton", "cuda")
 CHECKED = 4  # buffer sets held against the reference
 GUMBEL_SETS = 24  # its calls move on in their sequences, so a replay takes every set once
 
@@ -105,7 +106,7 @@ def draft_step_row(bench: Bench, case: Case) -> Row:
             return peer.prepare(drafts.logits[i], **case.filters)
 
         function = baselines.draft_step_topk if case.filters else baselines.draft_step
-        peers = gpu_peers.plain(function, bench.device)
+        peers = gpu_peers.plain(function, bench.device) if bench.peers else {}
         row |= bench.beside(peers, case, checks.draft_step_law, prepare, sets, row["median_us"])
     return row
 
@@ -144,30 +145,41 @@ ROWS: dict[str, Callable[[Bench, Case], Row]] = {
 }  # fmt: skip
 
 
-def measure(bench: Bench, cases: list[Case], shared: Row, out: TextIO, until: float) -> int:
-    """Writes each row as it is made; the number of cases that gave no measurement."""
+def measure(benches: list[Bench], cases: list[Case], shared: Row, out: TextIO, until: float) -> int:
+    """Writes each row as it is made; the number of rows that hold no measurement."""
     lost = 0
     for number, case in enumerate(cases):
         if time.monotonic() > until:
             print(f"time is up: {len(cases) - number} of {len(cases)} shapes not measured")
             break
-        try:
-            row = with_ratios(ROWS[case.op](bench, case))
-        except (Exception, SystemExit) as error:  # the other shapes may be right
-            row, lost = {**case.shape(), "refused": reason(error)}, lost + 1
-        row |= shared
-        out.write(json.dumps(row) + "\n")
-        out.flush()
-        print(described(row), flush=True)
-        if "refused" in row and not bench.alive():
-            print("the device answers no more; the rest is not measured")
-            break
+        before: dict[str, Row] = {}  # of this shape, by backend
+        for bench in benches:
+            row = one_row(bench, case, shared, before)
+            before[bench.backend] = row
+            lost += "refused" in row
+            out.write(json.dumps(row) + "\n")
+            out.flush()
+            print(described(row), flush=True)
+            if "refused" in row and not bench.alive():
+                print("the device answers no more; the rest is not measured")
+                return lost
     return lost
+
+
+def one_row(bench: Bench, case: Case, shared: Row, before: dict[str, Row]) -> Row:
+    try:
+        row = ROWS[case.op](bench, case)
+    except (Exception, SystemExit) as error:  # the other shapes may be right
+        return {**case.shape(), "refused": reason(error), **shared, "backend": bench.backend}
+    row = {**row, **shared, "backend": bench.backend}
+    for name, other in before.items():
+        row |= beside_backend(row, name, other)
+    return with_ratios(row)
 
 
 def described(row: Row) -> str:
     """One line of the short table."""
-    names = ("rule", "B", "K", "V", "A", "dtype", "acceptance", "top_k", "top_p")
+    names = ("backend", "rule", "B", "K", "V", "A", "dtype", "acceptance", "top_k", "top_p")
     line = f"{row['op']} " + " ".join(f"{name}={row[name]}" for name in names if name in row)
     if "refused" in row:
         return f"{line}: REFUSED: {row['refused']}"
@@ -184,7 +196,7 @@ def described(row: Row) -> str:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench/results/gpu.jsonl"))
-    parser.add_argument("--backend", default="triton", choices=("triton", "cuda", "reference"))
+    parser.add_argument("--backend", nargs="+", choices=BACKENDS, help="default: all that can run")
     parser.add_argument("--full", action="store_true", help="every shape, however long it takes")
     parser.add_argument("--seconds", type=float, default=240.0, help="begin no shape after these")
     parser.add_argument("--peers", type=Path, help="folder with FlashInfer's and vLLM's packages")
@@ -200,18 +212,24 @@ def main() -> int:
     until = time.monotonic() + (float("inf") if arguments.full else arguments.seconds)
     if not torch.cuda.is_available():
         raise SystemExit(f"bench_gpu: needs a GPU, torch {torch.__version__} sees none")
-    why = unavailable_reason(arguments.backend, "cuda")
-    if why is not None:
-        raise SystemExit(f"bench_gpu: backend {arguments.backend!r} is off: {why}")
+    off = {name: unavailable_reason(name, "cuda") for name in arguments.backend or BACKENDS}
+    for name, why in off.items():
+        if why is not None:
+            print(f"bench_gpu: backend {name!r} is off: {why}")
+    names = [name for name, why in off.items() if why is None]
+    if not names or (arguments.backend and names != arguments.backend):
+        raise SystemExit("bench_gpu: nothing to measure")
     found, missing = gpu_peers.load(arguments.peers)
-    bench = Bench(arguments.backend, gpu_peers.plain(baselines.verify) | found, missing)
+    # Peers are timed once for each shape, beside the first backend.
+    benches = [Bench(names[0], gpu_peers.plain(baselines.verify) | found, missing)]
+    benches += [Bench(name, {}, {}) for name in names[1:]]
     shared = {
-        **gpu_environment(arguments.backend), **gpu_peers.versions(list(found)),
-        "empty_kernel_us": bench.empty_kernel_us(),
+        **gpu_environment(), **gpu_peers.versions(list(found)),
+        "empty_kernel_us": benches[0].empty_us(1), "empty_pair_us": benches[0].empty_us(2),
     }  # fmt: skip
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with arguments.out.open("w") as out:
-        return int(measure(bench, selection(arguments.full), shared, out, until) > 0)
+        return int(measure(benches, selection(arguments.full), shared, out, until) > 0)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ class Goal(NamedTuple):
 
 _VERIFY = {"op": "verify", "rule": "token", "K": 4, "V": 151936, "dtype": "bfloat16"}
 _PLAIN, _FILTERED = {"top_k": None}, {"top_k": 50, "top_p": 0.9}
+_DRAFT = {"op": "draft_step", "B": 1, "V": 128256, "top_k": None}
 GOALS: dict[str, tuple[Goal, ...]] = {
     "triton": (
         Goal("of_floor", True, 0.70, {**_VERIFY, **_PLAIN, "B": 32}),
@@ -27,7 +28,19 @@ GOALS: dict[str, tuple[Goal, ...]] = {
         *(Goal("of_floor", True, 0.40, {**_VERIFY, **_FILTERED, "B": b}) for b in (32, 128)),
         *(Goal("times_compile", True, 5.0, {**_VERIFY, "B": b}) for b in (32, 128)),
         *(Goal("times_flashinfer", True, 4.0, {**_VERIFY, "B": b}) for b in (32, 128)),
-        Goal("median_us", False, 8.0, {"op": "draft_step", "B": 1, "V": 128256, "top_k": None}),
+        Goal("median_us", False, 8.0, _DRAFT),
+        Goal("median_us", False, 4.0, {"op": "bandit step", "B": 64}),
+    ),
+    "cuda": (
+        Goal("of_floor", True, 0.80, {**_VERIFY, **_PLAIN, "B": 32}),
+        Goal("of_floor", True, 0.90, {**_VERIFY, **_PLAIN, "B": 128}),
+        *(Goal("of_floor", True, 0.55, {**_VERIFY, **_FILTERED, "B": b}) for b in (32, 128)),
+        Goal("of_empty_pair", False, 2.5, {**_VERIFY, **_PLAIN, "B": 1}),
+        *(Goal("times_triton", True, 1.1, {**_VERIFY, "B": b}) for b in (32, 128)),
+        *(Goal("times_flashinfer", True, 5.0, {**_VERIFY, "B": b}) for b in (32, 128)),
+        *(Goal("times_vllm", True, 5.0, {**_VERIFY, "B": b}) for b in (32, 128)),
+        Goal("median_us", False, 5.0, _DRAFT),
+        Goal("times_triton", True, 1.1, _DRAFT),
         Goal("median_us", False, 4.0, {"op": "bandit step", "B": 64}),
     ),
 }

@@ -49,6 +49,12 @@ step() {
   return $status
 }
 
+# skipped NAME WHY: a step this machine has nothing for.
+skipped() {
+  echo "== $1: left out, $2"
+  STEPS+=("$1|$2|0")
+}
+
 has() { "$PYTHON" -c "import importlib.util as u; raise SystemExit(u.find_spec('$1') is None)"; }
 
 echo "python: $("$PYTHON" --version 2>&1), $(command -v "$PYTHON")"
@@ -66,8 +72,17 @@ if ! "$PYTHON" -c 'import torch; raise SystemExit(not torch.cuda.is_available())
   exit 1
 fi
 
-# Into the source tree, not into the environment. Triton's kernels work without it.
-step build 120 "$PYTHON" setup.py -q build_ext --inplace
+# Into the source tree, not into the environment. Triton's kernels work without it. Libraries that
+# were built elsewhere are used where there is no nvcc to build them.
+LIBRARY=tapout_kernels/_C_cuda.so
+if [ -f "$LIBRARY" ] && ! command -v nvcc > /dev/null && [ ! -x /usr/local/cuda/bin/nvcc ]; then
+  skipped build "no nvcc, $LIBRARY was brought along"
+else
+  TAPOUT_CUDA_ARCHITECTURES=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader \
+    2> /dev/null | head -n 1 | tr -d .)
+  export TAPOUT_CUDA_ARCHITECTURES
+  step build 180 "$PYTHON" setup.py -q build_ext --inplace
+fi
 step environment 30 "$PYTHON" -m tapout_engine env
 if [ -n "$PEERS" ]; then # compiled beside the tests, ready for the benchmark
   timeout --kill-after=5 150 "$PYTHON" bench/gpu_peers.py "$PEERS" > "$OUT/peers.log" 2>&1 &
@@ -78,9 +93,10 @@ if has pytest; then
   JOBS=$(nproc) # most of the time is compilation
   has xdist && OPTIONS+=(-n $((JOBS < 12 ? JOBS : 12)) --dist loadgroup)
   export TAPOUT_TEST_BACKENDS=reference,triton TAPOUT_TEST_MODEL=skip
-  step tests 130 "$PYTHON" -m pytest "${OPTIONS[@]}" -m gpu tests
-  step matrix 150 "$PYTHON" -m pytest "${OPTIONS[@]}" -m "not slow and not gpu" -k triton \
-    tests/test_conformance.py tests/test_law_chi2.py tests/test_invariance.py
+  [ -f "$LIBRARY" ] && TAPOUT_TEST_BACKENDS+=,cuda
+  step tests 110 "$PYTHON" -m pytest "${OPTIONS[@]}" -m gpu tests
+  step matrix 110 "$PYTHON" -m pytest "${OPTIONS[@]}" -m "not slow and not gpu" \
+    -k "triton or cuda" tests/test_conformance.py tests/test_law_chi2.py tests/test_invariance.py
 else
   STEPS+=("tests|no pytest|0")
   FAILED=1
@@ -89,6 +105,17 @@ if [ -n "$PEERS" ]; then
   wait "$COMPILING"
   cat "$OUT/peers.log"
 fi
+SANITIZER=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)
+for tool in memcheck racecheck; do
+  if [ -z "$SANITIZER" ]; then
+    skipped $tool "no compute-sanitizer"
+  elif [ ! -f "$LIBRARY" ]; then
+    skipped $tool "no CUDA library"
+  else # every tensor is an allocation of its own, so that what lies beyond it is seen
+    step $tool 40 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$SANITIZER" --tool $tool \
+      --error-exitcode 9 "$PYTHON" bench/gpu_once.py
+  fi
+done
 SECONDS_LEFT=$((END - SECONDS))
 step benchmark "$SECONDS_LEFT" "$PYTHON" bench/bench_gpu.py --out "$OUT/gpu.jsonl" \
   --seconds $((SECONDS_LEFT - 25)) ${PEERS:+--peers "$PEERS"}

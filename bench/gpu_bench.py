@@ -52,11 +52,15 @@ class Bench:
 
         return self._best({v: floor.copy_call(source, kept, v) for v in floor.VARIANTS}, calls)
 
-    def empty_kernel_us(self) -> float:
-        """A kernel that does nothing, in a graph: what no launch is cheaper than."""
+    def empty_us(self, kernels: int) -> float:
+        """Kernels that do nothing, in a graph: what no so many launches are cheaper than."""
         import floor
 
-        return summary(self.times_us(floor.empty_call, gpu_timing.calls_for(1)))["median_us"]
+        def call(i: int) -> None:
+            for _ in range(kernels):
+                floor.empty_call(i)
+
+        return summary(self.times_us(call, gpu_timing.calls_for(1)))["median_us"]
 
     def alive(self) -> bool:
         """Whether the device still works: an error inside a kernel ends a CUDA context."""
@@ -115,10 +119,25 @@ def reason(error: BaseException) -> str:
     return f"{kind}{error}".strip().splitlines()[0][:200]
 
 
+def beside_backend(row: Row, name: str, other: Row) -> Row:
+    """What another backend's row of the same shape says: its time, and those of peers."""
+    times = {key.removeprefix("times_"): other[f"{key.removeprefix('times_')}_us"]
+             for key in other if key.startswith("times_")}  # fmt: skip
+    columns = {key: other[key] for key in other if key.endswith(("_missing", "_uncaptured"))}
+    if "median_us" in other:
+        times[name] = other["median_us"]
+    for peer, time_us in times.items():
+        columns[f"{peer}_us"] = time_us
+        columns[f"times_{peer}"] = round(time_us / row["median_us"], 2 if peer == name else 1)
+    return columns
+
+
 def with_ratios(row: Row) -> Row:
     """GB/s and the fraction of the floor, from what was measured."""
     if "bytes" in row:
         row["gb_s"] = round(row["bytes"] / row["median_us"] / 1e3, 1)
     if "floor_us" in row:
         row["of_floor"] = round(row["floor_us"] / row["median_us"], 3)
+    if row["op"] == "verify":  # two launches
+        row["of_empty_pair"] = round(row["median_us"] / row["empty_pair_us"], 2)
     return row

@@ -66,13 +66,12 @@ def environment() -> dict[str, object]:
     }
 
 
-def gpu_environment(backend: str) -> dict[str, object]:
+def gpu_environment() -> dict[str, object]:
     device = torch.cuda.get_device_properties(torch.cuda.current_device())
     return {
         "torch": torch.__version__,
         "triton": version("triton"),
         "tapout_kernels": tk.__version__,
-        "backend": backend,
         "gpu": device.name,
         "multiprocessors": device.multi_processor_count,
         "l2_mib": device.L2_cache_size >> 20,

@@ -15,6 +15,7 @@ from goals import goals_of
 ROOT = Path(__file__).parents[1]
 COLUMNS = {
     "op": "operator",
+    "backend": "backend",  # where there are several
     "shape": "shape",
     "dtype": "dtype",
     "median_us": "median µs",
@@ -23,7 +24,9 @@ COLUMNS = {
     "of_read": "of a streaming read",
     "floor_us": "floor µs",
     "of_floor": "of the floor",
+    "of_empty_pair": "× two empty kernels",
     "goals": "goals",
+    "times_triton": "× Triton",
     "times_eager": "× eager PyTorch",
     "times_topk": "× eager with topk",
     "times_compile": "× torch.compile",
@@ -39,8 +42,11 @@ SHAPE = ("rule", "B", "K", "V", "A", "acceptance", "top_k", "top_p")
 def table(rows: list[dict]) -> str:
     """A Markdown table of benchmark rows, with the conditions they share above it."""
     columns = {k: name for k, name in COLUMNS.items() if any(k in _shown(row) for row in rows)}
+    backends = list(dict.fromkeys(row["backend"] for row in rows))
+    if len(backends) == 1:
+        columns.pop("backend")
     lines = [
-        _conditions(rows[0]),
+        _conditions({**rows[0], "backend": ", ".join(backends)}),
         "",
         "| " + " | ".join(columns.values()) + " |",
         "|" + "---|" * len(columns),

@@ -114,24 +114,27 @@ def _load(path: Path, part: str, obstacle: str) -> str | None:
         return str(reason or "its library was not built (run `pip install .`)")
     if obstacle:
         return obstacle
+    if not _fits(path):
+        return f"{path.name} was built for another version: run `pip install .`"
     try:
-        if native_text("tapout_schema", path) != _schema_hash():
-            return f"{path.name} was built for another version: run `pip install .`"
         torch.ops.load_library(path)
     except OSError as error:
         return f"{path.name} did not load: {error}"
     return None
 
 
+def _fits(path: Path) -> bool:
+    """Whether a library has the hash of this schema table in it: asking it would load it."""
+    return _schema_hash().encode() in path.read_bytes()
+
+
 def _schema_hash() -> str:
     return hashlib.sha256((_PACKAGE / "_schema.py").read_bytes()).hexdigest()
 
 
-def native_text(symbol: str, path: Path = NATIVE_PATH) -> str:
-    """What a parameterless C function of a native library says; empty if there is none."""
-    function = getattr(ctypes.CDLL(str(path)), symbol, None)
-    if function is None:
-        return ""
+def native_text(symbol: str) -> str:
+    """What a parameterless C function of the CPU library says."""
+    function = getattr(ctypes.CDLL(str(NATIVE_PATH)), symbol)
     function.restype = ctypes.c_char_p
     return function().decode()
 
@@ -147,7 +150,8 @@ def build_notes() -> list[str]:
 def _isa_error() -> str:
     """Why ``TAPOUT_CPU_ISA`` cannot be honoured; empty if it can, or is not set."""
     try:
-        return native_text("tapout_cpu_error") if NATIVE_PATH.exists() else ""
+        fits = NATIVE_PATH.exists() and _fits(NATIVE_PATH)
+        return native_text("tapout_cpu_error") if fits else ""
     except OSError:  # said by _load_native
         return ""
 

@@ -45,13 +45,16 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What a simulated GPU takes too long for is slow there, and only there."""
+    """What Triton's interpreter takes too long for is slow there, and only there."""
     from helpers import device
 
     for item in items:
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        simulated = any(isinstance(value, str) and value in device.SIMULATED for value in values)
-        if simulated and item.get_closest_marker("simulated_slow"):
+        if (
+            device.INTERPRETED
+            and "triton" in values
+            and item.get_closest_marker("interpreted_slow")
+        ):
             item.add_marker(pytest.mark.slow)
 
 
@@ -60,8 +63,20 @@ if "triton" not in BACKENDS:
     collect_ignore += [path.name for path in Path(__file__).parent.glob("test_triton_*.py")]
 elif not os.environ.get("TRITON_INTERPRET"):
     collect_ignore.append("test_triton_mutants.py")  # a minute of compilation for each
+
 if "cuda_emulated" not in BACKENDS:
-    collect_ignore.append("test_cuda_launches.py")
+    collect_ignore.append("test_cuda_mutants.py")
+
+CUDA_LIBRARY = Path(__file__).parent.parent / "tapout_kernels/_C_cuda.so"
+if not CUDA_LIBRARY.exists():
+    collect_ignore.append("test_cuda_build.py")
+
+
+def pytest_report_header() -> list[str]:
+    """Without nvcc its tests are not there; a build with TAPOUT_CUDA=ON says so at once."""
+    if CUDA_LIBRARY.exists():
+        return []
+    return ["CUDA library not built: tests/test_cuda_build.py is left out"]
 
 
 def parameters(names: Iterable[str]) -> list[object]:
@@ -87,6 +102,12 @@ def native(request: pytest.FixtureRequest) -> str:
     return require(request.param)
 
 
+@pytest.fixture(params=parameters(name for name in BACKENDS if name in ("cpu", "cuda_emulated")))
+def library(request: pytest.FixtureRequest) -> str:
+    """The libraries that take tensors of the host: for what their bindings say."""
+    return require(request.param)
+
+
 @pytest.fixture(params=[name for name in BACKENDS if name == "triton"])
 def triton(request: pytest.FixtureRequest) -> ModuleType:
     """The package of Triton's kernels."""
@@ -105,6 +126,12 @@ def emulator() -> Iterator[Emulator]:
     yield found
     found.configure()
     found.pretend()
+
+
+@pytest.fixture(params=[name for name in BACKENDS if name in ("triton", "cuda")])
+def gpu(request: pytest.FixtureRequest) -> str:
+    """The backends of a GPU, for tests that need one."""
+    return require(request.param)
 
 
 def require(backend: str) -> str:

@@ -186,7 +186,7 @@ def gaussian_wins() -> float:
 PICKS = {"thompson_beta": 0.75, "thompson_gaussian": gaussian_wins()}
 
 
-@pytest.mark.simulated_slow
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("policy", PICKS)
 def test_thompson_picks_an_arm_as_often_as_it_is_the_best(backend, policy):
     win = PICKS[policy]
@@ -195,7 +195,7 @@ def test_thompson_picks_an_arm_as_often_as_it_is_the_best(backend, policy):
     assert picks_p_value(two_slots(policy), [1 - near, near], backend) < UNLIKELY
 
 
-@pytest.mark.simulated_slow
+@pytest.mark.interpreted_slow
 def test_epsilon_explores_every_arm_alike(backend):
     """epsilon = .4 of 4 arms: .1 each, and .6 more for the best, arm 3 (slot 1: arm 0)."""
     bandit = BanditState.create(4, slots=2, level="token", policy="epsilon_greedy", epsilon=0.4)
@@ -205,7 +205,7 @@ def test_epsilon_explores_every_arm_alike(backend):
     assert picks_p_value(bandit, [0.12, 0.1, 0.08, 0.7], backend) < UNLIKELY
 
 
-@pytest.mark.simulated_slow
+@pytest.mark.interpreted_slow
 def test_consecutive_calls_draw_anew(backend):
     bandit = two_slots("thompson_beta")
     first, second = (select(bandit, batch=8000, backend=backend)[:, 0].long() for _ in range(2))

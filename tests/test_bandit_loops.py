@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import naive_bandit, raw
-from helpers.device import few, simulated_if
+from helpers.device import few, interpreted_if
 
 from tapout_kernels.testing import ARMS, BANDITS, TOLERANCES, Case
 
-SEEDS = [simulated_if(seed == 0, seed) for seed in range(4)]
+SEEDS = [interpreted_if(seed == 0, seed) for seed in range(4)]
 INTERPRETED = ("ucb1", "gaussian_token")
 PENDING = [name for name, bandit in BANDITS.items() if bandit["policy"].startswith("ucb")]
 
@@ -94,7 +94,7 @@ def test_a_step_is_an_update_and_a_selection(backend, bandit, seed):
         raw.same({name: own[name] for name in alike}, alike, f"{case.name} in place")
 
 
-@pytest.mark.parametrize("bandit", [simulated_if(b in INTERPRETED, b) for b in BANDITS])
+@pytest.mark.parametrize("bandit", [interpreted_if(b in INTERPRETED, b) for b in BANDITS])
 def test_a_step_chooses_by_what_it_learns(backend, bandit):
     """Else choosing before learning would pass for it (``fixed`` learns nothing)."""
     changed = False
@@ -148,7 +148,7 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("what", SPOILED)
-@pytest.mark.parametrize("bandit", [simulated_if(b in INTERPRETED, b) for b in BANDITS])
+@pytest.mark.parametrize("bandit", [interpreted_if(b in INTERPRETED, b) for b in BANDITS])
 def test_rows_that_take_no_part_change_nothing(backend, bandit, what):
     """A discount too has nothing to forget."""
     name, value = SPOILED[what]

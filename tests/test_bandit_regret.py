@@ -102,7 +102,7 @@ def share_of_best(picked: Tensor) -> Tensor:
     return (late == BEST).double().mean((0, 1))
 
 
-@pytest.mark.simulated_slow
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize(("policy", "reward"), LEARNERS)
 def test_the_best_arm_wins(backend, policy, reward):
     play = Play(raw.caller(backend), WORLDS[reward], policy, reward)
@@ -134,7 +134,7 @@ def idle_share(call: raw.Call, policy: str, reward: str) -> float:
     return (picked.view(20, BATCH, -1)[..., 0] == 0).double().mean().item()
 
 
-@pytest.mark.simulated_slow
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("policy", ["ucb1", "ucb_tuned", "thompson_beta", "epsilon_greedy"])
 @pytest.mark.parametrize("reward", ["simple", "decision", "token_accept"])
 def test_an_arm_that_drafts_nothing_is_not_played_for_ever(backend, policy, reward):

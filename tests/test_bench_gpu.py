@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,11 +16,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import baselines
 import bench_gpu
 import gpu_bench
-import gpu_cases
 import gpu_peers
 import report
-from goals import GOALS, goals_of
-from gpu_cases import FILTERS, Case, selection
+from gpu_cases import FILTERS, Case
 from rounds import Required, Round, required_rows
 
 ROOT = Path(__file__).parents[1]
@@ -145,6 +141,9 @@ def run(command: list[str], **options) -> subprocess.CompletedProcess:
 # ---- rows ----------------------------------------------------------------------------------------
 
 
+EMPTY = {"empty_kernel_us": 1.0, "empty_pair_us": 2.0}
+
+
 def small(op: str, **fields) -> Case:
     return Case(op, **{"batch": 2, "vocab": 257, "slots": 2, "peers": True, **fields})
 
@@ -155,11 +154,11 @@ def test_rows_have_what_the_tables_need(host, tmp_path):
         small("draft_step"), small("draft_step", filters=FILTERS), small("row_stats"),
         small("bandit step"),
     ]  # fmt: skip
-    shared = {"backend": "triton", "gpu": "no GPU", "torch": "0", "triton": "0", "commit": "0",
-              "command": "python bench_gpu.py", "empty_kernel_us": 1.0}  # fmt: skip
+    shared = {"gpu": "no GPU", "torch": "0", "triton": "0", "commit": "0",
+              "command": "python bench_gpu.py", **EMPTY}  # fmt: skip
     path = tmp_path / "gpu.jsonl"
     with path.open("w") as out:
-        assert bench_gpu.measure(host, cases, shared, out, float("inf")) == 0
+        assert bench_gpu.measure([host], cases, shared, out, float("inf")) == 0
     rows = report.read_rows(path)
     assert [row["op"] for row in rows] == [case.op for case in cases]
     for row in rows:
@@ -172,6 +171,30 @@ def test_rows_have_what_the_tables_need(host, tmp_path):
     table = report.table(rows)
     assert table.count("\n") == len(rows) + 3
     assert "of the floor" in table
+
+
+def test_backends_are_measured_beside_each_other(host, tmp_path):
+    """Peers are timed once, and every row says how it compares with them."""
+    second = HostBench("reference", {}, {})
+    with (tmp_path / "rows").open("w") as out:
+        cases = [small("verify"), small("bandit step")]
+        assert bench_gpu.measure([host, second], cases, EMPTY, out, float("inf")) == 0
+    rows = report.read_rows(tmp_path / "rows")
+    assert [(row["op"], row["backend"]) for row in rows] == [
+        (case.op, name) for case in cases for name in ("cpu", "reference")
+    ]
+    for first, other in (rows[:2], rows[2:]):
+        assert other["cpu_us"] == first["median_us"]
+        assert other["times_cpu"] == round(first["median_us"] / other["median_us"], 2)
+        assert "times_reference" not in first
+    assert rows[1]["eager_us"] == rows[0]["eager_us"]
+    assert rows[1]["times_eager"] == round(rows[0]["eager_us"] / rows[1]["median_us"], 1)
+    assert rows[1]["vllm_missing"] == rows[0]["vllm_missing"]
+    assert rows[0]["of_empty_pair"] == round(rows[0]["median_us"] / 2.0, 2)
+    same = {"gpu": "no GPU", "torch": "0", "triton": "0", "commit": "0", "command": "x"}
+    table = report.table([{**row, **same} for row in rows])
+    assert "backend cpu, reference" in table
+    assert "| operator | backend |" in table
 
 
 def test_the_floor_of_a_row_reads_its_bytes(host):
@@ -192,7 +215,7 @@ def test_a_wrong_kernel_is_not_timed_and_the_rest_is(host, monkeypatch, tmp_path
     monkeypatch.setattr(bench_gpu.tk, "verify", wrong)
     with (tmp_path / "rows").open("w") as out:
         cases = [small("verify"), small("verify", rule="greedy"), small("bandit step")]
-        assert bench_gpu.measure(host, cases, {}, out, float("inf")) == 2
+        assert bench_gpu.measure([host], cases, EMPTY, out, float("inf")) == 2
     rows = report.read_rows(tmp_path / "rows")
     assert ["wrong result" in row.get("refused", "") for row in rows] == [True, True, False]
     assert "median_us" not in rows[0]
@@ -216,64 +239,9 @@ def test_a_wrong_or_broken_peer_leaves_its_reason(host):
 
 def test_the_time_is_kept(host, tmp_path, capsys):
     with (tmp_path / "rows").open("w") as out:
-        bench_gpu.measure(host, [small("verify")] * 3, {}, out, time.monotonic() - 1)
+        bench_gpu.measure([host], [small("verify")] * 3, EMPTY, out, time.monotonic() - 1)
     assert (tmp_path / "rows").read_text() == ""
     assert "3 of 3 shapes not measured" in capsys.readouterr().out
-
-
-# ---- selection, goals, arguments -----------------------------------------------------------------
-
-
-def test_goal_shapes_come_first():
-    shapes = [case.shape() for case in selection()]
-    for goal in GOALS["triton"]:
-        wanted = goal.of.items()
-        found = [i for i, row in enumerate(shapes) if all(row.get(k) == v for k, v in wanted)]
-        assert found, goal
-        assert found[0] < 6, goal
-    assert len(shapes) <= 32, "some minutes"
-
-
-def test_full_selection_is_every_shape():
-    cases = selection(full=True)
-    assert cases[: len(selection())] == selection()
-    keys = [json.dumps({**case.shape(), "agreement": case.agreement}) for case in cases]
-    assert max(Counter(keys).values()) == 1
-    verify = {
-        (c.batch, c.slots, c.vocab, c.dtype, c.agreement, bool(c.filters))
-        for c in cases if c.op == "verify" and c.rule == "token"
-    }  # fmt: skip
-    axes = (gpu_cases.BATCHES, gpu_cases.SLOTS, gpu_cases.VOCABS, gpu_cases.DTYPES,
-            gpu_cases.AGREEMENTS, (False, True))  # fmt: skip
-    count = 1
-    for axis in axes:
-        count *= len(axis)
-    assert len(verify) == count
-
-
-def test_goals_are_judged():
-    row = {**selection()[0].shape(), "backend": "triton", "of_floor": 0.69, "times_compile": 5.0}
-    assert [(str(goal), met) for goal, met in goals_of(row)] == [
-        ("of_floor ≥ 0.7", False), ("times_compile ≥ 5", True)
-    ]  # fmt: skip
-    assert goals_of({**row, "B": 8}) == []
-    assert goals_of({"op": "bandit step", "B": 64, "backend": "triton", "median_us": 3.9})[0][1]
-
-
-def test_arguments():
-    arguments = bench_gpu.parse([])
-    assert (arguments.backend, arguments.full, arguments.peers) == ("triton", False, None)
-    assert bench_gpu.parse(["--peers", "folder", "--full"]).peers == Path("folder")
-    with pytest.raises(SystemExit):
-        bench_gpu.parse(["--backend", "cpu"])
-
-
-def test_no_peers_without_their_sources(tmp_path):
-    assert gpu_peers.load(None)[1].keys() == {"flashinfer", "vllm"}
-    found, missing = gpu_peers.load(tmp_path)
-    sys.path.remove(str(tmp_path))
-    assert not found
-    assert all("ModuleNotFoundError" in why for why in missing.values())
 
 
 def test_without_results_the_table_says_that_there_are_none(tmp_path):

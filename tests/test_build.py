@@ -87,7 +87,7 @@ def requirements(package: str) -> set[str]:
 def clean_environment(**variables: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "TAPOUT", "CMAKE"))}
     kept.pop("VIRTUAL_ENV", None)
-    return {**kept, **variables}
+    return {**kept, "TAPOUT_CUDA": "OFF", **variables}  # minutes of nvcc
 
 
 def build_info(package: Path) -> dict[str, dict[str, object]]:
@@ -104,11 +104,14 @@ def test_pip_install_in_an_isolated_build_beside_torch(source: Path, tmp_path: P
     info = build_info(package)
     assert info["cpu"] == {"built": True, "reason": ""}
     assert info["host"] == {"built": True, "reason": ""}
-    assert not info["cuda"]["built"]
-    assert info["cuda"]["reason"]
+    off = "switched off (TAPOUT_CUDA=OFF)"
+    assert info["cuda"] == {"built": False, "reason": off}
     found = json.loads(run(python, "-c", REPORT, cwd=tmp_path, env=clean_environment()))
     assert Path(found["file"]).parent == package
     assert re.search(r"cpu +on \((scalar|avx2|avx512)\)", found["report"])
+    assert [line.split() for line in found["report"].splitlines() if "cuda" in line.split()] == [
+        ["cuda", "off:", *off.split()]
+    ]
     assert found["top1"] == 0.125
     code = "import json; from tapout_kernels import _host; print(json.dumps(_host.build_info()))"
     host = json.loads(run(python, "-c", code, cwd=tmp_path, env=clean_environment()))
@@ -178,58 +181,98 @@ def configure(folder: Path, *defines: str, **variables: str) -> subprocess.Compl
     )
 
 
+NO_NVCC = ("-DTAPOUT_CUDA_FOLDER=/nowhere", "-DCMAKE_FIND_USE_CMAKE_SYSTEM_PATH=OFF")
+
+
 def test_cuda_can_be_switched_off_or_demanded(tmp_path: Path):
     off = configure(tmp_path / "off", "-DTAPOUT_CUDA=OFF", CXX="/nowhere/c++")
     assert off.returncode == 0, off.stderr
     assert "TAPOUT_CUDA=OFF" in build_info(tmp_path / "off")["cuda"]["reason"]
-    demanded = configure(
-        tmp_path / "on", "-DTAPOUT_CUDA=ON", "-DTAPOUT_CUDA_FOLDER=/nowhere",
-        "-DCMAKE_FIND_USE_CMAKE_SYSTEM_PATH=OFF",
-        PATH="/nowhere", CXX="/nowhere/c++",
-    )  # fmt: skip
+    nowhere = {"PATH": "/nowhere", "CXX": "/nowhere/c++"}
+    auto = configure(tmp_path / "auto", *NO_NVCC, **nowhere)
+    assert auto.returncode == 0, auto.stderr
+    assert build_info(tmp_path / "auto")["cuda"]["reason"] == "nvcc was not found"
+    demanded = configure(tmp_path / "on", "-DTAPOUT_CUDA=ON", *NO_NVCC, **nowhere)
     assert demanded.returncode != 0
     assert "nvcc was not found" in demanded.stderr
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [("12.3", "nvcc >= 12.4 is needed, found 12.3"),
+     ("12.9", "nvcc 12.9 does not compile here: #error -- unsupported GNU version!")],
+)  # fmt: skip
+def test_an_nvcc_that_is_of_no_use_is_the_reason(tmp_path: Path, version, reason):
+    """It never breaks an installation."""
+    compiler()
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(
+        f"#!/bin/sh\n[ $1 = --version ] && echo 'Cuda compilation tools, release {version}, V1'"
+        " || { echo '#error -- unsupported GNU version!' >&2; exit 1; }\n"
+    )
+    nvcc.chmod(0o755)
+    include = f"-DTAPOUT_TORCH_INCLUDE={SITE / 'torch/include'}"
+    done = configure(tmp_path / "build", f"-DTAPOUT_NVCC={nvcc}", include)
+    assert done.returncode == 0, done.stderr
+    info = build_info(tmp_path / "build")
+    assert info["cpu"]["built"]
+    assert info["cuda"] == {"built": False, "reason": reason}
 
 
 # ---- the op library's ABI ----------------------------------------------------------------------
 
 
-def symbols(*options: str) -> list[str]:
+def symbols(library: Path, *options: str) -> list[str]:
     nm = shutil.which("nm")
     if not nm:
         pytest.skip("no nm (binutils)")
-    return [line.split()[-1] for line in run(nm, "-D", *options, LIBRARY).splitlines()]
+    return [line.split()[-1] for line in run(nm, "-D", *options, library).splitlines()]
+
+
+SHIM = re.compile(r"(aoti_torch|torch)_\w+")
+
+
+def foreign(undefined: list[str]) -> list[str]:
+    """Symbols that neither torch's stable shim has, nor the runtimes of C and C++."""
+    runtime = re.compile(r"\w+@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+")
+    start_up = {"__gmon_start__", "_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable"}
+    return [
+        name for name in undefined
+        if not SHIM.fullmatch(name) and not runtime.fullmatch(name) and name not in start_up
+    ]  # fmt: skip
+
+
+def declared_in_the_shim(*flags: str) -> set[str]:
+    """By torch 2.10: not inside a later version's section of the headers."""
+    include = SITE / "torch/include/torch/csrc"
+    headers = [include / "inductor/aoti_torch/c/shim.h", include / "stable/c/shim.h"]
+    flags = ("-E", "-P", "-x", "c++", "-std=c++17",
+             "-DTORCH_TARGET_VERSION=0x020a000000000000", *flags)  # fmt: skip
+    declared = "".join(
+        run(compiler(), *flags, "-I", SITE / "torch/include", header) for header in headers
+    )
+    return set(re.findall(r"\b(?:aoti_torch|torch)_\w+(?=\()", declared))
 
 
 def test_undefined_symbols_are_the_stable_shim_and_the_c_and_cpp_runtimes():
     """Nothing of at::, c10:: or Python: one library for every torch >= 2.10 and every Python."""
-    shim = re.compile(r"(aoti_torch|torch)_\w+")
-    runtime = re.compile(r"\w+@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+")
-    start_up = {"__gmon_start__", "_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable"}
-    undefined = symbols("--undefined-only")
-    assert sum(bool(shim.fullmatch(name)) for name in undefined) > 10
-    foreign = [
-        name for name in undefined
-        if not shim.fullmatch(name) and not runtime.fullmatch(name) and name not in start_up
-    ]  # fmt: skip
-    assert foreign == []
+    undefined = symbols(LIBRARY, "--undefined-only")
+    assert sum(bool(SHIM.fullmatch(name)) for name in undefined) > 10
+    assert foreign(undefined) == []
 
 
 def test_shim_symbols_existed_in_torch_2_10():
-    """Declared in the shim's headers, and not inside a later version's section."""
-    include = SITE / "torch/include/torch/csrc"
-    headers = [include / "inductor/aoti_torch/c/shim.h", include / "stable/c/shim.h"]
-    flags = ["-E", "-P", "-x", "c++", "-std=c++17", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
-    declared = "".join(
-        run(compiler(), *flags, "-I", SITE / "torch/include", header) for header in headers
-    )
-    names = set(re.findall(r"\b(?:aoti_torch|torch)_\w+(?=\()", declared))
-    used = {name for name in symbols("--undefined-only") if re.match(r"(aoti_)?torch_", name)}
-    assert used - names == set()
+    undefined = symbols(LIBRARY, "--undefined-only")
+    used = {name for name in undefined if re.match(r"(aoti_)?torch_", name)}
+    assert used - declared_in_the_shim() == set()
 
 
 def test_exports_one_function():
-    assert symbols("--defined-only") == ["tapout_cpu_error", "tapout_cpu_isa", "tapout_schema"]
+    assert symbols(LIBRARY, "--defined-only") == [
+        "tapout_cpu_error",
+        "tapout_cpu_isa",
+        "tapout_schema",
+    ]
 
 
 @pytest.mark.parametrize("op", ["verify", "bandit_update"])

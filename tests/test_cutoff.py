@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import cutoffs
 from helpers.cutoffs import DTYPES, VOCABS, Filters
-from helpers.device import few, simulated_if
+from helpers.device import few, interpreted_if
 from test_isa import available, python
 
 NEAR = 1e-5  # contract 7: a mass or a ratio this close to its limit may go either way
@@ -45,7 +45,7 @@ INTERPRETED = {(7, torch.float32), (8193, torch.float32), (8193, torch.bfloat16)
 
 @pytest.mark.parametrize(
     ("vocab", "dtype"),
-    [simulated_if((v, d) in INTERPRETED, v, d) for v in VOCABS for d in DTYPES],
+    [interpreted_if((v, d) in INTERPRETED, v, d) for v in VOCABS for d in DTYPES],
 )
 def test_cutoff_equals_a_sort(compiled, vocab, dtype):
     torch.set_num_threads(2)

@@ -94,13 +94,13 @@ def fuzzed(examples: int):
     return decorate
 
 
-@pytest.mark.simulated_slow
+@pytest.mark.interpreted_slow
 @fuzzed(150)
 def test_fuzz_never_leaves_the_vocabulary(backend, request_):
     check_range(request_, run_request(request_, backend))
 
 
-@pytest.mark.simulated_slow
+@pytest.mark.interpreted_slow
 @fuzzed(150)
 def test_fuzz_status_is_the_references(compiled, request_):
     check_equal(run_request(request_, compiled), run_request(request_, "reference"))

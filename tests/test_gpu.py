@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from helpers import raw
@@ -9,6 +12,7 @@ from helpers.server import FILTERS, Server
 from torch.profiler import ProfilerActivity, profile
 
 import tapout_kernels as tk
+from tapout_kernels.backends import unavailable_reason
 from tapout_kernels.reference.accept import RULES
 from tapout_kernels.testing import Case
 
@@ -17,8 +21,10 @@ each_rule = pytest.mark.parametrize("rule", RULES)
 each_filter = pytest.mark.parametrize("filters", [{}, FILTERS], ids=["plain", "filtered"])
 
 
-def server(rule: str = "token", **fields: object) -> Server:
-    return Server("cuda", rule, backend="triton", **fields)
+@pytest.fixture
+def server(gpu) -> Callable[..., Server]:
+    """Servers of one backend: ``server(rule, **fields)``."""
+    return partial(Server, "cuda", backend=gpu)
 
 
 def capture(server: Server) -> torch.cuda.CUDAGraph:
@@ -32,14 +38,22 @@ def same(left: Server, right: Server, context: str = "") -> None:
     raw.same(left.tensors(), right.tensors(), context)
 
 
-def test_triton_is_what_runs_on_a_gpu():
+def test_the_best_backend_is_what_runs_on_a_gpu(gpu):
+    """And what a call without a backend runs is that one, to the bit."""
+    best = tk.available_backends("verify", "cuda")[-1]
+    assert best == ("cuda" if unavailable_reason("cuda", "cuda") is None else "triton")
     for op in raw.ALL_OPS:
-        assert tk.backends.default_backend(op, "cuda") == "triton"
+        assert tk.backends.default_backend(op, "cuda") == best
+    if gpu == best:
+        default, asked = Server("cuda"), Server("cuda", backend=gpu)
+        default.run()
+        asked.run()
+        same(default, asked)
 
 
 @each_filter
 @each_rule
-def test_a_round_on_the_gpu_is_the_references(rule, filters):
+def test_a_round_on_the_gpu_is_the_references(server, rule, filters):
     """Integers; these rows have no near tie."""
     found, expected = server(rule, filters=filters), Server("cpu", rule, filters=filters,
                                                             backend="reference")  # fmt: skip
@@ -53,7 +67,7 @@ def test_a_round_on_the_gpu_is_the_references(rule, filters):
 
 @each_filter
 @each_rule
-def test_replay_equals_eager_with_other_lengths_seeds_and_arms(rule, filters):
+def test_replay_equals_eager_with_other_lengths_seeds_and_arms(server, rule, filters):
     eager, captured = server(rule, filters=filters), server(rule, filters=filters)
     eager.run()  # compiles
     before = captured.saved()
@@ -70,7 +84,8 @@ def test_replay_equals_eager_with_other_lengths_seeds_and_arms(rule, filters):
             same(captured, eager, f"day {day}")
 
 
-def test_capture_after_warmup():
+def test_capture_after_warmup(server, gpu, monkeypatch):
+    monkeypatch.setattr(tk.backends, "_DEFAULT", gpu)
     tk.warmup("cuda", vocab=5000, dtype=torch.bfloat16, slots=3, batch_sizes=[8])
     captured, eager = server(), server()
     before = captured.saved()
@@ -81,7 +96,7 @@ def test_capture_after_warmup():
     same(captured, eager)
 
 
-def test_a_capture_has_scratch_of_its_own():
+def test_a_capture_has_scratch_of_its_own(server):
     """A stream no launch has used yet, and launches between replays that want more scratch."""
     eager, captured = server(), server()
     eager.run()
@@ -97,7 +112,7 @@ def test_a_capture_has_scratch_of_its_own():
     same(captured, eager)
 
 
-def test_a_capture_keeps_the_scratch_it_began_with():
+def test_a_capture_keeps_the_scratch_it_began_with(server):
     """The stream's scratch is outgrown after the capture, and its memory asked for again."""
     eager, captured, larger = server(), server(), server(batch=32, vocab=50000)
     eager.run()
@@ -119,7 +134,7 @@ def test_a_capture_keeps_the_scratch_it_began_with():
 
 @each_filter
 @each_rule
-def test_a_round_never_waits_for_the_gpu(rule, filters):
+def test_a_round_never_waits_for_the_gpu(server, rule, filters):
     warm = server(rule, filters=filters)
     warm.run()
     torch.cuda.set_sync_debug_mode("error")
@@ -141,11 +156,11 @@ def test_the_debug_mode_sees_a_wait():
 # ---- launches ------------------------------------------------------------------------------------
 
 
-def kernels_of(case: Case) -> list[str]:
+def kernels_of(case: Case, backend: str) -> list[str]:
     """What one call puts on the GPU, copies and fills included."""
     args = {name: value.cuda() if isinstance(value, torch.Tensor) else value
             for name, value in case.inputs().items()}  # fmt: skip
-    call = raw.caller("triton")
+    call = raw.caller(backend)
     call(case.op, **args)  # compiles, and makes the workspace
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
@@ -177,8 +192,8 @@ LAUNCHES = {
 
 
 @pytest.mark.parametrize("case", LAUNCHES, ids=lambda case: case.name)
-def test_number_of_launches(case):
-    found = kernels_of(case)
+def test_number_of_launches(gpu, case):
+    found = kernels_of(case, gpu)
     assert 1 <= len(found) <= LAUNCHES[case], found
 
 
@@ -187,13 +202,13 @@ def test_number_of_launches(case):
 
 @each_filter
 @each_rule
-def test_a_row_alone_is_the_row_in_the_batch(rule, filters):
+def test_a_row_alone_is_the_row_in_the_batch(gpu, rule, filters):
     """At a vocabulary that is split over programs: how many depends on the batch."""
     case = Case("verify", batch=32, slots=2, vocab=151936, dtype=torch.bfloat16, rule=rule,
                 sampling="all" if filters else "plain")  # fmt: skip
     args = {name: value.cuda() if isinstance(value, torch.Tensor) else value
             for name, value in case.inputs().items()}  # fmt: skip
-    call = raw.caller("triton")
+    call = raw.caller(gpu)
     whole = raw.run(call, "verify", args)
     for row in (0, 13, 31):
         part = {name: value[row : row + 1] if isinstance(value, torch.Tensor) else value
@@ -202,7 +217,7 @@ def test_a_row_alone_is_the_row_in_the_batch(rule, filters):
         raw.same(alone, {name: value[row : row + 1] for name, value in whole.items()}, str(row))
 
 
-def test_two_streams_at_once():
+def test_two_streams_at_once(server):
     """Scratch and tickets of one stream are not the other's."""
     sizes = {"batch": 4, "vocab": 128256, "filters": FILTERS}
     expected, running = server(**sizes), [server(**sizes) for _ in range(2)]
@@ -219,7 +234,7 @@ def test_two_streams_at_once():
         same(one, expected)
 
 
-def test_a_workspace_that_grows_leaves_nothing_behind():
+def test_a_workspace_that_grows_leaves_nothing_behind(server):
     small, large, expected = server(batch=2), server(batch=32, vocab=50000), server(batch=2)
     with torch.cuda.stream(torch.cuda.Stream()):
         for _ in range(3):

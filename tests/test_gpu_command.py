@@ -40,7 +40,8 @@ PYTHON = """#!/bin/bash
 echo "$@" >> "$CALLS"
 case "$*" in
   *"-m gpu"*) echo "one test failed"; exit 1 ;;
-  *"-k triton"*) [ "$TAPOUT_TEST_BACKENDS" = reference,triton ] && [ -z "$TRITON_INTERPRET" ] ;;
+  *"-k triton or cuda"*) [[ "$TAPOUT_TEST_BACKENDS" = reference,triton* ]] &&
+    [ -z "$TRITON_INTERPRET" ] ;;
   *--table*) echo "the rows" ;;
   *bench_gpu.py*) echo "{}" > "$(dirname "$CALLS")/out/gpu.jsonl" ;;
 esac
@@ -55,14 +56,25 @@ def test_command_takes_every_step_whatever_fails(tmp_path):
     variables = {"PYTHON": str(python), "CALLS": str(calls), "TRITON_INTERPRET": "1"}
     done = run(["bash", "bench/gpu.sh", str(tmp_path / "out")], **variables)
     assert done.returncode == 1
-    lines = [line.split() for line in done.stdout.splitlines()[-6:-1]]
-    assert {words[0]: " ".join(words[2:]) for words in lines} == {
-        "build": "ok", "environment": "ok", "tests": "failed, rc 1", "matrix": "ok",
-        "benchmark": "ok",
+    lines = [line.split() for line in done.stdout.splitlines()[-8:-1]]
+    steps = {words[0]: " ".join(words[2:]) for words in lines}
+    for tool in ("memcheck", "racecheck"):
+        assert steps.pop(tool) in ("ok", "no compute-sanitizer", "no CUDA library")
+    assert steps.pop("build") in ("ok", "no nvcc, tapout_kernels/_C_cuda.so was brought along")
+    assert steps == {
+        "environment": "ok", "tests": "failed, rc 1", "matrix": "ok", "benchmark": "ok",
     }  # fmt: skip
     assert done.stdout.splitlines()[-1] == "the rows"
     assert "one test failed" in (tmp_path / "out/tests.log").read_text()
     assert "--seconds" in calls.read_text()
+
+
+def test_what_compute_sanitizer_looks_at_is_every_operator():
+    code = "import gpu_once; from tapout_kernels._schema import SCHEMAS; " \
+           "assert {case.op for case in gpu_once.cases()} == set(SCHEMAS); " \
+           "print(gpu_once.run('reference', 'cpu'))"  # fmt: skip
+    done = run([sys.executable, "-c", code], PYTHONPATH=f"{ROOT}:{ROOT / 'bench'}")
+    assert int(done.stdout) >= 40, done.stderr
 
 
 def test_command_needs_a_folder():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.chi2 import p_value
-from helpers.device import few, simulated_if
+from helpers.device import few, interpreted_if
 from helpers.raw import caller
 from torch import Tensor
 
@@ -96,10 +96,10 @@ def rows(vocab: int, dtype: torch.dtype) -> Tensor:
 INTERPRETED = {(7, torch.float32), (8193, torch.bfloat16)}
 
 
-@pytest.mark.parametrize("threads", [1, simulated_if(False, 2)])
+@pytest.mark.parametrize("threads", [1, interpreted_if(False, 2)])
 @pytest.mark.parametrize(
     ("vocab", "dtype"),
-    [simulated_if((v, d) in INTERPRETED, v, d)
+    [interpreted_if((v, d) in INTERPRETED, v, d)
      for v in (1, 7, 1023, 1025, 8193, 49152, 128256) for d in DTYPES],
 )  # fmt: skip
 def test_draw_equals_a_plain_argmax(compiled, vocab, dtype, threads):
@@ -119,7 +119,7 @@ def test_draw_equals_a_plain_argmax(compiled, vocab, dtype, threads):
         assert sample(compiled, z, seed, position, temperature=t).tolist() == expected
 
 
-@pytest.mark.parametrize("vocab", [7, 1025, simulated_if(False, 49152)])
+@pytest.mark.parametrize("vocab", [7, 1025, interpreted_if(False, 49152)])
 def test_masks_and_filters_take_ids_out_of_the_draw(compiled, vocab):
     z = rows(vocab, torch.float32)
     seed, position = addresses(len(z))
@@ -140,7 +140,7 @@ def test_masks_and_filters_take_ids_out_of_the_draw(compiled, vocab):
     assert sample(compiled, z, seed, position, token_mask=mask, top_k=top_k).equal(found)
 
 
-@pytest.mark.parametrize("vocab", [simulated_if(False, 7), 1025, simulated_if(False, 8193)])
+@pytest.mark.parametrize("vocab", [interpreted_if(False, 7), 1025, interpreted_if(False, 8193)])
 def test_a_draft_vocabulary_draws_with_the_noise_of_target_ids(compiled, vocab):
     z = rows(vocab, torch.bfloat16)
     seed, position = addresses(len(z))
@@ -155,10 +155,10 @@ def logits_of(vocab: int) -> Tensor:
     return torch.randn(vocab, generator=torch.Generator().manual_seed(vocab)) * 2
 
 
-@pytest.mark.simulated_slow
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("vocab", [5, 5000])
 def test_tokens_have_the_law_of_the_softmax(compiled, vocab):
-    z, samples = logits_of(vocab), few(compiled, 40000, 1000)
+    z, samples = logits_of(vocab), few(compiled, 40000, 1000, emulated=8000)
     seed, position = torch.arange(samples), torch.full((samples,), 17)
     token = sample(compiled, z.expand(samples, vocab), seed, position)
     assert p_value(token[:, None], z.double().softmax(0).numpy()) > 1e-3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import raw
-from helpers.device import affordable, few, simulated_if
+from helpers.device import affordable, few, interpreted_if
 from torch import Tensor
 
 from tapout_kernels import testing
@@ -112,7 +112,7 @@ def test_dead_rows_of_a_bandit_change_nothing(backend):
     raw.same(found, {**step, "calls": step["calls"] + 1}, "bandit_step")
 
 
-@pytest.mark.simulated_slow  # it has no threads
+@pytest.mark.interpreted_slow  # it has no threads
 @pytest.mark.parametrize("case", testing.CASES[::2], ids=lambda case: case.name)
 def test_thread_counts_and_repetition(backend, case):
     args, found = case.inputs(), []
@@ -141,7 +141,7 @@ def expected_copy(args: dict, name: str) -> dict:
 
 
 @pytest.mark.parametrize("dtype", testing.DTYPES)
-@pytest.mark.parametrize("vocab", [7, simulated_if(False, 1025)])
+@pytest.mark.parametrize("vocab", [7, interpreted_if(False, 1025)])
 def test_strided_logits(backend, dtype, vocab):
     """Views of a larger buffer need no copy: logits[:, :-1], every other row, a padded row."""
     for op in ("row_stats", "sample", "draft_step"):

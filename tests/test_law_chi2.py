@@ -26,7 +26,8 @@ from tapout_kernels.draft_vocab import DraftVocab
 
 VOCAB, START, TOKENS = 5, 0, 3
 THRESHOLD = 1e-6
-REPLICAS = {"reference": 1500, "cpu": 40000, "triton": few("triton", 40000, 400)}
+REPLICAS = {"reference": 1500, "cpu": 40000, "triton": few("triton", 40000, 400),
+            "cuda": few("cuda", 40000, 400, emulated=400)}  # fmt: skip
 MUTANT_REPLICAS = 1500
 RULES = {"token": TOKEN, "block": BLOCK, "gumbel": GUMBEL}
 GENERATOR = np.random.default_rng(7)
@@ -111,14 +112,14 @@ def rounds_p_value(
     return p_value(tokens, markov(target_tables(CASES[case]), START, TOKENS))
 
 
-@pytest.mark.simulated_slow
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("rule", RULES)
 def test_consecutive_rounds_have_the_target_law(backend, rule, case):
     assert rounds_p_value(caller(backend), REPLICAS[backend], rule, case) > THRESHOLD
 
 
-@pytest.mark.simulated_slow
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("rule", RULES)
 def test_consecutive_rounds_have_the_target_law_with_an_arm_for_each_slot(compiled, rule):
     found = rounds_p_value(caller(compiled), REPLICAS[compiled], rule, level="token")
@@ -130,7 +131,7 @@ def test_consecutive_rounds_have_the_target_law_with_an_arm_for_each_slot(compil
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("rule", RULES)
 def test_consecutive_rounds_have_the_target_law_on_more_seeds(compiled, rule, case, ordinal):
-    replicas = few(compiled, 200_000, 400)
+    replicas = few(compiled, 200_000, 400, emulated=400)
     assert rounds_p_value(caller(compiled), replicas, rule, case, ordinal) > THRESHOLD
 
 
@@ -164,7 +165,7 @@ def two_prompts_p_values(
 LEVELS = ("sequence", "token")
 
 
-@pytest.mark.simulated_slow
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("rule", RULES)
 def test_two_prompts_under_one_bandit_are_independent(backend, rule, level):
@@ -175,7 +176,7 @@ def test_two_prompts_under_one_bandit_are_independent(backend, rule, level):
 # ---- power: each of these wrong programs must be rejected by the tests above -------------------
 
 
-@pytest.mark.simulated_slow
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_unmixed_keys_are_rejected(backend, level):
     """The same key for both prompts, rounds restarting at 0: noise conditioned on its past.
@@ -184,7 +185,7 @@ def test_unmixed_keys_are_rejected(backend, level):
     """
     found = two_prompts_p_values(
         caller(backend),
-        few(backend, 2 * MUTANT_REPLICAS, 1000),
+        few(backend, 2 * MUTANT_REPLICAS, 1000, emulated=2000),
         "token",
         level,
         lambda seed, ordinal: seed,

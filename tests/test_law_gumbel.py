@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers.chain import Chain
 from helpers.chi2 import p_value
-from helpers.device import few, simulated_if
+from helpers.device import few, interpreted_if
 from helpers.law import GUMBEL
 from helpers.mutants import Reference
 from helpers.raw import caller, caller_of
@@ -66,7 +66,7 @@ def alone(call, run: Chain) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("case", "source", "slots"),
-    [simulated_if(where == INTERPRETED, *where)
+    [interpreted_if(where == INTERPRETED, *where)
      for where in itertools.product(CASES, ("draft", "one_hot"), (1, 2, 5))],
 )  # fmt: skip
 def test_output_is_the_targets_own(backend, case, source, slots):
@@ -78,7 +78,7 @@ def test_output_is_the_targets_own(backend, case, source, slots):
     assert len(arms.unique()) == len(ALL_ARMS) + 1, "-1 is a request that has enough"
 
 
-@pytest.mark.simulated_slow
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("case", CASES)
 def test_output_does_not_depend_on_the_batch_or_the_level_of_arms(backend, case):
     call, batch = caller(backend), few(backend, BATCH, 12)

@@ -135,21 +135,21 @@ def two_tokens_p_value(call: Call, case: Wide, replicas: int) -> float:
     return p_value(torch.tensor(BIN)[torch.cat(found)], exact_law(case))
 
 
-@pytest.mark.simulated_slow
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_tokens_of_a_wide_vocabulary_have_the_target_law(compiled, case):
-    replicas = few(compiled, REPLICAS, BATCH)
+    replicas = few(compiled, REPLICAS, BATCH, emulated=BATCH)
     assert two_tokens_p_value(caller(compiled), CASES[case], replicas) > THRESHOLD
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_wide_law_on_more_replicas(compiled, case):
-    replicas = few(compiled, 64, 2) * BATCH
+    replicas = few(compiled, 64, 2, emulated=8) * BATCH
     assert two_tokens_p_value(caller(compiled), CASES[case], replicas) > THRESHOLD
 
 
-@pytest.mark.simulated_slow
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_wrong_program_is_rejected(compiled, case):
     right, wrong = caller(compiled), CASES[case].wrong

@@ -146,6 +146,7 @@ def test_engine_reaches_kernels_through_public_names_only():
 
 INCLUDE = re.compile(r"^\s*#\s*include\s*([<\"])([^>\"]+)[>\"]", re.MULTILINE)
 C_HEADERS = {"math.h", "stdint.h", "string.h"}
+CUDA_API = "cuda_runtime_api.h"
 STANDARD = re.compile(r"[a-z_0-9]+(\.h)?")  # <vector>, <stdlib.h>, never a path
 # Compiled once per instruction set: C headers only, or the linker could keep one instruction set's
 # copy of a standard library template for all of them.
@@ -153,7 +154,8 @@ PER_ISA_EXCEPTIONS = {"dispatch.cpp"}
 
 
 def includes(folder: str) -> list[tuple[Path, str, str]]:
-    files = [p for p in (ROOT / "csrc" / folder).iterdir() if p.suffix in {".h", ".cpp"}]
+    suffixes = {".h", ".cpp", ".cu", ".cuh"}
+    files = [p for p in (ROOT / "csrc" / folder).iterdir() if p.suffix in suffixes]
     assert files
     return [(p, kind, name) for p in files for kind, name in INCLUDE.findall(p.read_text())]
 
@@ -172,6 +174,19 @@ def test_cpu_kernels_include_core_and_c_headers_only():
             assert STANDARD.fullmatch(name), f"{path} includes {name}"
         else:
             assert name in C_HEADERS | {"immintrin.h"}, f"{path} includes {name}"
+
+
+def test_cuda_kernels_include_core_and_what_only_the_chip_has():
+    """CUDA's own headers in two files: the emulator of the tests has a twin of each name there."""
+    chip = {"device.h": {"cuda_runtime.h", "stddef.h", "utility"}, "runtime.h": {CUDA_API}}
+    twins = {"device.h": {"emulator.h"}, "runtime.h": {"emulated_runtime.h"}}
+    for path, kind, name in includes("cuda"):
+        if kind == "<":
+            allowed = name in C_HEADERS | chip.get(path.name, set())
+        else:
+            below = name.startswith("../core/") or (ROOT / "csrc/cuda" / name).exists()
+            allowed = below or name in twins.get(path.name, set())
+        assert allowed, f"{path} includes {name}"
 
 
 def test_bindings_alone_see_torch():
@@ -197,6 +212,7 @@ def test_every_op_has_one_name_in_every_layer():
         for path in (
             *own_kernel,
             f"csrc/bind/{op}.cpp",
+            f"csrc/cuda/{op}.cu",
             f"tapout_kernels/reference/{op}.py",
             f"tapout_kernels/_triton/{op}.py",
         ):

@@ -9,7 +9,7 @@ import math
 
 import pytest
 import torch
-from helpers.device import few, simulated_if
+from helpers.device import few, interpreted_if
 from torch import Tensor
 
 import tapout_kernels as tk
@@ -18,7 +18,7 @@ from tapout_kernels import DraftVocab, Proposal, RngState, SamplingParams, Verdi
 BATCH, SLOTS, VOCAB = 24, 3, 70
 SAMPLING = {"temperature": 0.9, "top_k": 30, "top_p": 0.95, "min_p": 0.01}
 rules = pytest.mark.parametrize(
-    "rule", ["token", "block", simulated_if(False, "gumbel"), simulated_if(False, "greedy")]
+    "rule", ["token", "block", interpreted_if(False, "gumbel"), interpreted_if(False, "greedy")]
 )
 
 
@@ -139,7 +139,7 @@ def test_nothing_allowed_is_empty_and_a_masked_nan_is_harmless(backend):
 
 
 @rules
-@pytest.mark.parametrize("masked", [simulated_if(False, False), True])
+@pytest.mark.parametrize("masked", [interpreted_if(False, False), True])
 def test_a_draft_vocabulary_is_a_target_vocabulary_with_holes(backend, rule, masked):
     """Sorted ids keep every sum in order, so the two rounds make the same decisions."""
     batch = size_of(backend)

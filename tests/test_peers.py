@@ -40,7 +40,7 @@ def first_tokens(backend, count, draft_sampling, target_sampling) -> torch.Tenso
     ]
 
 
-@pytest.mark.simulated_slow
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize(
     "draft_sampling", [{"temperature": 2.0}, {"top_k": 2}, {"top_p": 0.5}, {"temperature": 0.0}]
 )
@@ -110,7 +110,7 @@ def test_a_nan_row_is_not_a_token(backend, rule):
     assert tk.sample(nan[:, 0], SamplingParams(), rng, rule=rule, backend=backend).item() == -1
 
 
-@pytest.mark.simulated_slow
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("vocab", [1, 1023, 1025, 2047])
 def test_no_recovered_id_lies_outside_the_vocabulary(backend, vocab):
     """GHSA-8wr5-jm2h-8r4f: a recovered id of V or more crashed the server. Equal logits put the

@@ -83,11 +83,34 @@ def test_the_reference_never_reads_a_tensor_on_the_host(op, drafts):
         OPS[op](**fakes)
 
 
-def test_a_library_built_for_another_schema_is_not_loaded(native, monkeypatch):
-    monkeypatch.setattr(_library, "_schema_hash", lambda: "another")
-    assert "built for another version" in _library._load_native()
-    monkeypatch.setattr(_library, "native_text", lambda *_: "")  # an older one has no hash
-    assert "built for another version" in _library._load_native()
+def test_a_library_built_for_another_schema_is_not_loaded(native, monkeypatch, tmp_path):
+    """Not even to be asked: its kernels would be registered."""
+    older = tmp_path / "_C.so"
+    older.write_bytes(b"no hash")
+    for path in (_library.NATIVE_PATH, older):
+        with monkeypatch.context() as patch:
+            patch.setattr(_library, "NATIVE_PATH", path)
+            if path != older:
+                patch.setattr(_library, "_schema_hash", lambda: "0" * 64)
+            patch.setattr(torch.ops, "load_library", pytest.fail)
+            patch.setattr(_library.ctypes, "CDLL", pytest.fail)
+            assert "built for another version" in _library._load_native()
+            assert _library._isa_error() == ""
+
+
+def test_the_cuda_library_needs_a_torch_with_cuda(monkeypatch, tmp_path):
+    """Each obstacle is one line, and the library is not touched."""
+    library = tmp_path / "_C_cuda.so"
+    monkeypatch.setattr(_library, "CUDA_PATH", library)
+    monkeypatch.setattr(_library, "_build_info", lambda: {"cuda": {"reason": "nvcc was not found"}})
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert _library._load_cuda() == "nvcc was not found"
+    library.write_bytes(b"")
+    assert _library._load_cuda() == "torch has no CUDA"
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert _library._load_cuda() == "_C_cuda.so was built for another version: run `pip install .`"
+    library.write_bytes(_library._schema_hash().encode())
+    assert _library._load_cuda().startswith("_C_cuda.so did not load: ")
 
 
 # ---- Triton where it cannot run ------------------------------------------------------------------

@@ -11,7 +11,7 @@ import itertools
 import pytest
 import torch
 from helpers import raw, slow_verify
-from helpers.device import affordable, few, simulated_if
+from helpers.device import affordable, few, interpreted_if
 from helpers.verify_inputs import OF_REQUEST, spoil, take, target_row
 
 from tapout_kernels.testing import NEAR, TOLERANCES, Case
@@ -71,7 +71,7 @@ def test_every_combination_at_five_ids(compiled, rule, bad):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("vocab", [simulated_if(False, 1025), 3000])
+@pytest.mark.parametrize("vocab", [interpreted_if(False, 1025), 3000])
 @pytest.mark.parametrize("rule", RULES)
 def test_combinations_over_chunks(compiled, rule, vocab, dtype):
     """A sample of the product where a row is more than one chunk."""
@@ -84,7 +84,7 @@ def test_combinations_over_chunks(compiled, rule, vocab, dtype):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, simulated_if(False, {"draft_vocab": True}), simulated_if(False, {"masked": True})],
+    [{}, interpreted_if(False, {"draft_vocab": True}), interpreted_if(False, {"masked": True})],
     ids=str,
 )
 def test_block_between_its_levels(compiled, options):
@@ -144,7 +144,7 @@ ARRANGED = [
 ]  # fmt: skip
 INTERPRETED = ARRANGED[1::5]  # every rule, layout and vocabulary
 arranged = pytest.mark.parametrize(
-    "case", [simulated_if(case in INTERPRETED, case) for case in ARRANGED],
+    "case", [interpreted_if(case in INTERPRETED, case) for case in ARRANGED],
     ids=lambda case: case.name,
 )  # fmt: skip
 

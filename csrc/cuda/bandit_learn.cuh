@@ -61,13 +61,14 @@ __device__ inline void credit(const BanditUpdateParams& params, BanditCell cell,
   const double kept = params.params[kDiscount];
   const int64_t at = (cell.group * params.arms + arm) * params.table_slots + cell.slot;
   double count = params.count[at], sum = params.reward_sum[at], square = params.reward_sq[at];
-  for (int32_t i = 0; i < number; ++i) {
-    if (lessons[i].credited < 0) continue;
+#pragma unroll 4
+  for (int32_t i = 0; i < number; ++i) {  // without branches: only the sums wait for each other
     const bool own = lessons[i].credited == arm;
-    const double reward = lessons[i].reward;
-    count = count * kept + (own ? 1.0 : 0.0);
-    sum = sum * kept + (own ? reward : 0.0);
-    square = square * kept + (own ? reward * reward : 0.0);
+    const double factor = lessons[i].credited >= 0 ? kept : 1.0;
+    const double reward = own ? lessons[i].reward : 0.0;
+    count = count * factor + (own ? 1.0 : 0.0);
+    sum = sum * factor + reward;
+    square = square * factor + reward * reward;
   }
   params.count[at] = count;
   params.reward_sum[at] = sum;
@@ -79,11 +80,12 @@ __device__ inline void pay(const BanditUpdateParams& params, int64_t group, int6
   const double kept = params.params[kDiscount];
   const int64_t at = group * params.arms + arm;
   double tokens = params.tokens[at], cost = params.cost[at];
+#pragma unroll 4
   for (int32_t i = 0; i < number; ++i) {
-    if (lessons[i].paying < 0) continue;
     const bool own = lessons[i].paying == arm;
-    tokens = tokens * kept + (own ? lessons[i].emitted : 0.0);
-    cost = cost * kept + (own ? lessons[i].spent : 0.0);
+    const double factor = lessons[i].paying >= 0 ? kept : 1.0;
+    tokens = tokens * factor + (own ? lessons[i].emitted : 0.0);
+    cost = cost * factor + (own ? lessons[i].spent : 0.0);
   }
   params.tokens[at] = tokens;
   params.cost[at] = cost;

@@ -105,6 +105,7 @@ template <class T>
 __device__ inline void load_request(const ProposalLoadParams& params, const SlotScratch& scratch,
                                     int64_t b, int64_t state, int64_t count, int64_t levels) {
   SHARED(int64_t, taken, [1]);
+  __syncthreads();  // every thread has read `active`
   if (threadIdx.x == 0) {
     if (count > 0) taken[0] = take_slots(params, scratch, b, state, count, levels);
     params.proposal.active[b] = false;

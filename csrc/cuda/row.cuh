@@ -20,6 +20,13 @@ struct Row {
   bool aligned;        // to 16 bytes
 };
 
+// Neither masked nor mapped.
+template <class T>
+__device__ inline Row<T> plain_row(const T* logits, int32_t vocab) {
+  const bool aligned = reinterpret_cast<uintptr_t>(logits) % sizeof(Vec16Bytes) == 0;
+  return {logits, vocab, nullptr, 0, nullptr, aligned};
+}
+
 template <class T>
 __device__ inline Row<T> row_at(const Logits& logits, const TokenMask& mask, const int32_t* d2t,
                                 int64_t batch, int64_t row) {

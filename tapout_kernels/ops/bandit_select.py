@@ -55,7 +55,7 @@ def bandit_select(
         [B] int32, the row of ``out`` that belongs to each batch row; ``out`` is then [R] or [R, K]
         and must be given. A batch row that names none of them takes no part; no two may name the
         same.
-    backend : {"reference", "cpu"}, optional
+    backend : {"reference", "cpu", "triton", "cuda"}, optional
 
     Returns
     -------

@@ -57,7 +57,7 @@ def bandit_step(
         [B] int32, the row of ``arm``, ``out`` and ``state`` that belongs to each batch row; ``arm``
         is then [R] or [R, K]. A batch row that names none of them takes no part; no two may name
         the same.
-    backend : {"reference", "cpu", "triton"}, optional
+    backend : {"reference", "cpu", "triton", "cuda"}, optional
 
     Returns
     -------

@@ -61,7 +61,7 @@ def bandit_update(
     rows : Tensor, optional
         [B] int32, the row of ``arm`` and ``state`` that belongs to each batch row; ``arm`` is then
         [R] or [R, K]. No two batch rows may name the same.
-    backend : {"reference", "cpu"}, optional
+    backend : {"reference", "cpu", "triton", "cuda"}, optional
 
     Raises
     ------

@@ -68,7 +68,7 @@ def draft_step(
         (engines keep state per request slot); one outside them is left as it is. None: row b.
     out : Tensor, optional
         [B] int64, written in place.
-    backend : {"reference", "cpu"}, optional
+    backend : {"reference", "cpu", "triton", "cuda"}, optional
 
     Returns
     -------

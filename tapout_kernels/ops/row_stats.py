@@ -37,7 +37,7 @@ def row_stats(
         [B] int64 ids whose processed log-probability goes to column 4 (else 0).
     out : Tensor, optional
         [B, 8] float32, written in place.
-    backend : {"reference", "cpu"}, optional
+    backend : {"reference", "cpu", "triton", "cuda"}, optional
 
     Returns
     -------

@@ -45,7 +45,7 @@ def sample(
         state per request slot); one outside them counts as not live. None: row b.
     out : Tensor, optional
         [B] int64, written in place.
-    backend : {"reference", "cpu"}, optional
+    backend : {"reference", "cpu", "triton", "cuda"}, optional
 
     Returns
     -------

@@ -76,7 +76,7 @@ def verify(
         keep state per request slot); one outside them counts as not live. None: row b.
     out : Verdict, optional
         Buffers to write, see :meth:`Verdict.empty`.
-    backend : {"reference", "cpu"}, optional
+    backend : {"reference", "cpu", "triton", "cuda"}, optional
 
     Returns
     -------

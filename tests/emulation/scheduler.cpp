@@ -98,7 +98,7 @@ static void end_thread() {
   }
   warp.ended |= lane_bit();
   warp.runnable &= ~lane_bit();
-  ordered(&state, true);
+  ordered(&state.last, true);
   if (++block.ended < state.launch.threads) return run_next(true);
   unlist(warp);
   run_host(true);
@@ -106,7 +106,7 @@ static void end_thread() {
 
 static void thread_main() {
   arrived_first(state.host);
-  ordered(&state, false);
+  ordered(&state.first, false);
   state.launch.thread(state.launch.arguments);
   end_thread();
   __builtin_unreachable();
@@ -204,10 +204,11 @@ cudaError_t run(const Launch& launch) {
     state.blocks.push_back(std::make_unique<Block>());
   }
   state.host = Context();
+  state.ready.reserve(order.blocks_in_flight * kMostThreads / kLanes);
   lay_out_shared();
-  ordered(&state, true);
+  ordered(&state.first, true);
   run_blocks();
-  ordered(&state, false);
+  ordered(&state.last, false);
   for (const auto& block : state.blocks) {
     if (block->running) stop(*block);
   }

@@ -19,13 +19,19 @@ from tapout_kernels._schema import SCHEMAS
 from tapout_kernels.testing import Case
 
 INTERPRETED = _library.TRITON_INTERPRETED
-# Backends whose kernels run on the host here: in Triton's interpreter, or emulated.
-SIMULATED: set[str] = {"triton"} if INTERPRETED else set()
 
 
-def few(backend: str, many: int, few: int) -> int:
-    """How many of something: each costs milliseconds where a GPU is simulated."""
-    return few if backend in SIMULATED else many
+EMULATED: set[str] = set()  # backends whose kernels are emulated here (helpers/emulation.py)
+
+
+def few(backend: str, many: int, few: int, emulated: int | None = None) -> int:
+    """How many of something: each costs milliseconds in Triton's interpreter.
+
+    The emulator of CUDA's threads has time for as many as the CPU, unless it says otherwise.
+    """
+    if backend in EMULATED and emulated is not None:
+        return emulated
+    return few if INTERPRETED and backend == "triton" else many
 
 
 def affordable(backend: str, case: Case, batch: int = 5) -> Case:
@@ -33,9 +39,9 @@ def affordable(backend: str, case: Case, batch: int = 5) -> Case:
     return case.with_(batch=few(backend, case.batch, min(case.batch, batch)))
 
 
-def simulated_if(condition: bool, *values: object):
-    """Values of a parametrised test; slow where a GPU is simulated unless ``condition``."""
-    return pytest.param(*values, marks=() if condition else pytest.mark.simulated_slow)
+def interpreted_if(condition: bool, *values: object):
+    """Values of a parametrised test; slow where Triton is interpreted unless ``condition``."""
+    return pytest.param(*values, marks=() if condition else pytest.mark.interpreted_slow)
 
 
 class Moved:
