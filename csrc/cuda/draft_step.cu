@@ -15,7 +15,7 @@ namespace tapout::cuda {
 struct DraftTask {
   int64_t b;
   int64_t state;  // row of seed, position and sampling, or -1
-  int64_t slot;
+  int32_t slot;
   bool drafting;
   bool room;      // there is a slot to fill
   void* kept;     // where its logits are kept, or null
@@ -116,16 +116,19 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T, true, kGumbel>)
     const auto sampling_of_row = [&] {
       return row_sampling(params.sampling, task.state, params.rule, row.vocab);
     };
-    const Noise noise = {params.seed[task.state],
-                         offset_position(params.position[task.state], task.slot)};
-    scan_row<T, true, kGumbel>(row, sampling_of_row(), scratch.rows.row(task.b), noise,
-                               static_cast<T*>(task.kept), first, first + split.chunks);
+    const auto noise_of_row = [&] {
+      return Noise{params.seed[task.state],
+                   offset_position(params.position[task.state], task.slot)};
+    };
+    scan_row<T, true, kGumbel>(row, sampling_of_row(), scratch.rows.row(task.b),
+                               kGumbel ? noise_of_row() : Noise{}, static_cast<T*>(task.kept),
+                               first, first + split.chunks);
     if (!arrives_last(tickets + 1 + task.b, split.blocks)) return;
     const RowSampling sampling = sampling_of_row();  // not held in registers meanwhile
     const RowScratch own = scratch.rows.row(task.b);
     const Law law = finish_row<T, true>(row, sampling, own);
     if (law.status == Status::kOk) {
-      fill_slot<T, kGumbel>(params, task, row, sampling, own, law, noise);
+      fill_slot<T, kGumbel>(params, task, row, sampling, own, law, noise_of_row());
     } else if (threadIdx.x == 0) {
       params.next_token[task.b] = last_token(proposal, task.b);
       end_row(proposal, task.b, StopReason::kBadLogits);

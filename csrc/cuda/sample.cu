@@ -32,12 +32,14 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T, false, kGumbel>)
   const auto sampling_of_row = [&] {
     return row_sampling(params.sampling, state, params.rule, row.vocab);
   };
-  const Noise noise = {params.seed[state], params.position[state]};
-  const int64_t round = params.rng_round[state];
-  scan_row<T, false, kGumbel>(row, sampling_of_row(), scratch.row(b), noise, nullptr, first,
+  const auto noise_of_row = [&] { return Noise{params.seed[state], params.position[state]}; };
+  scan_row<T, false, kGumbel>(row, sampling_of_row(), scratch.row(b),
+                              kGumbel ? noise_of_row() : Noise{}, nullptr, first,
                               first + split.chunks);
   if (!arrives_last(tickets + b, split.blocks)) return;
   const RowSampling sampling = sampling_of_row();  // not held in registers meanwhile
+  const Noise noise = noise_of_row();
+  const int64_t round = params.rng_round[state];
   const int32_t token = sample_row<T, kGumbel>(row, sampling, scratch.row(b), noise, round);
   if (threadIdx.x != 0) return;
   params.tokens[b] = token;

@@ -145,13 +145,14 @@ __device__ inline void scan_row(const Row<T>& row, const RowSampling& sampling,
     record.max = chunk_max(chunk, index, num_groups(row.vocab), scratch.groups);
     if (kStatistics || scratch.groups) record.min = smallest_finite(chunk);
     LaneLogits lane(chunk);
-    chunk = LaneChunk<T>{};  // none of it is needed: registers need not be copied
-    if (index + kWarps < last) chunk = load_chunk(row, place_of_chunk(index + kWarps));
+    // Noise takes registers that the next chunk would need.
     if (kGumbel && !sampling.argmax && !sampling.filtered()) {
       const ChunkWinner winner =
           best_of_chunk(row, noise, place, lane, base_of(record.max), rate, -INFINITY);
       if (lane_id() == 0) scratch.winners[index] = winner;
     }
+    chunk = LaneChunk<T>{};  // none of it is needed: registers need not be copied
+    if (index + kWarps < last) chunk = load_chunk(row, place_of_chunk(index + kWarps));
     sum_logits<kStatistics>(lane, rate, record);
     if (lane_id() == 0) scratch.records[index] = record;
   }
