@@ -64,6 +64,9 @@ if "triton" not in BACKENDS:
 elif not os.environ.get("TRITON_INTERPRET"):
     collect_ignore.append("test_triton_mutants.py")  # a minute of compilation for each
 
+if "cuda_emulated" not in BACKENDS:
+    collect_ignore.append("test_cuda_mutants.py")
+
 CUDA_LIBRARY = Path(__file__).parent.parent / "tapout_kernels/_C_cuda.so"
 if not CUDA_LIBRARY.exists():
     collect_ignore.append("test_cuda_build.py")
@@ -96,6 +99,12 @@ def compiled(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=[name for name in BACKENDS if name == "cpu"])
 def native(request: pytest.FixtureRequest) -> str:
     """The library of compiled kernels: for what only it has, such as threads."""
+    return require(request.param)
+
+
+@pytest.fixture(params=parameters(name for name in BACKENDS if name in ("cpu", "cuda_emulated")))
+def library(request: pytest.FixtureRequest) -> str:
+    """The libraries that take tensors of the host: for what their bindings say."""
     return require(request.param)
 
 

@@ -144,3 +144,16 @@ def test_a_reward_of_the_other_level_is_refused(compiled, op, bandit, reward):
         raw.caller(compiled)(op, **args)
     for name in raw.written(op):
         assert raw.equal_bits(args[name], before[name])
+
+
+@pytest.mark.parametrize("size", ["arm", "slot"])
+def test_raw_bandits_refuse_tables_of_nothing(library, size):
+    """At token level: [G, A, K], and arms of [R, K]."""
+    args = Case("bandit_select", bandit="ucb1_token", level="token").inputs()
+    shape = (1, 0, 3) if size == "arm" else (1, 2, 0)
+    args |= {name: torch.zeros(shape, dtype=torch.float64)
+             for name in ("count", "reward_sum", "reward_sq")}  # fmt: skip
+    args |= {name: torch.zeros(shape[:2], dtype=torch.float64) for name in ("tokens", "cost")}
+    args["arm"] = torch.zeros(len(args["arm"]), shape[2], dtype=torch.int32)
+    with pytest.raises(RuntimeError, match=f"bandit_select: count must be of at least one {size}"):
+        raw.caller(library)("bandit_select", **args)

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from test_build import ROOT, declared_in_the_shim, foreign, run, symbols
+from helpers.core_probe import compiler
+from test_build import ROOT, clean_environment, declared_in_the_shim, foreign, run, symbols
 
 from tapout_kernels._schema import SCHEMAS
 
@@ -83,3 +85,33 @@ def test_names_the_libraries_that_have_the_shim():
     assert "[libtorch_cpu.so]" in needed
     assert "[libtorch_cuda.so]" in needed
     assert "libcudart" not in needed
+
+
+LOADED = """
+import ctypes, sys, torch
+ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
+torch.version.cuda = "13.0"
+from tapout_kernels import _library
+from tapout_kernels._schema import SCHEMAS
+from tapout_kernels.backends import available_backends, unavailable_reason
+assert _library.CUDA_UNAVAILABLE is None, _library.CUDA_UNAVAILABLE
+for op in SCHEMAS:
+    for overload in ("", ".cuda"):
+        name = f"tapout_kernels::{op}{overload}"
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA"), name
+    assert available_backends(op, "cuda")[-1] == "cuda"
+    assert "cuda" not in available_backends(op, "cpu")
+print(unavailable_reason("cuda", "cpu"))
+"""
+
+
+def test_it_loads_and_serves_every_operator(tmp_path):
+    """Beside a stand-in for the one library that a torch without CUDA lacks."""
+    stub = tmp_path / "libtorch_cuda.so"
+    source = tmp_path / "stub.cpp"
+    code = 'extern "C" int aoti_torch_get_current_cuda_stream(int, void**) { return 1; }'
+    source.write_text(code)
+    run(compiler(), "-shared", "-fPIC", f"-Wl,-soname,{stub.name}", source, "-o", stub)
+    environment = clean_environment(PYTHONPATH=str(ROOT))
+    said = run(sys.executable, "-c", LOADED, stub, env=environment, cwd=tmp_path)
+    assert said == "it runs on cuda tensors, these are on cpu\n"

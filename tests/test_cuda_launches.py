@@ -61,7 +61,7 @@ def test_the_order_of_blocks_and_threads_changes_nothing(emulator, case):
 def test_the_number_of_multiprocessors_changes_nothing(emulator, case):
     args, found = case.inputs(), []
     for count in (1, 3, 132):
-        emulator.pretend(multiprocessors=count, capturing=True)  # a graph asks anew
+        emulator.pretend(multiprocessors=count)
         found.append(raw.run(call, case.op, args))
     for other in found[1:]:
         raw.same(other, found[0], case.name)
@@ -79,3 +79,12 @@ def test_scratch_may_hold_anything(emulator, case, garbage):
 @cases
 def test_nothing_is_read_or_written_beside_the_arguments(emulator, case):
     raw.check_nothing_beside(call, case.op, case.inputs())
+
+
+def test_scratch_grows_and_a_capture_takes_what_is_missing(emulator):
+    """Small, large, small again; then a call larger than all before it, inside a capture."""
+    for batch, capturing in ((70, False), (700, False), (70, True), (1500, True), (700, False)):
+        emulator.pretend(capturing=capturing)
+        args = Case("bandit_select", batch=batch, bandit="ucb1", seed=batch).inputs()
+        expected = raw.run(raw.caller("reference"), "bandit_select", args)
+        raw.same(raw.run(call, "bandit_select", args), expected, f"{batch} {capturing}")

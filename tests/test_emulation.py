@@ -24,7 +24,7 @@ class Sum(ctypes.Structure):
 
 @pytest.fixture(scope="module")
 def probes() -> emulation.Emulator:
-    return emulation.Emulator(emulation.compiled("emulation_probes", [PROBES]))
+    return emulation.Emulator(emulation.compiled("probes.so", [PROBES]))
 
 
 def at(array: np.ndarray) -> ctypes.c_void_p:

@@ -99,6 +99,20 @@ def test_block_between_its_levels(compiled, options):
 
 
 @pytest.mark.parametrize("rule", RULES)
+def test_drafts_longer_than_a_warp(compiled, rule):
+    """GPU kernels look at 32 slots at a time: these drafts end around there."""
+    case = Case("verify", batch=few(compiled, 8, 2), slots=40, vocab=5, rule=rule, extras=True)
+    args = case.inputs()
+    args["length"].fill_(case.slots)
+    liked = torch.full((case.batch, case.slots, 1), 40.0)
+    rejected = 34 - torch.arange(case.batch)
+    liked[torch.arange(case.batch), rejected] = -40.0
+    args["target_logits"][:, :-1].scatter_(2, args["draft_tokens"].unsqueeze(-1), liked)
+    accepted = same_decisions(compiled, case, args)["num_accepted"]
+    assert torch.equal(accepted, rejected.to(torch.int32))
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_ragged_rows_that_do_not_exist(compiled, rule):
     """A row outside [max(start, 0), min(next start, n)) is EMPTY, wherever the starts point."""
     case = Case("verify", batch=6, slots=3, vocab=7, rule=rule, ragged=True, extras=True)

@@ -166,21 +166,21 @@ def test_public_functions_name_op_argument_expected_and_got(backend, op, name):
 
 
 @pytest.mark.parametrize(("op", "name"), ARGUMENTS)
-def test_raw_operators_refuse_and_write_nothing(native, op, name):
+def test_raw_operators_refuse_and_write_nothing(library, op, name):
     """Whoever calls torch.ops meets the library's own checks."""
     for what, args, bad in spoiled(op, name):
         args[name] = bad
         before, context = snapshot(args), f"{op} with {name}: {what}"
         if "free" in what:  # a size that nothing else shares: 0 is refused, or nothing of it read
             with contextlib.suppress(RuntimeError):
-                raw.caller(native)(op, **args)
+                raw.caller(library)(op, **args)
             continue
         if what == "device":  # alone it asks for shapes: the fake kernel may take the call
             with contextlib.suppress(RuntimeError):
-                raw.caller(native)(op, **args)
+                raw.caller(library)(op, **args)
         else:
             with pytest.raises((RuntimeError, TypeError, ValueError)) as error:
-                raw.caller(native)(op, **args)
+                raw.caller(library)(op, **args)
             if what in ("dtype", "layout") or "dimension" in what:
                 message = str(error.value)
                 named = any(f"{op}: {n} must " in message for n in _specs.TENSORS[op])
@@ -190,11 +190,11 @@ def test_raw_operators_refuse_and_write_nothing(native, op, name):
 
 @pytest.mark.parametrize("rule", [4, -1, 1 << 40])
 @pytest.mark.parametrize("op", ["sample", "draft_step", "verify"])
-def test_raw_operators_refuse_unknown_rules(native, op, rule):
+def test_raw_operators_refuse_unknown_rules(library, op, rule):
     args = {**fresh(op), "rule": rule}
     before = snapshot(args)
     with pytest.raises(RuntimeError, match=f"{op}: rule must be"):
-        raw.caller(native)(op, **args)
+        raw.caller(library)(op, **args)
     unchanged(args, before, op)
 
 
@@ -208,11 +208,11 @@ def test_raw_operators_refuse_unknown_rules(native, op, rule):
     ],
 )
 @pytest.mark.parametrize("value", [-1, 6, 1 << 40])
-def test_raw_operators_refuse_unknown_policies_and_rewards(native, op, name, value):
+def test_raw_operators_refuse_unknown_policies_and_rewards(library, op, name, value):
     args = {**fresh(op), name: value}
     before = snapshot(args)
     with pytest.raises(RuntimeError, match=f"{op}: {name} must be"):
-        raw.caller(native)(op, **args)
+        raw.caller(library)(op, **args)
     unchanged(args, before, op)
 
 

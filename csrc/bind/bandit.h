@@ -16,6 +16,7 @@ struct BanditSizes {
     arms = count.size(1);
     table_slots = token_level ? count.size(2) : 1;
     if (arms < 1) arguments.fail("count", "of at least one arm", "none");
+    if (table_slots < 1) arguments.fail("count", "of at least one slot", "none");
   }
 
   StateRows rows(const OptionalTensor& index) const {

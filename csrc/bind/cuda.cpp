@@ -67,14 +67,11 @@ int multiprocessors(int32_t device) {
 struct Arena {
   Tensor bytes;
   Tensor tickets;
-  int multiprocessors;
-  bool captured;
+  bool captured = false;
 
-  Arena(const Tensor& on, WorkspaceSize size, int multiprocessors)
+  Arena(const Tensor& on, WorkspaceSize size)
       : bytes(torch::stable::new_empty(on, {size.bytes}, ScalarType::Byte)),
-        tickets(torch::stable::new_empty(on, {size.tickets}, ScalarType::Int)),
-        multiprocessors(multiprocessors),
-        captured(false) {
+        tickets(torch::stable::new_empty(on, {size.tickets}, ScalarType::Int)) {
     torch::stable::zero_(tickets);
   }
 
@@ -125,19 +122,17 @@ cudaError_t with_workspace(const Tensor& on, WorkspaceSize wanted, const Launch&
   auto found = all.of_stream.find(key);
   const bool fits = found != all.of_stream.end() && holds(found->second.size(), wanted);
   const bool in_capture = capturing(stream);
-  if (!fits && in_capture) {
-    const Arena own(on, wanted, multiprocessors(device));
-    return launch(own.workspace(), Queue{stream, own.multiprocessors});
-  }
+  const Queue queue = {stream, multiprocessors(device)};
+  if (!fits && in_capture) return launch(Arena(on, wanted).workspace(), queue);
   if (!fits) {
     if (found != all.of_stream.end()) wanted = larger(wanted, found->second.size());
-    Arena grown(on, wanted, multiprocessors(device));
+    Arena grown(on, wanted);
     retire(all, key);
     found = all.of_stream.emplace(key, std::move(grown)).first;
   }
   Arena& arena = found->second;
   arena.captured = arena.captured || in_capture;
-  const cudaError_t error = launch(arena.workspace(), Queue{stream, arena.multiprocessors});
+  const cudaError_t error = launch(arena.workspace(), queue);
   if (error != cudaSuccess) retire(all, key);  // its tickets may have been left anyhow
   return error;
 }

@@ -191,6 +191,25 @@ __device__ inline float half_to_float(uint16_t bits) {
   return value;
 }
 
+// The larger of each half of two words, and the smaller; the other one where one is NaN.
+#define TAPOUT_PAIRS(name, instruction)                                     \
+  __device__ inline uint32_t name(uint32_t left, uint32_t right) {          \
+    uint32_t result;                                                        \
+    asm(instruction " %0, %1, %2;" : "=r"(result) : "r"(left), "r"(right)); \
+    return result;                                                          \
+  }
+TAPOUT_PAIRS(max_bf16_pairs, "max.bf16x2")
+TAPOUT_PAIRS(min_bf16_pairs, "min.bf16x2")
+TAPOUT_PAIRS(max_half_pairs, "max.f16x2")
+TAPOUT_PAIRS(min_half_pairs, "min.f16x2")
+#undef TAPOUT_PAIRS
+
+// The value, in a way that what was computed from it before is computed again, not kept meanwhile.
+__device__ inline uint32_t forgotten(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 constexpr unsigned kFullWarp = 0xFFFFFFFFu;
 
 __device__ inline uint32_t warp_max(uint32_t value) { return __reduce_max_sync(kFullWarp, value); }

@@ -15,7 +15,7 @@ namespace tapout::cuda {
 struct DraftTask {
   int64_t b;
   int64_t state;  // row of seed, position and sampling, or -1
-  int64_t slot;
+  int32_t slot;
   bool drafting;
   bool room;      // there is a slot to fill
   void* kept;     // where its logits are kept, or null
@@ -105,7 +105,7 @@ __device__ inline void fill_slot(const DraftStepParams& params, const DraftTask&
 }
 
 template <class T, bool kGumbel>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T, true, kGumbel>)
     draft_step_kernel(DraftStepParams params, DraftScratch scratch, uint32_t* tickets,
                       Split split) {
   const DraftTask task = draft_task(params, blockIdx.x / split.blocks);
@@ -113,16 +113,22 @@ __global__ void __launch_bounds__(kThreads)
   const ProposalView& proposal = params.proposal;
   if (task.drafting && task.room && !task.homeless) {
     const Row<T> row = row_at<T>(params.logits, params.mask, params.d2t, task.b, 0);
-    const RowScratch own = scratch.rows.row(task.b);
-    const RowSampling sampling = row_sampling(params.sampling, task.state, params.rule, row.vocab);
-    const Noise noise = {params.seed[task.state],
-                         offset_position(params.position[task.state], task.slot)};
-    scan_row<T, true, kGumbel>(row, sampling, own, noise, static_cast<T*>(task.kept), first,
-                               first + split.chunks);
+    const auto sampling_of_row = [&] {
+      return row_sampling(params.sampling, task.state, params.rule, row.vocab);
+    };
+    const auto noise_of_row = [&] {
+      return Noise{params.seed[task.state],
+                   offset_position(params.position[task.state], task.slot)};
+    };
+    scan_row<T, true, kGumbel>(row, sampling_of_row(), scratch.rows.row(task.b),
+                               kGumbel ? noise_of_row() : Noise{}, static_cast<T*>(task.kept),
+                               first, first + split.chunks);
     if (!arrives_last(tickets + 1 + task.b, split.blocks)) return;
+    const RowSampling sampling = sampling_of_row();  // not held in registers meanwhile
+    const RowScratch own = scratch.rows.row(task.b);
     const Law law = finish_row<T, true>(row, sampling, own);
     if (law.status == Status::kOk) {
-      fill_slot<T, kGumbel>(params, task, row, sampling, own, law, noise);
+      fill_slot<T, kGumbel>(params, task, row, sampling, own, law, noise_of_row());
     } else if (threadIdx.x == 0) {
       params.next_token[task.b] = last_token(proposal, task.b);
       end_row(proposal, task.b, StopReason::kBadLogits);

@@ -54,6 +54,7 @@ __device__ inline Picked<V> pick(int32_t count, V target, const MassOf& mass_of)
     held[k] = first + k < last ? mass_of(first + k) : V(0);
     own += held[k];
   }
+#pragma unroll 1
   for (int32_t i = first + kPickedAtOnce; i < last; ++i) own += mass_of(i);
   const Running<V> running = block_running(own, sums);
   const bool positive = own > V(0);
@@ -68,6 +69,7 @@ __device__ inline Picked<V> pick(int32_t count, V target, const MassOf& mass_of)
     };
 #pragma unroll
     for (int k = 0; k < kPickedAtOnce; ++k) step(held[k], first + k);
+#pragma unroll 1
     for (int32_t i = first + kPickedAtOnce; i < last; ++i) step(mass_of(i), i);
     picked[0] = here;
   }

@@ -16,7 +16,20 @@ struct F16 {
   uint16_t bits;
 };
 
-// key_precision (core/sampling.h) and the bits of -inf.
+__device__ inline float float_of_bits(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+__device__ inline uint32_t bits_of_float(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+// key_precision (core/sampling.h), the bits of -inf, and the maxima and minima of the elements of
+// two words side by side: NaN loses.
 template <class T>
 struct Elements;
 
@@ -25,25 +38,40 @@ struct Elements<float> {
   static constexpr int kInVector = 4;
   static constexpr int kPrecision = 0;
   static constexpr uint32_t kLowest = 0xFF800000u;
+
+  __device__ static uint32_t larger(uint32_t left, uint32_t right) {
+    return bits_of_float(fmaxf(float_of_bits(left), float_of_bits(right)));
+  }
+  __device__ static uint32_t smaller(uint32_t left, uint32_t right) {
+    return bits_of_float(fminf(float_of_bits(left), float_of_bits(right)));
+  }
 };
 template <>
 struct Elements<Bf16> {
   static constexpr int kInVector = 8;
   static constexpr int kPrecision = 16;
   static constexpr uint32_t kLowest = 0xFF80u;
+
+  __device__ static uint32_t larger(uint32_t left, uint32_t right) {
+    return max_bf16_pairs(left, right);
+  }
+  __device__ static uint32_t smaller(uint32_t left, uint32_t right) {
+    return min_bf16_pairs(left, right);
+  }
 };
 template <>
 struct Elements<F16> {
   static constexpr int kInVector = 8;
   static constexpr int kPrecision = 13;
   static constexpr uint32_t kLowest = 0xFC00u;
-};
 
-__device__ inline float float_of_bits(uint32_t bits) {
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
+  __device__ static uint32_t larger(uint32_t left, uint32_t right) {
+    return max_half_pairs(left, right);
+  }
+  __device__ static uint32_t smaller(uint32_t left, uint32_t right) {
+    return min_half_pairs(left, right);
+  }
+};
 
 __device__ inline float to_f32(float value) { return value; }
 __device__ inline float to_f32(Bf16 value) { return float_of_bits(uint32_t{value.bits} << 16); }

@@ -19,6 +19,13 @@ struct Noise {
 
 constexpr float kBoundError = 1e-4f;  // of a bound, in powers of two: more than it rounds
 
+__device__ inline uint32_t word_of(const Noise& noise, int32_t id) {
+  const PhiloxBlock block = gumbel_block(noise.seed, noise.position, id >> 2);
+  const uint32_t low = id & 1 ? block.word[1] : block.word[0];
+  const uint32_t high = id & 1 ? block.word[3] : block.word[2];
+  return id & 2 ? high : low;
+}
+
 // Of ids column .. column + 3; column is a multiple of 4.
 template <class T>
 __device__ inline PhiloxBlock words_at(const Row<T>& row, const Noise& noise, int32_t column) {
@@ -27,7 +34,7 @@ __device__ inline PhiloxBlock words_at(const Row<T>& row, const Noise& noise, in
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     if (column + i >= row.vocab) continue;
-    words.word[i] = gumbel_word(noise.seed, noise.position, row.d2t[column + i]);
+    words.word[i] = word_of(noise, row.d2t[column + i]);
   }
   return words;
 }
@@ -41,6 +48,15 @@ __device__ inline float noise_exponent(uint32_t word) {
   for (int i = 9; i > 0; --i) series = fmaf(series, w, 1.0f / i);
   const float y = w < 0.25f ? w * series : static_cast<float>(-kLn2) * log2_approx(rest);
   return -log2_approx(y);
+}
+
+__device__ inline void forget(Place& place, LaneLogits& lane) {
+#pragma unroll
+  for (int g = 0; g < kChunkGroups; ++g) {
+    place.group[g] = static_cast<int32_t>(forgotten(place.group[g]));
+  }
+#pragma unroll
+  for (int e = 0; e < kLaneIds; ++e) lane.z[e] = float_of_bits(forgotten(bits_of_float(lane.z[e])));
 }
 
 // The best element of a lane's part of a chunk.
@@ -77,19 +93,20 @@ __device__ inline void offer_score(LaneBest& best, float start, float logit, int
 // The best of a chunk, the same in every lane; `base` and `rate` as in weight(). Ids below the
 // cutoff do not take part.
 template <class T>
-__device__ inline ChunkWinner best_of_chunk(const Row<T>& row, const Noise& noise,
-                                            const Place& place, const LaneChunk<T>& chunk,
-                                            float base, float rate, float cutoff) {
+__device__ inline ChunkWinner best_of_chunk(const Row<T>& row, const Noise& noise, Place place,
+                                            LaneLogits lane, float base, float rate, float cutoff) {
   LaneBest best;
   float top = INFINITY;
-  for (int pass = 0; pass < 2; ++pass) {
+#pragma unroll 1
+  for (uint32_t pass = 0; pass < 2; ++pass) {
+    forget(place, lane);  // the words of a chunk are too many to keep: the second pass has its own
 #pragma unroll
     for (int e = 0; e < kLaneIds; e += 4) {
       const int32_t column = column_of<T>(place, e);
       const PhiloxBlock words = words_at(row, noise, column);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float z = chunk.logit(e + i), start = (z - base) * rate;
+        const float z = lane.z[e + i], start = (z - base) * rate;
         const float bound = start + 32.0f - log2_approx(static_cast<float>(words.word[i]) + 0.5f);
         if (!(z >= cutoff)) continue;
         if (pass == 0) {
@@ -134,7 +151,7 @@ template <class T>
 __device__ inline Winner exact(const Row<T>& row, const Noise& noise, double inv_temperature,
                                const ChunkWinner& winner) {
   if (winner.column < 0) return no_winner();
-  const uint32_t word = gumbel_word(noise.seed, noise.position, target_id(row, winner.column));
+  const uint32_t word = word_of(noise, target_id(row, winner.column));
   return {winner.logit * inv_temperature + gumbel_noise(word), winner.column};
 }
 
@@ -161,7 +178,7 @@ __device__ inline Winner listed_winner(const Row<T>& row, const RowSampling& sam
   for_listed(row, scratch.listed, law.listed,
              [&](int32_t, const Place& place, const LaneChunk<T>& chunk) {
                const ChunkWinner best =
-                   best_of_chunk(row, noise, place, chunk, static_cast<float>(law.max),
+                   best_of_chunk(row, noise, place, LaneLogits(chunk), static_cast<float>(law.max),
                                  exponent_rate(inverse), law.cutoff);
                winner = better(winner, exact(row, noise, inverse, best));
              });

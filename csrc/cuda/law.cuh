@@ -67,6 +67,7 @@ __device__ inline Merged merge_records(const RowScratch& scratch, int32_t chunks
                                        double inv_temperature) {
   Merged merged;
   const int32_t each = ceil_divide(chunks, kThreads), first = threadIdx.x * each;
+#pragma unroll 1
   for (int32_t c = first; c < chunks && c < first + each; ++c) {
     merge_record(merged, load_fresh(scratch.records + c), c, inv_temperature);
   }
@@ -90,6 +91,7 @@ __device__ inline Peak find_peak(const Merged& merged) {
   if (lane_id() == 0) peaks[warp_id()] = peak;
   __syncthreads();
   peak = peaks[0];
+#pragma unroll 4
   for (int warp = 1; warp < kWarps; ++warp) {  // ascending: a tie stays with the first
     const Peak other = peaks[warp];
     if (other.max > peak.max) peak.home = other.home;
@@ -141,6 +143,7 @@ __device__ inline Law add_shares(const Merged& merged, const Top& top, float max
   if (lane_id() == 0) shares[warp_id()] = share;
   __syncthreads();
   share = shares[0];
+#pragma unroll 2
   for (int warp = 1; warp < kWarps; ++warp) {
     const Share& other = shares[warp];
     share.sum += other.sum;

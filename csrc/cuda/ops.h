@@ -10,7 +10,8 @@
 
 namespace tapout::cuda {
 
-// Scratch of one call: bytes hold anything (16-byte aligned at least), tickets are 0 between launches.
+// Scratch of one call: bytes hold anything (16-byte aligned at least), tickets are 0 between
+// launches.
 struct Workspace {
   char* bytes;
   uint32_t* tickets;

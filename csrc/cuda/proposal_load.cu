@@ -105,6 +105,7 @@ template <class T>
 __device__ inline void load_request(const ProposalLoadParams& params, const SlotScratch& scratch,
                                     int64_t b, int64_t state, int64_t count, int64_t levels) {
   SHARED(int64_t, taken, [1]);
+  __syncthreads();  // every thread has read `active`
   if (threadIdx.x == 0) {
     if (count > 0) taken[0] = take_slots(params, scratch, b, state, count, levels);
     params.proposal.active[b] = false;
@@ -114,7 +115,7 @@ __device__ inline void load_request(const ProposalLoadParams& params, const Slot
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T, true, false>)
     proposal_load_kernel(ProposalLoadParams params, SlotScratch scratch, LoadTickets tickets,
                          int64_t levels, Split split) {
   const int32_t first = static_cast<int32_t>(blockIdx.x % split.blocks) * split.chunks;
@@ -124,12 +125,14 @@ __global__ void __launch_bounds__(kThreads)
   if (blockIdx.x == 0 && threadIdx.x == 0) *params.proposal.num_active = 0;
   if (params.logits.data && j < count) {
     const Row<T> row = row_at<T>(params.logits, params.mask, params.d2t, b, j);
-    const RowSampling sampling = row_sampling(params.sampling, state, Rule::kToken, row.vocab);
-    scan_row<T, true, false>(row, sampling, scratch.rows.row(at), Noise{}, nullptr, first,
+    const auto sampling_of_row = [&] {
+      return row_sampling(params.sampling, state, Rule::kToken, row.vocab);
+    };
+    scan_row<T, true, false>(row, sampling_of_row(), scratch.rows.row(at), Noise{}, nullptr, first,
                              first + split.chunks);
     if (!arrives_last(tickets.rows + at, split.blocks)) return;
     const int64_t token = params.source[b * params.columns + j];
-    measure_slot(params, row, sampling, scratch, at, token);
+    measure_slot(params, row, sampling_of_row(), scratch, at, token);
     if (!arrives_last(tickets.requests + b, static_cast<uint32_t>(count))) return;
   } else if (first != 0 || j != 0) {
     return;

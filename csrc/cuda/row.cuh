@@ -111,6 +111,17 @@ struct LaneChunk {
   __device__ float logit(int e) const { return element<T>(vector[e / kInVector], e % kInVector); }
 };
 
+// A lane's logits of a chunk.
+struct LaneLogits {
+  float z[kLaneIds];
+
+  template <class T>
+  __device__ explicit LaneLogits(const LaneChunk<T>& chunk) {
+#pragma unroll
+    for (int e = 0; e < kLaneIds; ++e) z[e] = chunk.logit(e);
+  }
+};
+
 // The column of element e, which is in group e / 8.
 template <class T>
 __device__ inline int32_t column_of(const Place& place, int e) {
@@ -139,18 +150,29 @@ __device__ inline Vec16Bytes gather_vector(const Row<T>& row, int32_t column) {
   return vector;
 }
 
+// One vector of a row, wherever it lies. -inf outside the row.
+template <class T>
+__device__ inline Vec16Bytes load_vector(const Row<T>& row, int32_t column) {
+  if (row.aligned && column + Elements<T>::kInVector <= row.vocab) {
+    return load_streamed(row.logits + column);
+  }
+  return gather_vector(row, column);
+}
+
 // All loads are begun before one is waited for. -inf outside the row; masks come later.
 template <class T>
 __device__ inline LaneChunk<T> load_chunk(const Row<T>& row, const Place& place) {
   LaneChunk<T> chunk;
   const bool whole = place.group[kChunkGroups - 1] + kGroup <= row.vocab;  // places ascend
+  if (row.aligned && whole) {
 #pragma unroll
-  for (int i = 0; i < chunk.kVectors; ++i) {
-    const int32_t column = column_of<T>(place, i * chunk.kInVector);
-    if (row.aligned && (whole || column + chunk.kInVector <= row.vocab)) {
-      chunk.vector[i] = load_streamed(row.logits + column);
-    } else {
-      chunk.vector[i] = gather_vector(row, column);
+    for (int i = 0; i < chunk.kVectors; ++i) {
+      chunk.vector[i] = load_streamed(row.logits + column_of<T>(place, i * chunk.kInVector));
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < chunk.kVectors; ++i) {
+      chunk.vector[i] = load_vector(row, column_of<T>(place, i * chunk.kInVector));
     }
   }
   return chunk;
@@ -171,16 +193,21 @@ __device__ inline uint32_t allowed_bits(const Row<T>& row, int32_t column) {
   return bits;
 }
 
-// Masked elements become -inf.
+// Masked elements of a vector become -inf.
+template <class T>
+__device__ inline void apply_mask(const Row<T>& row, int32_t column, Vec16Bytes& vector) {
+  const uint32_t allowed = allowed_bits(row, column);
+#pragma unroll
+  for (int i = 0; i < Elements<T>::kInVector; ++i) {
+    if (!(allowed >> i & 1u)) forbid_element<T>(vector, i);
+  }
+}
+
 template <class T>
 __device__ inline void apply_mask(const Row<T>& row, const Place& place, LaneChunk<T>& chunk) {
 #pragma unroll
   for (int i = 0; i < chunk.kVectors; ++i) {
-    const uint32_t allowed = allowed_bits(row, column_of<T>(place, i * chunk.kInVector));
-#pragma unroll
-    for (int k = 0; k < chunk.kInVector; ++k) {
-      if (!(allowed >> k & 1u)) forbid_element<T>(chunk.vector[i], k);
-    }
+    apply_mask(row, column_of<T>(place, i * chunk.kInVector), chunk.vector[i]);
   }
 }
 

@@ -7,16 +7,19 @@
 namespace tapout::cuda {
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T, true, false>)
     row_stats_kernel(RowStatsParams params, RowsScratch scratch, uint32_t* tickets, Split split) {
   const int64_t b = blockIdx.x / split.blocks;
   const int32_t first = static_cast<int32_t>(blockIdx.x % split.blocks) * split.chunks;
   const Row<T> row = row_at<T>(params.logits, params.mask, nullptr, b, 0);
-  const RowScratch own = scratch.row(b);
-  const RowSampling sampling = row_sampling(params.sampling, b, Rule::kToken, row.vocab);
-  scan_row<T, true, false>(row, sampling, own, Noise{}, nullptr, first, first + split.chunks);
+  const auto sampling_of_row = [&] {
+    return row_sampling(params.sampling, b, Rule::kToken, row.vocab);
+  };
+  scan_row<T, true, false>(row, sampling_of_row(), scratch.row(b), Noise{}, nullptr, first,
+                           first + split.chunks);
   if (!arrives_last(tickets + b, split.blocks)) return;
-  const Law law = finish_row<T, true>(row, sampling, own);
+  const RowSampling sampling = sampling_of_row();  // not held in registers meanwhile
+  const Law law = finish_row<T, true>(row, sampling, scratch.row(b));
   float* stats = params.stats + b * kStatsColumns;
   if (law.status != Status::kOk) return write_invalid_stats(stats);
   double logprob = 0.0;

@@ -20,7 +20,7 @@ __device__ inline int32_t sample_row(const Row<T>& row, const RowSampling& sampl
 }
 
 template <class T, bool kGumbel>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T, false, kGumbel>)
     sample_kernel(SampleParams params, RowsScratch scratch, uint32_t* tickets, Split split) {
   const int64_t b = blockIdx.x / split.blocks, state = state_row(params.rows, b);
   const int32_t first = static_cast<int32_t>(blockIdx.x % split.blocks) * split.chunks;
@@ -29,13 +29,18 @@ __global__ void __launch_bounds__(kThreads)
     return;
   }
   const Row<T> row = row_at<T>(params.logits, params.mask, nullptr, b, 0);
-  const RowScratch own = scratch.row(b);
-  const RowSampling sampling = row_sampling(params.sampling, state, params.rule, row.vocab);
-  const Noise noise = {params.seed[state], params.position[state]};
-  const int64_t round = params.rng_round[state];
-  scan_row<T, false, kGumbel>(row, sampling, own, noise, nullptr, first, first + split.chunks);
+  const auto sampling_of_row = [&] {
+    return row_sampling(params.sampling, state, params.rule, row.vocab);
+  };
+  const auto noise_of_row = [&] { return Noise{params.seed[state], params.position[state]}; };
+  scan_row<T, false, kGumbel>(row, sampling_of_row(), scratch.row(b),
+                              kGumbel ? noise_of_row() : Noise{}, nullptr, first,
+                              first + split.chunks);
   if (!arrives_last(tickets + b, split.blocks)) return;
-  const int32_t token = sample_row<T, kGumbel>(row, sampling, own, noise, round);
+  const RowSampling sampling = sampling_of_row();  // not held in registers meanwhile
+  const Noise noise = noise_of_row();
+  const int64_t round = params.rng_round[state];
+  const int32_t token = sample_row<T, kGumbel>(row, sampling, scratch.row(b), noise, round);
   if (threadIdx.x != 0) return;
   params.tokens[b] = token;
   params.rng_round[state] = offset_position(round, 1);

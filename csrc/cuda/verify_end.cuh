@@ -88,7 +88,7 @@ __device__ inline Plan shared_plan(const Request& request, int32_t level) {
 __device__ inline int64_t sums_at(const Request& request, int32_t slot) {
   const VerifyScratch& scratch = request.scratch;
   const int64_t level = scratch.levels == 1 ? 0 : slot;
-  return (request.b * scratch.levels + level) * scratch.rows.chunks;
+  return (int64_t{request.b} * scratch.levels + level) * scratch.rows.chunks;
 }
 
 template <class T>
@@ -215,14 +215,13 @@ __device__ inline void end_request(const Request& request, const End& end, bool 
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     verify_end_kernel(const __grid_constant__ VerifyParams params,
                       const __grid_constant__ VerifyScratch scratch, Split split) {
   wait_for_previous_kernel();
-  const int32_t part = static_cast<int32_t>(blockIdx.x % split.blocks);
-  const int64_t row = blockIdx.x / split.blocks, b = row / scratch.levels;
-  const int32_t level = static_cast<int32_t>(row % scratch.levels);
-  const int64_t state = live_state(params, b);
+  const int32_t index = blockIdx.x / split.blocks, part = blockIdx.x % split.blocks;
+  const int32_t b = index / scratch.levels, level = index % scratch.levels;
+  const int32_t state = live_state(params, b);
   if (state < 0) {
     if (part == 0 && level == 0) write_dead(params, b);
     return;

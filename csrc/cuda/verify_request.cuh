@@ -78,8 +78,8 @@ __device__ inline Row<T> target_row(const VerifyParams& params, const TokenMask&
 struct Request {
   const VerifyParams& params;
   const VerifyScratch& scratch;
-  int64_t b;
-  int64_t state;
+  int32_t b;
+  int32_t state;
   int32_t length;
   RowSampling sampling;
 
@@ -100,12 +100,12 @@ __device__ inline Row<T> target_row(const Request& request, int64_t slot) {
 }
 
 // `state` of a batch row that is live, else -1.
-__device__ inline int64_t live_state(const VerifyParams& params, int64_t b) {
-  return params.live[b] ? state_row(params.rows, b) : -1;
+__device__ inline int32_t live_state(const VerifyParams& params, int32_t b) {
+  return params.live[b] ? static_cast<int32_t>(state_row(params.rows, b)) : -1;
 }
 
 __device__ inline Request request_at(const VerifyParams& params, const VerifyScratch& scratch,
-                                     int64_t b, int64_t state) {
+                                     int32_t b, int32_t state) {
   return {params,
           scratch,
           b,

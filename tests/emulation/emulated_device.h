@@ -95,6 +95,44 @@ inline float half_to_float(uint16_t bits) {
   return magnitude >= 0x7C00u ? value : value * 0x1p112f;
 }
 
+inline float bf16_to_float(uint16_t bits) {
+  const uint32_t word = uint32_t{bits} << 16;
+  float value;
+  memcpy(&value, &word, sizeof value);
+  return value;
+}
+
+// The half of `left` or `right` that is chosen; the other one where one is NaN.
+template <class Convert, class Chooses>
+uint32_t choose_pairs(uint32_t left, uint32_t right, Convert convert, Chooses chooses) {
+  uint32_t result = 0;
+  for (int shift = 0; shift < 32; shift += 16) {
+    const uint16_t a = static_cast<uint16_t>(left >> shift),
+                   b = static_cast<uint16_t>(right >> shift);
+    const float x = convert(a), y = convert(b);
+    const bool first = y != y || chooses(x, y);
+    result |= uint32_t{first ? a : b} << shift;
+  }
+  return result;
+}
+
+inline bool chooses_larger(float x, float y) { return x > y; }
+inline bool chooses_smaller(float x, float y) { return x < y; }
+inline uint32_t max_bf16_pairs(uint32_t left, uint32_t right) {
+  return choose_pairs(left, right, bf16_to_float, chooses_larger);
+}
+inline uint32_t min_bf16_pairs(uint32_t left, uint32_t right) {
+  return choose_pairs(left, right, bf16_to_float, chooses_smaller);
+}
+inline uint32_t max_half_pairs(uint32_t left, uint32_t right) {
+  return choose_pairs(left, right, half_to_float, chooses_larger);
+}
+inline uint32_t min_half_pairs(uint32_t left, uint32_t right) {
+  return choose_pairs(left, right, half_to_float, chooses_smaller);
+}
+
+inline uint32_t forgotten(uint32_t value) { return value; }
+
 inline float exp2_approx(float x) {
   const float y = exp2f(x);
   return y < FLT_MIN ? 0.0f : y;

@@ -75,6 +75,31 @@ __global__ void missing_ticket(float* out) {
   for (unsigned i = 0; i + 1 < gridDim.x; ++i) out[blockIdx.x] += load_fresh(out + i);
 }
 
+// Block 0 tells the other that its data is there: by a flag that orders it, or by one that does
+// not.
+template <bool kOrdered>
+__global__ void handed_over(float* data, int32_t* flag, float* out) {
+  if (threadIdx.x != 0) return;
+  if (blockIdx.x == 0) {
+    *data = 3.0f;
+    kOrdered ? store_release(flag, 1) : store_max(flag, 1);
+    return;
+  }
+  while ((kOrdered ? load_acquire(flag) : load_relaxed(flag)) == 0) {
+  }
+  *out = *data;
+}
+
+// Lanes exchange values through shared memory, of which a shuffle orders no access.
+template <bool kOrdered>
+__global__ void exchanged(float* out) {
+  SHARED(float, values, [32]);
+  values[lane_id()] = static_cast<float>(lane_id());
+  const float same = shuffle_xor(0.0f, 1);
+  if (kOrdered) __syncwarp();
+  out[lane_id()] = values[31 - lane_id()] + same;
+}
+
 __global__ void divergent_barrier() {
   if (threadIdx.x < 32) {
     __syncthreads();  // reported by divergent_barrier
@@ -144,6 +169,12 @@ PROBE int probe_right(Sum sum, int blocks, int threads) {
 }
 PROBE int probe_missing_barrier(float* out) { return launch(missing_barrier, 4, 64, {}, out); }
 PROBE int probe_missing_ticket(float* out) { return launch(missing_ticket, 9, 32, {}, out); }
+PROBE int probe_handed_over(bool ordered, float* data, int32_t* flag, float* out) {
+  return launch(ordered ? handed_over<true> : handed_over<false>, 2, 32, {}, data, flag, out);
+}
+PROBE int probe_exchanged(bool ordered, float* out) {
+  return launch(ordered ? exchanged<true> : exchanged<false>, 1, 32, {}, out);
+}
 PROBE int probe_divergent_barrier() { return launch(divergent_barrier, 2, 64, {}); }
 PROBE int probe_divergent_collective(uint32_t* out) {
   return launch(divergent_collective, 1, 64, {}, out);

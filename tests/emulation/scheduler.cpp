@@ -204,6 +204,7 @@ cudaError_t run(const Launch& launch) {
     state.blocks.push_back(std::make_unique<Block>());
   }
   state.host = Context();
+  state.ready.reserve(order.blocks_in_flight * kMostThreads / kLanes);
   lay_out_shared();
   ordered(&state.first, true);
   run_blocks();

@@ -58,6 +58,7 @@ void* shared_dynamic() { return state.warp->block->shared->bytes + state.dynamic
 
 void lay_out_shared() {
   state.variables.clear();
+  state.variables.reserve(1024);  // the race check would see a fiber move them
   state.shared_end = 0;
   place(state.dynamic, state.launch.shared_bytes, 16);
 }

@@ -70,7 +70,7 @@ struct State {
   SharedVariable dynamic{"the launch's bytes", "SHARED_DYN", 0, 0, 0, 0};
   size_t shared_end = 0;
   Context host;
-  char first, last;  // what precedes and what follows every thread, for the race check
+  char first, last;      // what precedes and what follows every thread, for the race check
   Warp* warp = nullptr;  // that runs now
   unsigned lane = 0;
   uint64_t random = 0;

@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import functools
 import hashlib
+import os
 import subprocess
 import sysconfig
 from collections.abc import Sequence
@@ -28,8 +29,25 @@ EMULATION = Path("tests/emulation")
 FLAGS = ("-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-fno-math-errno",
          "-fno-trapping-math", "-fno-strict-aliasing", "-fvisibility=hidden",
          "-DTAPOUT_EMULATED", "-DTAPOUT_BLOCK_THREADS=64", f"-I{EMULATION}")  # fmt: skip
-RUNTIME = tuple(path.relative_to(ROOT) for path in sorted((ROOT / EMULATION).glob("*.cpp")))
+
+
+def _relative(pattern: str) -> list[Path]:
+    return sorted(path.relative_to(ROOT) for path in ROOT.glob(pattern))
+
+
+RUNTIME = _relative(f"{EMULATION}/*.cpp")
+KERNELS = _relative("csrc/cuda/*.cu")
 CPU_ONLY = ("cpu.cpp", "team.cpp")
+
+
+# What instruments kernels, and what tells the runtime, which is not, of the sanitizer.
+SANITIZERS = {
+    "": ("", ""),
+    "address": ("-O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all "
+                "-fsanitize=address,undefined,float-cast-overflow", "-DEMULATOR_ASAN"),
+    "thread": ("-O1 -g -fsanitize=thread", "-DEMULATOR_TSAN"),
+}  # fmt: skip
+SANITIZER = os.environ.get("TAPOUT_EMULATION_SANITIZER", "")  # of the library that tests load
 
 
 def library() -> Path:
@@ -39,46 +57,53 @@ def library() -> Path:
     flags = ("-isystem", str(torch_folder / "include"), f'-DTAPOUT_SCHEMA_HASH=\\"{schema}\\"')
     bind = [path for path in _relative("csrc/bind/*.cpp") if path.name not in CPU_ONLY]
     # The stable ABI comes from torch_cpu, which torch does not load for everyone to see.
-    link = ("-Wl,--no-as-needed", f"-L{torch_folder / 'lib'}", "-ltorch_cpu")
-    return compiled("tapout_cuda_emulated", [*_relative("csrc/cuda/*.cu"), *bind], flags, link)
+    link = ("-shared", "-Wl,--no-as-needed", f"-L{torch_folder / 'lib'}", "-ltorch_cpu")
+    name = "_".join(["cuda_emulated", *filter(None, [SANITIZER])]) + ".so"
+    return compiled(name, [*KERNELS, *bind], flags, link, SANITIZER)
 
 
 def compiled(
-    name: str, sources: Sequence[Path], flags: Sequence[str] = (), link: Sequence[str] = ()
-) -> Path:
-    """``lib{name}.so`` of sources (below the repository) and the emulator's runtime."""
+    name: str, sources: Sequence[Path], flags: Sequence[str] = (),
+    link: Sequence[str] = ("-shared",), sanitizer: str = "",
+) -> Path:  # fmt: skip
+    """A library or program of sources (below the repository) and the emulator's runtime."""
     folder = ROOT / "build/emulation"
     folder.mkdir(parents=True, exist_ok=True)
-    result = folder / f"lib{name}.so"
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other processes of this test run want it as well
         script = folder / f"{name}.ninja"
-        script.write_text(_script(folder / name, result, sources, flags, link))
+        script.write_text(_script(folder / name, sources, flags, link, *SANITIZERS[sanitizer]))
         command = [Path(ninja.BIN_DIR, "ninja"), "-f", script, "-j2", "--quiet"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return result
+    return folder / name
 
 
-def _relative(pattern: str) -> list[Path]:
-    return sorted(path.relative_to(ROOT) for path in ROOT.glob(pattern))
-
-
-def _script(folder: Path, result: Path, sources: Sequence[Path], flags: Sequence[str],
-            link: Sequence[str]) -> str:  # fmt: skip
+def _script(result: Path, sources: Sequence[Path], flags: Sequence[str], link: Sequence[str],
+            instrumented: str, told: str) -> str:  # fmt: skip
     """Compiles in the repository's root, so that errors name files as one knows them."""
+    folder = result.with_suffix(".o")
     command = " ".join([compiler(), *FLAGS, *flags])
     lines = [
         f"builddir = {folder}",
-        f"rule compile\n  command = {command} -MD -MF $out.d -x c++ -c $in -o $out",
+        f"rule compile\n  command = {command} $how -MD -MF $out.d -x c++ -c $in -o $out",
         "  depfile = $out.d\n  deps = gcc",
-        f"rule link\n  command = {compiler()} -shared $in {' '.join(link)} -o $out",
+        f"rule link\n  command = {compiler()} {instrumented} $in {' '.join(link)} -o $out",
     ]
-    objects = {source: folder / f"{source.parent.name}_{source.stem}.o"
-               for source in [*sources, *RUNTIME]}  # fmt: skip
-    lines += [f"build {target}: compile {source}" for source, target in objects.items()]
-    lines.append(f"build {result}: link {' '.join(map(str, objects.values()))}\n")
+    objects = []
+    for source in [*sources, *RUNTIME]:
+        objects.append(f"{folder / source.parent.name}_{source.stem}.o")
+        how = told if source in RUNTIME else instrumented
+        lines.append(f"build {objects[-1]}: compile {source}\n  how = {how}")
+    lines.append(f"build {result}: link {' '.join(objects)}\n")
     return "\n".join(lines)
+
+
+def races(program: Path, *arguments: str) -> str:
+    """What ThreadSanitizer says of a program that was compiled with it; empty if nothing."""
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=300)
+    clean = done.returncode == 0 and not done.stderr
+    return "" if clean else f"{done.stderr}\nexit status {done.returncode}"
 
 
 class Emulator:
@@ -96,9 +121,12 @@ class Emulator:
         self.library.emulator_configure(seed, blocks_in_flight)
 
     def pretend(
-        self, multiprocessors: int = 2, capturing: bool = False, garbage: int = 0xFF
+        self, multiprocessors: int = 2, capturing: bool = bool(SANITIZER), garbage: int = 0xFF
     ) -> None:
-        """What the device is taken for, and the byte in scratch memory before a launch."""
+        """What the device is taken for, and the byte in scratch memory before a launch.
+
+        While a graph is captured a call has scratch memory of its own, of exactly its size.
+        """
         self.library.emulator_pretend(multiprocessors, capturing, garbage)
 
     def error(self) -> str:
@@ -123,4 +151,6 @@ def installed() -> Emulator:
     torch.ops.load_library(path)
     _library.CUDA_DEVICES.add("cpu")
     device.EMULATED.add("cuda")
-    return Emulator(path)
+    emulator = Emulator(path)
+    emulator.pretend()
+    return emulator

@@ -121,11 +121,11 @@ def _copy(edits: Sequence[tuple[int, Edit]], folder: Path) -> list[Path]:
     for file in {edit.file for _, edit in edits}:
         path = folder / "csrc" / file
         path.write_text(chosen(path.read_text(), file, [e for e in edits if e[1].file == file]))
-    for name in SCHEMAS:
-        path = folder / "csrc/bind" / f"{name}.cpp"
-        text = path.read_text()
-        assert text.count(REGISTRATION) == 1, f"{path.name}: {REGISTRATION} must be there once"
-        path.write_text(text.replace("_IMPL(tapout_kernels,", f"_IMPL({NAMESPACE},"))
+    registration = folder / "csrc/bind/backend.h"
+    text = registration.read_text()
+    assert text.count(REGISTRATION) == 3, f"{REGISTRATION} must be there for each kind of library"
+    registration.write_text(text.replace("_IMPL(tapout_kernels,", f"_IMPL({NAMESPACE},"))
+    (folder / "csrc/bind/cuda.cpp").unlink()
     (folder / "mutant.h").write_text(HEADER)
     (folder / "csrc/mutant.cpp").write_text(SOURCE)
     return sorted((folder / "csrc").rglob("*.cpp"))

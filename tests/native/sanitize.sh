@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The CPU kernels under AddressSanitizer and UBSan (GCC, Linux): `make sanitize`. A copy of the
-# package with a library of its own goes to build/sanitize, so the usual build stays as it is.
+# The CPU kernels, and the CUDA kernels in the emulator, under AddressSanitizer and UBSan (GCC,
+# Linux), and the latter under ThreadSanitizer: `make sanitize`. A copy of the package with a library
+# of its own goes to build/sanitize, so the usual build stays as it is.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 bin=$(cd "${1:?usage: sanitize.sh VENV/bin}" && pwd)
@@ -26,6 +27,7 @@ runtime="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-na
 # of the sanitizers visible.
 export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1
 export UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1
+here=$PWD:$PWD/python:$PWD/tests
 export PYTHONPATH=$build/site:$PWD/python TAPOUT_TEST_BACKENDS=cpu
 
 sanitized() {
@@ -47,3 +49,12 @@ for isa in scalar avx2 avx512; do
   [[ $isa == "$best" ]] && break
   TAPOUT_CPU_ISA=$isa tests "${edges[@]}"
 done
+
+# The emulated library is compiled without the runtime in front of the compiler.
+export TAPOUT_TEST_BACKENDS=cuda_emulated TAPOUT_EMULATION_SANITIZER=address
+PYTHONPATH=$here "$bin/python" -c "from helpers import emulation; emulation.library()"
+tests "${edges[@]}" tests/test_cuda_launches.py tests/test_layouts.py -k cuda
+tests tests/test_conformance.py -k cuda
+unset TAPOUT_EMULATION_SANITIZER
+PYTHONPATH=$here TAPOUT_TEST_BACKENDS=reference timeout 400 "$bin/python" -m pytest -q \
+  -p no:cacheprovider -m slow tests/test_cuda_races.py

@@ -1,0 +1,282 @@
+// Every operator's kernels on small inputs, in a few orders: to be compiled with ThreadSanitizer,
+// which sees each CUDA thread as a thread of its own. A program of its own because the sanitizer
+// cannot be loaded into Python.  Arguments: the operator, and the number of its rule or policy.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../../csrc/cuda/ops.h"
+
+using namespace tapout;
+
+namespace {
+
+constexpr int64_t kBatch = 3;
+constexpr int64_t kSlots = 2;
+constexpr int64_t kVocab = 2500;  // three chunks
+constexpr int64_t kArms = 2;
+constexpr int64_t kGroups = 2;
+
+uint64_t random_state = 1;
+
+double uniform() {
+  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+  return static_cast<double>(random_state >> 40) / (1 << 24);
+}
+
+// An array that lives until the program ends, of values by index.
+template <class T>
+T* array(int64_t size, const std::function<double(int64_t)>& value) {
+  static std::vector<std::unique_ptr<T[]>> all;
+  all.emplace_back(new T[static_cast<size_t>(size)]);
+  for (int64_t i = 0; i < size; ++i) all.back()[static_cast<size_t>(i)] = static_cast<T>(value(i));
+  return all.back().get();
+}
+
+template <class T>
+T* constant(int64_t size, double value) {
+  return array<T>(size, [value](int64_t) { return value; });
+}
+
+template <class T>
+T* below(int64_t size, int64_t limit) {
+  return array<T>(size, [limit](int64_t) { return uniform() * static_cast<double>(limit); });
+}
+
+Logits logits(int64_t rows) {  // [batch, rows, V] of steps, so that cutoffs have ties
+  float* data = array<float>(kBatch * rows * kVocab,
+                             [](int64_t) { return static_cast<int>(64 * uniform()) / 8.0; });
+  return {data, DType::kF32, rows * kVocab, kVocab, kVocab};
+}
+
+Sampling sampling() {  // row 0 keeps everything, row 1 and 2 a part
+  return {constant<float>(kBatch, 0.9), array<int32_t>(kBatch, [](int64_t b) { return 40 * b; }),
+          array<float>(kBatch, [](int64_t b) { return b == 1 ? 0.7 : 1.0; }),
+          array<float>(kBatch, [](int64_t b) { return b == 2 ? 0.01 : 0.0; })};
+}
+
+StateRows rows() { return {nullptr, kBatch}; }
+
+Rules rules() {
+  return {constant<int32_t>(kArms, static_cast<double>(StopKind::kAdaEdl)),
+          constant<float>(kArms * kRuleParams, 0.1),
+          below<int32_t>(kBatch, kArms),
+          constant<float>(kBatch * kArms * kRuleParams, 0.5),
+          kArms,
+          1};
+}
+
+ProposalView proposal() {
+  return {kBatch,
+          kSlots,
+          constant<int64_t>(kBatch * kSlots, -1),
+          constant<int32_t>(kBatch, 0),
+          constant<bool>(kBatch, 1),
+          constant<int32_t>(1, kBatch),
+          constant<float>(kBatch * kSlots * kStatsColumns, 0),
+          constant<int32_t>(kBatch, 0)};
+}
+
+// Orders of blocks and threads, all blocks in flight: every block has shared memory of its own, so
+// that what the check sees there are the threads of one block.
+template <class Params>
+void check(const Params& params, cuda::WorkspaceSize (*size)(const Params&),
+           cudaError_t (*launch)(const Params&, cuda::Workspace, cuda::Queue)) {
+  const cuda::WorkspaceSize wanted = size(params);
+  const cuda::Workspace scratch = {constant<char>(wanted.bytes + 1, -1),
+                                   constant<uint32_t>(wanted.tickets + 1, 0)};
+  for (uint64_t seed = 0; seed < 3; ++seed) {
+    emulator_configure(seed, 64);
+    if (launch(params, scratch, {nullptr, 2}) == cudaSuccess) continue;
+    fprintf(stderr, "%s\n", emulator_error());
+    exit(1);
+  }
+}
+
+void row_stats(int) {
+  RowStatsParams params = {};
+  params.batch = kBatch;
+  params.logits = logits(1);
+  params.sampling = sampling();
+  params.token = below<int64_t>(kBatch, kVocab);
+  params.stats = constant<float>(kBatch * kStatsColumns, 0);
+  check(params, cuda::row_stats_workspace, cuda::row_stats);
+}
+
+void sample(int rule) {
+  SampleParams params = {};
+  params.batch = kBatch;
+  params.rows = rows();
+  params.logits = logits(1);
+  params.sampling = sampling();
+  params.seed = below<int64_t>(kBatch, 99);
+  params.rule = static_cast<Rule>(rule);
+  params.rng_round = constant<int64_t>(kBatch, 0);
+  params.position = constant<int64_t>(kBatch, 0);
+  params.tokens = constant<int64_t>(kBatch, 0);
+  check(params, cuda::sample_workspace, cuda::sample);
+}
+
+void proposal_reset(int) {
+  ProposalResetParams params = {};
+  params.proposal = proposal();
+  params.rows = rows();
+  params.rules = rules();
+  params.rng_round = constant<int64_t>(kBatch, 0);
+  params.out_max_length = constant<int32_t>(kBatch, 0);
+  params.out_live = constant<bool>(kBatch, 0);
+  params.round = constant<int64_t>(kBatch, 0);
+  check(params, cuda::proposal_reset_workspace, cuda::proposal_reset);
+}
+
+void proposal_load(int) {
+  ProposalLoadParams params = {};
+  params.proposal = proposal();
+  params.rows = rows();
+  params.source = below<int64_t>(kBatch * kSlots, kVocab);
+  params.columns = kSlots;
+  params.logits = logits(kSlots);
+  params.sampling = sampling();
+  params.mask = {constant<int32_t>(kBatch * kSlots * (kVocab / 32 + 1), -2),
+                 kSlots * (kVocab / 32 + 1), kVocab / 32 + 1, kVocab / 32 + 1};
+  params.rules = rules();
+  params.max_length = constant<int32_t>(kBatch, kSlots);
+  check(params, cuda::proposal_load_workspace, cuda::proposal_load);
+}
+
+void draft_step(int rule) {
+  DraftStepParams params = {};
+  params.proposal = proposal();
+  params.rows = rows();
+  params.logits = logits(1);
+  params.sampling = sampling();
+  params.seed = below<int64_t>(kBatch, 99);
+  params.position = constant<int64_t>(kBatch, 0);
+  params.round = constant<int64_t>(kBatch, 0);
+  params.max_length = constant<int32_t>(kBatch, kSlots);
+  params.rules = rules();
+  params.rule = static_cast<Rule>(rule);
+  params.kept_logits = constant<float>(kBatch * kSlots * kVocab, 0);
+  params.kept_rows = kBatch;
+  params.kept_batch_stride = kSlots * kVocab;
+  params.kept_row_stride = kVocab;
+  params.next_token = constant<int64_t>(kBatch, 0);
+  check(params, cuda::draft_step_workspace, cuda::draft_step);
+}
+
+void verify(int rule) {
+  VerifyParams params = {};
+  params.batch = kBatch;
+  params.slots = kSlots;
+  params.rows = rows();
+  params.target = logits(kSlots + 1);
+  params.sampling = sampling();
+  params.seed = below<int64_t>(kBatch, 99);
+  params.draft_tokens = below<int64_t>(kBatch * kSlots, kVocab);
+  params.length = constant<int32_t>(kBatch, kSlots);
+  params.live = constant<bool>(kBatch, 1);
+  params.round = constant<int64_t>(kBatch, 0);
+  params.draft = logits(kSlots);
+  params.draft_rows = kBatch;
+  params.stats = array<float>(kBatch * kSlots * kStatsColumns, [](int64_t i) {
+    const int64_t column = i % kStatsColumns;
+    return column == kLse           ? 14.0
+           : column == kCutoff      ? -INFINITY
+           : column == kTemperature ? 1.0
+                                    : -7.0;
+  });
+  params.rule = static_cast<Rule>(rule);
+  params.raw_logprobs = true;
+  params.position = constant<int64_t>(kBatch, 0);
+  params.tokens = constant<int64_t>(kBatch * (kSlots + 1), 0);
+  params.num_accepted = constant<int32_t>(kBatch, 0);
+  params.num_emitted = constant<int32_t>(kBatch, 0);
+  params.last_token = constant<int64_t>(kBatch, 0);
+  params.status = constant<int32_t>(kBatch, 0);
+  params.accept_prob = constant<float>(kBatch * kSlots, 0);
+  params.logprobs = constant<float>(kBatch * (kSlots + 1), 0);
+  check(params, cuda::verify_workspace, cuda::verify);
+  params.overlap = constant<float>(kBatch * kSlots, 0);
+  check(params, cuda::verify_workspace, cuda::verify);
+}
+
+BanditUpdateParams update() {
+  BanditUpdateParams params = {};
+  params.batch = kBatch;
+  params.slots = kSlots;
+  params.groups = kGroups;
+  params.arms = kArms;
+  params.table_slots = 1;
+  params.rows = rows();
+  params.arm = below<int32_t>(kBatch, kArms);
+  params.length = constant<int32_t>(kBatch, kSlots);
+  params.live = constant<bool>(kBatch, 1);
+  params.stop_reason = constant<int32_t>(kBatch, 1);
+  params.num_accepted = constant<int32_t>(kBatch, 1);
+  params.status = constant<int32_t>(kBatch, 0);
+  params.group = below<int32_t>(kBatch, kGroups);
+  params.params = constant<double>(kBanditParams, 0.5);
+  params.cost_ratio = constant<float>(1, 0.1);
+  params.rule_kind = constant<int32_t>(kArms, static_cast<double>(StopKind::kAdaEdl));
+  params.count = constant<double>(kGroups * kArms, 3);
+  params.reward_sum = constant<double>(kGroups * kArms, 1);
+  params.reward_sq = constant<double>(kGroups * kArms, 1);
+  params.tokens = constant<double>(kGroups * kArms, 2);
+  params.cost = constant<double>(kGroups * kArms, 1);
+  params.memory = constant<float>(kBatch * kArms * kRuleParams, 0.5);
+  return params;
+}
+
+BanditSelectParams select(const BanditUpdateParams& round, int policy) {
+  BanditSelectParams params = {};
+  params.batch = kBatch;
+  params.rows = rows();
+  params.tables = {kGroups,         kArms,        1,          round.count, round.reward_sum,
+                   round.reward_sq, round.tokens, round.cost, round.params};
+  params.seed = constant<int64_t>(1, 7);
+  params.group = round.group;
+  params.policy = static_cast<Policy>(policy);
+  params.slots = kSlots;
+  params.calls = constant<int64_t>(1, 0);
+  params.arm = constant<int32_t>(kBatch, 0);
+  return params;
+}
+
+void bandit_select(int policy) {
+  check(select(update(), policy), cuda::bandit_select_workspace, cuda::bandit_select);
+}
+
+void bandit_update(int) { check(update(), cuda::bandit_update_workspace, cuda::bandit_update); }
+
+void bandit_step(int policy) {
+  const BanditUpdateParams round = update();
+  check(cuda::BanditStepParams{round, select(round, policy)}, cuda::bandit_step_workspace,
+        cuda::bandit_step);
+}
+
+const struct {
+  const char* name;
+  void (*run)(int);
+} kOps[] = {{"row_stats", row_stats},           {"sample", sample},
+            {"proposal_reset", proposal_reset}, {"proposal_load", proposal_load},
+            {"draft_step", draft_step},         {"verify", verify},
+            {"bandit_select", bandit_select},   {"bandit_update", bandit_update},
+            {"bandit_step", bandit_step}};
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  for (const auto& op : kOps) {
+    if (count == 3 && op.name == std::string(arguments[1])) {
+      op.run(atoi(arguments[2]));
+      return 0;
+    }
+  }
+  fprintf(stderr, "usage: race_check OP NUMBER\n");
+  return 2;
+}
