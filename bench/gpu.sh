@@ -5,7 +5,7 @@
 #
 # builds in place, tests what needs a GPU, runs the benchmark. Nothing is downloaded. A step that
 # fails, or a package that is missing, does not stop the others; the table comes last.
-# OUTDIR: gpu.log (everything printed), gpu.jsonl (the rows), one log for each step.
+# OUTDIR: gpu.log (what is printed), gpu.jsonl (the rows), steps.log (all that the steps said).
 # PEERS: a folder with the packages of bench/gpu_peers.py, for comparison. PYTHON: default python3.
 set -u
 if [ $# -lt 1 ] || [ $# -gt 2 ] || [ ! -d "${2:-.}" ]; then
@@ -24,6 +24,7 @@ export TRITON_CACHE_DIR="${TMPDIR:-/tmp}/tapout-gpu/triton"
 export FLASHINFER_WORKSPACE_BASE="${TMPDIR:-/tmp}/tapout-gpu"
 unset TRITON_INTERPRET TAPOUT_BACKEND
 readonly TAIL=15 # lines of a step's log that are printed too
+LOG=$(mktemp)
 STEPS=()
 FAILED=0
 
@@ -37,9 +38,11 @@ step() {
     return 1
   fi
   echo "== $name: $*"
-  timeout --kill-after=5 $((limit < left ? limit : left)) "$@" > "$OUT/$name.log" 2>&1
+  # An interrupted pytest still says what failed.
+  timeout --signal=INT --kill-after=15 $((limit < left ? limit : left)) "$@" > "$LOG" 2>&1
   status=$?
-  tail -n "$TAIL" "$OUT/$name.log"
+  tail -n "$TAIL" "$LOG"
+  { echo "== $name: $*" && cat "$LOG"; } >> "$OUT/steps.log"
   case $status in
     0) STEPS+=("$name|ok|$((SECONDS - begin))") ;;
     124 | 137) STEPS+=("$name|stopped after its limit|$((SECONDS - begin))") ;;
@@ -81,11 +84,11 @@ else
   TAPOUT_CUDA_ARCHITECTURES=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader \
     2> /dev/null | head -n 1 | tr -d .)
   export TAPOUT_CUDA_ARCHITECTURES
-  step build 180 "$PYTHON" setup.py -q build_ext --inplace
+  step build 150 "$PYTHON" setup.py -q build_ext --inplace
 fi
 step environment 30 "$PYTHON" -m tapout_engine env
 if [ -n "$PEERS" ]; then # compiled beside the tests, ready for the benchmark
-  timeout --kill-after=5 150 "$PYTHON" bench/gpu_peers.py "$PEERS" > "$OUT/peers.log" 2>&1 &
+  timeout --kill-after=5 150 "$PYTHON" bench/gpu_peers.py "$PEERS" >> "$OUT/steps.log" 2>&1 &
   COMPILING=$!
 fi
 if has pytest; then
@@ -94,17 +97,24 @@ if has pytest; then
   has xdist && OPTIONS+=(-n $((JOBS < 12 ? JOBS : 12)) --dist loadgroup)
   export TAPOUT_TEST_BACKENDS=reference,triton TAPOUT_TEST_MODEL=skip
   [ -f "$LIBRARY" ] && TAPOUT_TEST_BACKENDS+=,cuda
-  step tests 110 "$PYTHON" -m pytest "${OPTIONS[@]}" -m gpu tests
-  step matrix 110 "$PYTHON" -m pytest "${OPTIONS[@]}" -m "not slow and not gpu" \
-    -k "triton or cuda" tests/test_conformance.py tests/test_law_chi2.py tests/test_invariance.py
+  step tests 100 "$PYTHON" -m pytest "${OPTIONS[@]}" -m gpu tests
+  MATRIX=(tests/test_conformance.py tests/test_law_chi2.py tests/test_invariance.py)
+  for backend in cuda triton; do
+    step "matrix-$backend" 60 "$PYTHON" -m pytest "${OPTIONS[@]}" -m "not slow and not gpu" \
+      -k $backend "${MATRIX[@]}"
+  done
 else
   STEPS+=("tests|no pytest|0")
   FAILED=1
 fi
 if [ -n "$PEERS" ]; then
   wait "$COMPILING"
-  cat "$OUT/peers.log"
 fi
+readonly SANITIZERS=85 # seconds, if the benchmark can spare them
+LEFT=$((END - SECONDS))
+[ $LEFT -gt $((SANITIZERS + 90)) ] && LEFT=$((LEFT - SANITIZERS))
+step benchmark "$LEFT" "$PYTHON" bench/bench_gpu.py --out "$OUT/gpu.jsonl" \
+  --seconds $((LEFT - 25)) ${PEERS:+--peers "$PEERS"}
 SANITIZER=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)
 for tool in memcheck racecheck; do
   if [ -z "$SANITIZER" ]; then
@@ -116,9 +126,6 @@ for tool in memcheck racecheck; do
       --error-exitcode 9 "$PYTHON" bench/gpu_once.py
   fi
 done
-SECONDS_LEFT=$((END - SECONDS))
-step benchmark "$SECONDS_LEFT" "$PYTHON" bench/bench_gpu.py --out "$OUT/gpu.jsonl" \
-  --seconds $((SECONDS_LEFT - 25)) ${PEERS:+--peers "$PEERS"}
 
 echo
 echo "step          seconds  status"

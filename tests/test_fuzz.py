@@ -14,7 +14,8 @@ from tapout_kernels import Proposal, RngState, SamplingParams
 
 OK, BAD_DRAFT = 0, 3
 INF = math.inf
-LOGIT = st.sampled_from([0.0, -0.0, 1.0, -3.5, 80.0, -80.0, 3e38, -3e38, 1e-40, -INF] * 3
+LOGIT = st.sampled_from([0.0, -0.0, 1.0, -3.5, 80.0, -80.0, 3e38, -3e38, 1e-40, -INF,
+                         1e10, -1e10, -1e12, 1e15, -1e20] * 3
                         + [INF, math.nan])  # fmt: skip
 TEMPERATURE = st.sampled_from([1.0, 0.0, 1e-6, 1e-3, 0.7, 1e30, INF, -1.0, math.nan])
 TOP_K = st.sampled_from([0, 1, 2, 3, 100, -1, (1 << 31) - 1])

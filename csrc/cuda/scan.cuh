@@ -98,11 +98,12 @@ __device__ inline void keep_chunk(const LaneChunk<T>& chunk, const Place& place,
   }
 }
 
-constexpr float kHuge = 0x1p100f;  // beyond, a maximum is taken out before the product with 1/T
+constexpr float kHuge = 0x1p24f;  // below, what rounding loses of a product is at most 1/2
 
 // Sets sum and dev relative to record.max; four sums side by side, combined in a fixed tree.
 //   exponents are fma(z, rate, -c), c = m * rate rounded: one rounding each. What c lost is the
-//   same for all of a chunk, and is put back into the sums.
+//   same for all of a chunk, and is put back into the sums. A huge maximum is taken out first: it
+//   could lose more than an exponent holds.
 template <bool kDev>
 __device__ inline void sum_logits(LaneLogits& lane, float rate, Record& record) {
   float base = base_of(record.max), center = base * rate;

@@ -91,6 +91,8 @@ _implementations = torch.library.Library("tapout_kernels", "IMPL")
 
 def install(backend: str, device: str) -> None:
     """Let the overloads of a backend, and ``backend=`` its name, take tensors of the host."""
+    if backend == "cuda" and _library.CUDA_UNAVAILABLE is not None:
+        raise RuntimeError(f"backend 'cuda' must run here but is off: {_library.CUDA_UNAVAILABLE}")
     for op in SCHEMAS:
         overload = getattr(getattr(torch.ops.tapout_kernels, op), backend)
         _implementations.impl(f"{op}.{backend}", there_and_back(device, op, overload), "CPU")
