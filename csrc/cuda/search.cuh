@@ -1,162 +1,21 @@
 // Cutoffs of top-k, top-p and min-p (core/sampling.h) without a sort, by the block that finishes a
 // row. Maxima of groups bound the cutoff from below: k groups reach the k-th largest of them. Only
-// groups that reach the bound are listed and read again; the logits in them that reach it are the
-// candidates, mostly few enough for shared memory. A search is a histogram of their order keys and
-// another one of the bin that it ends in. Counts and masses are integers (mass in units of 2^-40),
-// so no order changes them.
+// groups that reach the bound are listed and read again; the cutoff is searched among the logits in
+// them that reach it, the candidates.
 #pragma once
 
-#include "block.cuh"
-#include "row.cuh"
-#include "scratch.h"
+#include "candidates.cuh"
+#include "histogram.cuh"
 
 namespace tapout::cuda {
 
-constexpr float kMassUnit = 0x1p40f;
 constexpr uint64_t kSlack = 32;  // groups beyond k that are cheaper to list than to search for
-
-__device__ inline uint64_t mass_units(float weight) {
-  return static_cast<uint64_t>(weight * kMassUnit);
-}
 
 struct Filtered {
   float cutoff;
   double kept;     // mass, relative to the maximum
   int32_t listed;  // groups
 };
-
-// visit(batch, place, chunk) for four listed groups at a time, by each warp.
-template <class T, class Visit>
-__device__ inline void for_listed(const Row<T>& row, const int32_t* listed, int32_t count,
-                                  const Visit& visit) {
-  const int32_t batches = ceil_divide(count, kChunkGroups);
-  for (int32_t batch = warp_id(); batch < batches; batch += kWarps) {
-    const Place place = place_of_listed(row, listed, count, batch);
-    LaneChunk<T> chunk = load_chunk(row, place);
-    if (row.mask) apply_mask(row, place, chunk);
-    visit(batch, place, chunk);
-  }
-}
-
-// Logits that may be kept, with the place of their group in the list: in shared memory, or where
-// they do not fit read again each time.
-template <class T>
-struct Candidates {
-  const Row<T>& row;
-  const RowScratch& scratch;
-  int32_t listed;
-  float bound;
-  int32_t count;
-  float* logit;  // [kNearby], and the next
-  int32_t* home;
-
-  __device__ bool nearby() const { return count <= kNearby; }
-
-  // visit(logit) for this lane's part of a listed group.
-  template <class Visit>
-  __device__ void each_of(int32_t group, const Visit& visit) const {
-    constexpr int kInVector = Elements<T>::kInVector;
-    const int32_t first = scratch.listed[group] * kGroup;
-#pragma unroll
-    for (int i = 0; i < kGroup / 32; i += kInVector) {
-      const int32_t column = first + i * 32 + lane_id() * kInVector;
-      Vec16Bytes vector = load_vector(row, column);
-      if (row.mask) apply_mask(row, column, vector);
-#pragma unroll
-      for (int k = 0; k < kInVector; ++k) {
-        const float z = element<T>(vector, k);
-        if (z >= bound) visit(z);
-      }
-    }
-  }
-
-  // visit(logit, home); no collective in it.
-  template <class Visit>
-  __device__ void each(const Visit& visit) const {
-#pragma unroll 1
-    for (int32_t i = threadIdx.x; i < count && nearby(); i += kThreads) visit(logit[i], home[i]);
-#pragma unroll 1
-    for (int32_t group = warp_id(); group < listed && !nearby(); group += kWarps) {
-      each_of(group, [&](float z) { visit(z, group); });
-    }
-  }
-};
-
-// ---- histograms ---------------------------------------------------------------------------------
-
-// Where a cutoff is: keys of `range`, of measure `inside`; `above` is that of every key above it.
-struct Window {
-  KeyRange range;
-  uint64_t above;
-  uint64_t inside;
-};
-
-// Two additions of 32 bits: shared memory has no faster one of 64.
-__device__ inline void add_to_bin(uint64_t* bin, uint64_t amount) {
-  uint32_t* const word = reinterpret_cast<uint32_t*>(bin);
-  const uint32_t low = static_cast<uint32_t>(amount), before = shared_add(word, low);
-  const uint32_t high = static_cast<uint32_t>(amount >> 32) + (before + low < low);
-  if (high != 0) shared_add(word + 1, high);
-}
-
-struct alignas(16) Found {
-  uint64_t above;
-  uint64_t inside;
-  int32_t bin;
-};
-
-// The bin that reaches the goal from above, or the lowest with any measure if none does.
-__device__ inline Found reaching_bin(const uint64_t (&bins)[kBins], uint64_t above, uint64_t goal) {
-  SHARED(uint64_t, sums, [kWarps]);
-  SHARED(Found, found, [1]);
-  constexpr int kShare = kBins / kThreads;
-  const int last = static_cast<int>(kBins) - 1 - static_cast<int>(threadIdx.x) * kShare;
-  uint64_t own = 0;
-#pragma unroll 8
-  for (int i = 0; i < kShare; ++i) own += bins[last - i];
-  const Running<uint64_t> running = block_running(own, sums);
-  goal = min(goal, above + running.total);
-  if (above + running.before < goal && above + running.after >= goal) {
-    uint64_t reached = above + running.before;
-    int bin = last;
-    while (reached + bins[bin] < goal) reached += bins[bin--];
-    found[0] = {reached, bins[bin], bin};
-  }
-  __syncthreads();
-  return found[0];
-}
-
-// One histogram of a window. each(visit) visits logits, amount(logit) is what one counts.
-template <class Each, class Amount>
-__device__ inline Window narrowed(const Window& window, int shift, uint64_t goal,
-                                  uint64_t (&bins)[kBins], const Each& each, const Amount& amount) {
-#pragma unroll 8
-  for (int bin = threadIdx.x; bin < kBins; bin += kThreads) bins[bin] = 0;
-  __syncthreads();
-  const KeyRange range = window.range;
-  each([&](float logit, int32_t) {
-    const uint32_t key = order_key(logit + 0.0f);  // -0 becomes +0
-    if (key < range.low || key > range.high) return;
-    add_to_bin(bins + ((key - range.low) >> shift), amount(logit));
-  });
-  __syncthreads();
-  const Found found = reaching_bin(bins, window.above, goal);
-  return {bin_range(range, shift, found.bin), found.above, found.inside};
-}
-
-// The largest logit t with measure{z >= t} >= goal > 0, or the smallest that has any measure.
-template <class Each, class Amount>
-__device__ inline float largest_reaching(KeyRange range, int precision, uint64_t goal,
-                                         uint64_t (&bins)[kBins], const Each& each,
-                                         const Amount& amount) {
-  Window window = {range, 0, 0};
-  int shift;
-  do {
-    shift = bin_shift(window.range, precision);
-    window = narrowed(window, shift, goal, bins, each, amount);
-  } while (shift > precision);
-  return bin_value(window.range);
-}
 
 // ---- bounds -------------------------------------------------------------------------------------
 
@@ -248,29 +107,6 @@ __device__ inline int32_t list_groups(const GroupMaxima& maxima, float bound, in
   }
   __syncthreads();
   return running.total;
-}
-
-// Copies the candidates into shared memory as far as they fit; sets their number. `taken` is 0.
-template <class T>
-__device__ inline void gather(Candidates<T>& candidates, uint32_t (&taken)[1]) {
-  for_listed(candidates.row, candidates.scratch.listed, candidates.listed,
-             [&](int32_t batch, const Place&, const LaneChunk<T>& chunk) {
-               constexpr int kInGroup = kLaneIds / kChunkGroups;
-               uint32_t own = 0;
-#pragma unroll
-               for (int e = 0; e < kLaneIds; ++e) own += chunk.logit(e) >= candidates.bound;
-               if (own == 0) return;
-               uint32_t at = shared_add(taken, own);
-#pragma unroll
-               for (int e = 0; e < kLaneIds; ++e) {
-                 const float z = chunk.logit(e);
-                 if (!(z >= candidates.bound) || at >= kNearby) continue;
-                 candidates.logit[at] = z;
-                 candidates.home[at++] = batch * kChunkGroups + e / kInGroup;
-               }
-             });
-  __syncthreads();
-  candidates.count = static_cast<int32_t>(taken[0]);
 }
 
 // ---- what is kept -------------------------------------------------------------------------------
