@@ -124,6 +124,17 @@ def test_a_huge_temperature_counts_as_the_largest(backend, temperature):
     assert stats[2].item() == pytest.approx(1 / (1 + 2 * weight), rel=1e-5)
 
 
+@pytest.mark.parametrize("fill", [-1e4, -1e10, -1e12, -1e20, -1e30, -3e38])
+def test_ids_far_below_the_rest_weigh_nothing(backend, fill):
+    """Engines forbid ids by such logits; here in whole chunks, beside one that is all of it."""
+    logits = torch.full((2, 3000), fill)
+    logits[0, :3] = 0.0
+    stats = tk.row_stats(logits, SamplingParams(), backend=backend)
+    found = stats[:, [1, 2]].tolist()  # entropy, probability of the maximum
+    assert found[0] == pytest.approx([math.log(3), 1 / 3], rel=1e-5)
+    assert found[1] == pytest.approx([math.log(3000), 1 / 3000], rel=1e-5)
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1e-6, 9e-6])
 def test_temperature_zero_is_the_lowest_argmax(backend, temperature):
     rows = torch.zeros(1, 3000)
