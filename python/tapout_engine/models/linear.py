@@ -1,0 +1,49 @@
+"""Matrix products whose weights are laid out once for the machine they run on.
+
+A forward of a few tokens reads every weight and does little with it.  oneDNN repacks the weights of
+a plain ``F.linear`` at each call; packed beforehand it streams them about twice as fast.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _packs(weight: Tensor) -> bool:
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype in (torch.bfloat16, torch.float32)
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+class Linear(nn.Module):
+    """y = x W^T + b for inference; ``pack`` once the weights are final.
+
+    Parameters
+    ----------
+    weight : Tensor
+        [out, in].
+    bias : Tensor, optional
+        [out].
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.packed: Tensor | None = None
+
+    def pack(self, rows: int) -> None:
+        """Lay the weights out for products of about ``rows`` rows; frees the plain ones."""
+        if _packs(self.weight):
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.data, rows)
+            self.weight = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.packed is None:
+            return F.linear(x, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
