@@ -46,4 +46,12 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is None:
             return F.linear(x, self.weight, self.bias)
+        rows = x.numel() // x.shape[-1]
+        if rows > 1:
+            return self._product(x)
+        # oneDNN has another kernel for a single row, which sums in another order: one token would
+        # not get the numbers that it gets beside others.
+        return self._product(x.expand(2, *x.shape[1:]))[:1]
+
+    def _product(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
