@@ -10,6 +10,19 @@ from ..errors import EngineError
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
+def unsupported(config) -> str | None:
+    """What of a ``transformers`` configuration the decoder does not compute, or None."""
+    if config.model_type not in FAMILIES:
+        return f"model_type must be one of {', '.join(FAMILIES)}, got {config.model_type!r}"
+    if config.hidden_act != "silu":
+        return f"hidden_act must be 'silu', got {config.hidden_act!r}"
+    if getattr(config, "mlp_bias", False):
+        return "feed-forwards must have no bias, got mlp_bias"
+    if getattr(config, "sliding_window", None) is not None:
+        return f"attention must be full, got a sliding window of {config.sliding_window}"
+    return None
+
+
 @dataclass(frozen=True)
 class DecoderConfig:
     """Sizes of a decoder of pre-normed layers with rotary positions and gated feed-forwards."""
@@ -35,16 +48,9 @@ class DecoderConfig:
         EngineError
             For an architecture that this decoder does not compute.
         """
-        kind = config.model_type
-        if kind not in FAMILIES:
-            known = ", ".join(FAMILIES)
-            raise EngineError(f"Decoder: model_type must be one of {known}, got {kind!r}")
-        for name, wanted in (("hidden_act", "silu"), ("mlp_bias", False)):
-            if getattr(config, name, wanted) != wanted:
-                got = getattr(config, name)
-                raise EngineError(f"Decoder: {name} must be {wanted!r}, got {got!r}")
-        if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
-            raise EngineError("Decoder: attention must be full, got sliding windows")
+        reason = unsupported(config)
+        if reason:
+            raise EngineError(f"Decoder: {reason}")
         heads = config.num_attention_heads
         return cls(
             vocab_size=config.vocab_size,
@@ -56,6 +62,6 @@ class DecoderConfig:
             intermediate_size=config.intermediate_size,
             norm_eps=config.rms_norm_eps,
             max_length=config.max_position_embeddings,
-            qkv_bias=kind == "qwen2" or bool(getattr(config, "attention_bias", False)),
-            qk_norm=kind == "qwen3",
+            qkv_bias=config.model_type == "qwen2" or bool(getattr(config, "attention_bias", False)),
+            qk_norm=config.model_type == "qwen3",
         )

@@ -8,10 +8,14 @@ attention kernel would order its sums by the width.
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from collections.abc import Collection
+from dataclasses import replace
 
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..skipping import kept_layers
 from .cache import StaticCache, visible
 from .config import DecoderConfig
 from .linear import Linear
@@ -25,7 +29,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 class Step:
@@ -41,14 +45,13 @@ class Step:
 class Attention(nn.Module):
     """Grouped-query attention over the cache; queries, keys and values in one product."""
 
-    def __init__(self, config: DecoderConfig, layer: int, qkv: Linear, out: Linear):
+    def __init__(self, config: DecoderConfig, qkv: Linear, out: Linear):
         super().__init__()
-        self.config, self.layer = config, layer
-        self.qkv, self.out = qkv, out
+        self.config, self.qkv, self.out = config, qkv, out
         self.q_norm: RMSNorm | None = None
         self.k_norm: RMSNorm | None = None
 
-    def forward(self, x: Tensor, step: Step, cache: StaticCache) -> Tensor:
+    def forward(self, x: Tensor, layer: int, step: Step, cache: StaticCache) -> Tensor:
         batch, n, _ = x.shape
         c = self.config
         heads = self.qkv(x).view(batch, n, -1, c.head_dim).transpose(1, 2)
@@ -56,8 +59,8 @@ class Attention(nn.Module):
         if self.q_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         query, key = rotate(query, step.cos, step.sin), rotate(key, step.cos, step.sin)
-        cache.store(self.layer, step.slots, key, value)
-        mixed = self.attend(query, *cache.load(self.layer, step.visible), step.hidden)
+        cache.store(layer, step.slots, key, value)
+        mixed = self.attend(query, *cache.load(layer, step.visible), step.hidden)
         return self.out(mixed.transpose(1, 2).reshape(batch, n, -1))
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor) -> Tensor:
@@ -80,7 +83,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, -1)
-        return self.down(F.silu(gate) * up)
+        return self.down(functional.silu(gate) * up)
 
 
 class Layer(nn.Module):
@@ -89,8 +92,8 @@ class Layer(nn.Module):
         self.attention, self.feed = attention, feed
         self.before, self.between = before, between
 
-    def forward(self, x: Tensor, step: Step, cache: StaticCache) -> Tensor:
-        x = x + self.attention(self.before(x), step, cache)
+    def forward(self, x: Tensor, layer: int, step: Step, cache: StaticCache) -> Tensor:
+        x = x + self.attention(self.before(x), layer, step, cache)
         return x + self.feed(self.between(x))
 
 
@@ -116,16 +119,30 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         self.config = config
-        self.embedding = nn.Parameter(embedding, requires_grad=False)
+        self.embedding = nn.Parameter(embedding, requires_grad=False)  # of the same memory
         self.layers = nn.ModuleList(layers)
         self.norm, self.head, self.rotary = norm, head, rotary
 
     def pack(self, rows: int = 8) -> Decoder:
-        """Lay out the weights for forwards of about ``rows`` tokens (see :class:`.linear.Linear`)."""
+        """Lay out the weights for forwards of about ``rows`` tokens (see :class:`Linear`)."""
         for module in self.modules():
             if isinstance(module, Linear):
                 module.pack(rows)
         return self
+
+    def without(self, skip: Collection[int]) -> Decoder:
+        """A shallower decoder on the same weights, some layers left out.
+
+        Raises
+        ------
+        EngineError
+            For layers that do not exist, or if none is left.
+        """
+        kept = kept_layers(len(self.layers), skip)
+        return Decoder(
+            replace(self.config, num_layers=len(kept)), self.embedding,
+            [self.layers[layer] for layer in kept], self.norm, self.head, self.rotary,
+        )  # fmt: skip
 
     def cache(self, batch: int, slots: int) -> StaticCache:
         """An empty cache for ``batch`` rows of up to ``slots`` tokens."""
@@ -165,9 +182,9 @@ class Decoder(nn.Module):
             [B, n, hidden]: the last hidden state, normed; see :meth:`logits`.
         """
         step = self._step(input_ids.shape[1], start, cache, length, tree_mask)
-        x = F.embedding(input_ids, self.embedding)
-        for layer in self.layers:
-            x = layer(x, step, cache)
+        x = functional.embedding(input_ids, self.embedding)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, index, step, cache)
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

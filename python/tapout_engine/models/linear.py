@@ -1,14 +1,14 @@
 """Matrix products whose weights are laid out once for the machine they run on.
 
 A forward of a few tokens reads every weight and does little with it.  oneDNN repacks the weights of
-a plain ``F.linear`` at each call; packed beforehand it streams them about twice as fast.
+a plain ``linear`` at each call; packed beforehand it streams them about twice as fast.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 def _packs(weight: Tensor) -> bool:
@@ -45,7 +45,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is None:
-            return F.linear(x, self.weight, self.bias)
+            return functional.linear(x, self.weight, self.bias)
         rows = x.numel() // x.shape[-1]
         if rows > 1:
             return self._product(x)

@@ -33,7 +33,7 @@ def decoder_of(model: nn.Module, max_length: int | None = None) -> Decoder:
     """
     config = DecoderConfig.of(model.config)
     body = model.model
-    layers = [_layer(config, i, layer) for i, layer in enumerate(body.layers)]
+    layers = [_layer(config, layer) for layer in body.layers]
     embedding = _plain(body.embed_tokens.weight)
     rotary = Rotary(
         body.rotary_emb.inv_freq, body.rotary_emb.attention_scaling,
@@ -43,10 +43,10 @@ def decoder_of(model: nn.Module, max_length: int | None = None) -> Decoder:
     return Decoder(config, embedding, layers, norm, _fused(model.lm_head), rotary)
 
 
-def _layer(config: DecoderConfig, index: int, layer: nn.Module) -> Layer:
+def _layer(config: DecoderConfig, layer: nn.Module) -> Layer:
     mine, mlp = layer.self_attn, layer.mlp
     qkv = _fused(mine.q_proj, mine.k_proj, mine.v_proj)
-    attention = Attention(config, index, qkv, _fused(mine.o_proj))
+    attention = Attention(config, qkv, _fused(mine.o_proj))
     if config.qk_norm:
         attention.q_norm = _norm(config, mine.q_norm)
         attention.k_norm = _norm(config, mine.k_norm)
