@@ -51,6 +51,9 @@ print(json.dumps({**found, "softmax": count() - before}))
 """
 
 
+pytestmark = pytest.mark.xdist_group("memory")  # compiled once
+
+
 @pytest.fixture(scope="module")
 def allocated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     library = tmp_path_factory.mktemp("memory") / "count_bytes.so"

@@ -4,8 +4,9 @@ import sys
 
 from tapout_engine import Controller, Request, SpeculativeDecoder
 from tapout_engine.adapters.huggingface import HFModel, HFTokenizer
-from tapout_engine.adapters.self_draft import middle_layers, skip_layers
+from tapout_engine.adapters.self_draft import skip_layers
 from tapout_engine.loading import DEFAULT_TARGET, load
+from tapout_engine.skipping import middle_layers
 
 
 def main(model: str = DEFAULT_TARGET) -> None:

@@ -103,7 +103,7 @@ def _decode_all(session: Session, drafter: NamedDrafter, lookup: NamedDrafter) -
 
 def _request(session: Session, prompt: str, temperature: float) -> Request:
     tokens = session.tokenizer.encode(prompt)
-    return Request(tokens, NEW_TOKENS, temperature, eos=session.loaded.eos)
+    return Request(tokens, NEW_TOKENS, temperature, eos=session.eos)
 
 
 def _decoders(session: Session, drafter: NamedDrafter, lookup: NamedDrafter) -> dict[str, Decoder]:

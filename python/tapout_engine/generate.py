@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
         min_p=arguments.min_p,
         seed=arguments.seed,
         stop=arguments.stop,
-        eos=session.loaded.eos,
+        eos=session.eos,
     )
     decoder = SpeculativeDecoder(
         session.target, drafter.drafter, controller, session.tokenizer,

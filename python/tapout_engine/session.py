@@ -10,7 +10,8 @@ from .adapters.prompt_lookup import PromptLookupDrafter
 from .arms import LENGTH_ARMS, TAPOUT_ARMS, Arm
 from .engine import Drafter
 from .errors import EngineError
-from .loading import DEFAULT_TARGET, LoadedModel, Notify, load
+from .loading import DEFAULT_TARGET, Notify, load
+from .skipping import middle_layers
 
 
 class NamedDrafter(NamedTuple):
@@ -36,15 +37,17 @@ class Session:
         self, target: str = DEFAULT_TARGET, dtype: str = "float32", notify: Notify | None = None
     ):
         self.dtype = dtype
-        self.loaded: LoadedModel = load(target, dtype, notify)
-        from .adapters.huggingface import HFModel, HFTokenizer
+        loaded = load(target, dtype, notify)
+        from .adapters.huggingface import HFTokenizer
+        from .adapters.models import model_of
 
-        self.target = HFModel(self.loaded.model)
-        self.tokenizer = HFTokenizer(self.loaded.tokenizer)
+        self.model_name, self.eos = loaded.name, loaded.eos
+        self.target = model_of(loaded.model)
+        self.tokenizer = HFTokenizer(loaded.tokenizer)
 
     @property
     def name(self) -> str:
-        return f"{self.loaded.name}, {str(self.target.dtype).removeprefix('torch.')}"
+        return f"{self.model_name}, {str(self.target.dtype).removeprefix('torch.')}"
 
     def drafter(self, kind: str, skip: Sequence[int] | None = None) -> NamedDrafter:
         """``self``, ``prompt-lookup``, or the path of a model."""
@@ -56,26 +59,24 @@ class Session:
         return self._other_model(kind)
 
     def _self_draft(self, skip: Sequence[int] | None) -> NamedDrafter:
-        from .adapters.huggingface import HFModel
-        from .adapters.self_draft import middle_layers, skip_layers
+        from .adapters.models import num_layers, shallower
 
-        model = self.loaded.model
-        total = model.config.num_hidden_layers
+        total = num_layers(self.target)
         skip = middle_layers(total) if skip is None else skip
         name = f"self, {total - len(set(skip))} of {total} layers"
-        return NamedDrafter(HFModel(skip_layers(model, skip)), name, TAPOUT_ARMS)
+        return NamedDrafter(shallower(self.target, skip), name, TAPOUT_ARMS)
 
     def _other_model(self, path: str) -> NamedDrafter:
-        from .adapters.huggingface import HFModel
+        from .adapters.models import model_of
 
         if path != DEFAULT_TARGET and not Path(path).is_dir():
             raise EngineError(
                 f"draft: expected self, prompt-lookup or a model directory, got {path}"
             )
         loaded = load(path, self.dtype)
-        if loaded.tokenizer.get_vocab() != self.loaded.tokenizer.get_vocab():
+        if loaded.tokenizer.get_vocab() != self.tokenizer.tokenizer.get_vocab():
             raise EngineError(
-                f"draft: {loaded.name} must share the vocabulary of {self.loaded.name}, "
+                f"draft: {loaded.name} must share the vocabulary of {self.model_name}, "
                 "their tokenizers differ"
             )
-        return NamedDrafter(HFModel(loaded.model), loaded.name, TAPOUT_ARMS)
+        return NamedDrafter(model_of(loaded.model), loaded.name, TAPOUT_ARMS)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from tapout_engine import SpeculativeDecoder
-from tapout_engine.adapters.huggingface import HFModel
+from tapout_engine.adapters.static import StaticModel
 from tapout_engine.cli import main
 
 from .conftest import run_python, tiny_llama, tiny_tokenizer
@@ -170,7 +170,7 @@ def test_a_wrong_instruction_set_is_one_line():
 
 def test_comparing_warms_both_models_up_before_the_clocks(generate, monkeypatch):
     used, warm = [], []
-    forward, decode = HFModel.forward, SpeculativeDecoder.generate
+    forward, decode = StaticModel.forward, SpeculativeDecoder.generate
 
     def note_forward(self, input_ids):
         used.append(self)
@@ -180,7 +180,7 @@ def test_comparing_warms_both_models_up_before_the_clocks(generate, monkeypatch)
         warm.append({self.target, self.drafter} <= set(used))
         return decode(self, *arguments)
 
-    monkeypatch.setattr(HFModel, "forward", note_forward)
+    monkeypatch.setattr(StaticModel, "forward", note_forward)
     monkeypatch.setattr(SpeculativeDecoder, "generate", note_decode)
     assert generate("--prompt", "abc", "--compare").returncode == 0
     assert warm == [True]

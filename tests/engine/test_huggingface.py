@@ -17,8 +17,9 @@ from tapout_engine import (
 from tapout_engine.adapters import huggingface
 from tapout_engine.adapters.huggingface import HFModel
 from tapout_engine.adapters.prompt_lookup import PromptLookupDrafter
-from tapout_engine.adapters.self_draft import middle_layers, skip_layers
+from tapout_engine.adapters.self_draft import skip_layers
 from tapout_engine.divergence import first_divergence
+from tapout_engine.skipping import middle_layers
 
 from .conftest import tiny_llama
 

@@ -41,7 +41,7 @@ def test_a_missing_model_fails_unless_it_is_skipped_on_purpose(monkeypatch):
 
 def check(session, topic: str, drafts: tuple[str, ...], new_tokens: int) -> None:
     prompt = session.tokenizer.encode(PROMPTS[topic])
-    request = Request(prompt, new_tokens, eos=session.loaded.eos)
+    request = Request(prompt, new_tokens, eos=session.eos)
     plain = PlainDecoder(session.target, session.tokenizer).generate([request])[0]
     for kind in drafts:
         draft = session.drafter(kind)
@@ -68,5 +68,5 @@ def test_longer_greedy_equals_plain_decoding(topic, session):
 def test_it_answers(session):
     prompt = session.tokenizer.encode("What is the capital of France? Answer in one word.")
     decoder = PlainDecoder(session.target, session.tokenizer)
-    result = decoder.generate([Request(prompt, 12, eos=session.loaded.eos)])[0]
+    result = decoder.generate([Request(prompt, 12, eos=session.eos)])[0]
     assert "Paris" in result.text

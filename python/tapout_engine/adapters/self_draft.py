@@ -1,8 +1,4 @@
-"""A drafter made of the target itself: the same weights, some layers skipped.
-
-Zhang et al., "Draft & Verify: lossless acceleration via self-speculative decoding",
-arXiv 2309.08168.
-"""
+"""A Hugging Face model's own weights with some layers skipped, as a drafter."""
 
 from __future__ import annotations
 
@@ -13,16 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import EngineError, not_installed
-
-
-def middle_layers(total: int, fraction: float = 0.2) -> tuple[int, ...]:
-    """Layers to skip when nothing better is known: a block in the middle.
-
-    A default, not a search: the paper searches for the layers to skip, model by model.
-    """
-    count = min(max(1, round(fraction * total)), total - 1)
-    first = (total - count) // 2
-    return tuple(range(first, first + count))
+from ..skipping import kept_layers
 
 
 def skip_layers(model: nn.Module, skip: Collection[int]) -> nn.Module:
@@ -40,13 +27,7 @@ def skip_layers(model: nn.Module, skip: Collection[int]) -> nn.Module:
     EngineError
         For indices that do not exist, or if no layer is left.
     """
-    total = model.config.num_hidden_layers
-    outside = sorted(set(skip) - set(range(total)))
-    if outside:
-        raise EngineError(f"skip_layers: skip must be layers of [0, {total}), got {outside}")
-    kept = [layer for layer in range(total) if layer not in set(skip)]
-    if not kept:
-        raise EngineError(f"skip_layers: skip must leave at least one of {total} layers")
+    kept = kept_layers(model.config.num_hidden_layers, skip)
     shallow = _empty_like(model, _shallow_config(model.config, kept))
     shallow.load_state_dict(_renumbered(model, kept), strict=True, assign=True)
     shallow.tie_weights()

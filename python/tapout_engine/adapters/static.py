@@ -1,0 +1,110 @@
+"""A decoder with a static cache as target or drafter of a whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import EngineError
+from ..models import Decoder, StaticCache
+from ..models.cache import visible
+
+PREFILL = 256  # tokens of a row that one forward reads
+
+
+class StaticModel:
+    """Rows of their own length in one cache that grows by doubling.
+
+    Parameters
+    ----------
+    decoder : Decoder
+        A target and a drafter may share it; each keeps a cache of its own.
+    """
+
+    def __init__(self, decoder: Decoder):
+        self.decoder = decoder
+        self.vocab_size = decoder.config.vocab_size
+        self.max_length: int | None = decoder.rotary.length
+        self.device, self.dtype = decoder.embedding.device, decoder.embedding.dtype
+        self.cache: StaticCache | None = None
+
+    @torch.no_grad()
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> None:
+        longest = max(len(prompt) for prompt in prompts)
+        if longest > self.max_length:
+            limit = self.max_length
+            raise EngineError(f"StaticModel: reads at most {limit} tokens, got {longest}")
+        self.cache = self.decoder.cache(len(prompts), 2 * longest)
+        self.cached = [0] * len(prompts)  # confirmed tokens of each row in the cache
+        self.tail = [list(prompt) for prompt in prompts]  # those that are not; never empty
+        self.fed = 0  # tokens fed to each row since, the first being the last of its tail
+        while any(len(tail) > 1 for tail in self.tail):
+            parts = [tail[: min(len(tail) - 1, PREFILL)] for tail in self.tail]
+            self._run(_padded(parts), self.cached)
+            self.cached = [n + len(part) for n, part in zip(self.cached, parts, strict=True)]
+            self.tail = [tail[len(p) :] for tail, p in zip(self.tail, parts, strict=True)]
+
+    @torch.no_grad()
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.decoder.logits(self.hidden(input_ids))
+
+    def step(self, token: Tensor) -> Tensor:
+        return self.forward(token[:, None])[:, 0]
+
+    @torch.no_grad()
+    def hidden(self, input_ids: Tensor) -> Tensor:
+        """Normed hidden states [B, n, hidden] of what :meth:`forward` is given."""
+        missing = [tail[:-1] for tail in self.tail] if self.fed == 0 else [[]] * len(self.tail)
+        start = [
+            n + (len(tail) - 1 + self.fed if self.fed else 0)
+            for n, tail in zip(self.cached, self.tail, strict=True)
+        ]
+        self.fed += input_ids.shape[1]
+        if not any(missing):
+            return self._run(input_ids, start)
+        ids, columns = _joined(missing, input_ids)
+        states = self._run(ids, start)
+        return states.gather(1, columns[..., None].expand(-1, -1, states.shape[-1]))
+
+    def commit(self, emitted: Sequence[Sequence[int]]) -> None:
+        for row, tokens in enumerate(emitted):
+            tail = self.tail[row]
+            if not self.fed:
+                tail.extend(tokens)
+                continue
+            # Of the last token and the drafts after it, those the emitted ones repeat are right.
+            right = min(self.fed, len(tokens))
+            self.cached[row] += len(tail) - 1 + right
+            self.tail[row] = [tail[-1], *tokens][right:]
+        self.fed = 0
+
+    def _run(self, input_ids: Tensor, start: list[int]) -> Tensor:
+        length = max(start) + input_ids.shape[1]
+        self._hold(length)
+        begin = torch.tensor(start, device=self.device)
+        return self.decoder(input_ids.to(self.device), begin, self.cache, length)
+
+    def _hold(self, length: int) -> None:
+        """Room for ``length`` tokens of every row."""
+        old = self.cache
+        if length <= old.slots:
+            return
+        self.cache = self.decoder.cache(old.keys.shape[1], max(2 * old.slots, visible(length)))
+        self.cache.keys[:, :, :, : old.slots] = old.keys
+        self.cache.values[:, :, :, : old.slots] = old.values
+
+
+def _padded(rows: list[list[int]]) -> Tensor:
+    """[B, longest]; what follows a shorter row is never looked at and written over."""
+    width = max(map(len, rows))
+    return torch.tensor([row + [0] * (width - len(row)) for row in rows])
+
+
+def _joined(missing: list[list[int]], input_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's missing tokens and its ids right after them; the columns of the ids."""
+    before = torch.tensor([len(row) for row in missing], device=input_ids.device)
+    columns = before[:, None] + torch.arange(input_ids.shape[1], device=input_ids.device)
+    ids = torch.nn.functional.pad(_padded(missing).to(input_ids.device), (0, input_ids.shape[1]))
+    return ids.scatter_(1, columns, input_ids), columns

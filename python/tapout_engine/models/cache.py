@@ -1,0 +1,58 @@
+"""Keys and values of every layer in memory that is allocated once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BLOCK = 64  # visible slots are a multiple of it: sums over them have one order
+
+
+class StaticCache:
+    """``keys`` and ``values``: [layers, B, kv_heads, slots, head_dim] each.
+
+    A row's slots are written at the positions its tokens have; nothing is ever erased.  What a
+    rejected draft left behind is hidden by the mask until it is written over.
+
+    Parameters
+    ----------
+    layers, batch, kv_heads, slots, head_dim : int
+        ``slots`` is rounded up to a multiple of 64.
+    dtype : torch.dtype
+    device : torch.device or str
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        batch: int,
+        kv_heads: int,
+        slots: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+    ):
+        shape = (layers, batch, kv_heads, visible(slots), head_dim)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)  # hidden ones must be finite
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.rows = torch.arange(batch, device=device)[:, None, None]
+        self.heads = torch.arange(kv_heads, device=device)[None, :, None]
+
+    @property
+    def slots(self) -> int:
+        return self.keys.shape[3]
+
+    def store(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """``slots`` [B, n]; ``keys`` and ``values`` [B, kv_heads, n, head_dim]."""
+        where = (self.rows, self.heads, slots[:, None])
+        self.keys[layer].index_put_(where, keys)
+        self.values[layer].index_put_(where, values)
+
+    def load(self, layer: int, slots: int) -> tuple[Tensor, Tensor]:
+        """Views of the first ``slots`` slots."""
+        return self.keys[layer, :, :, :slots], self.values[layer, :, :, :slots]
+
+
+def visible(length: int) -> int:
+    """Slots to look at so that ``length`` are among them."""
+    return (length + BLOCK - 1) // BLOCK * BLOCK

@@ -1,0 +1,210 @@
+"""A Llama-family decoder in plain PyTorch: static cache, rows of their own length, trees.
+
+Every token's numbers depend on its own row alone and not on how many tokens are fed with it: the
+products are the same for any width, and attention sums over whole blocks of the cache.  That keeps
+greedy decoding of one token at a time and of a verified draft the same in bf16 too, where a fused
+attention kernel would order its sums by the width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..skipping import kept_layers
+from .cache import StaticCache, visible
+from .config import DecoderConfig
+from .linear import Linear
+from .rotary import Rotary, rotate
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, weight: Tensor, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Step:
+    """What every layer of one forward shares."""
+
+    def __init__(self, rotary: Rotary, positions: Tensor, slots: Tensor, hidden: Tensor):
+        self.cos, self.sin = rotary(positions)  # [B, 1, n, head_dim]
+        self.slots = slots  # [B, n] where keys and values go
+        self.hidden = hidden  # [B, 1, n, visible] bool
+        self.visible = hidden.shape[-1]
+
+
+class Attention(nn.Module):
+    """Grouped-query attention over the cache; queries, keys and values in one product."""
+
+    def __init__(self, config: DecoderConfig, qkv: Linear, out: Linear):
+        super().__init__()
+        self.config, self.qkv, self.out = config, qkv, out
+        self.q_norm: RMSNorm | None = None
+        self.k_norm: RMSNorm | None = None
+
+    def forward(self, x: Tensor, layer: int, step: Step, cache: StaticCache) -> Tensor:
+        batch, n, _ = x.shape
+        c = self.config
+        heads = self.qkv(x).view(batch, n, -1, c.head_dim).transpose(1, 2)
+        query, key, value = heads.split((c.num_heads, c.num_kv_heads, c.num_kv_heads), dim=1)
+        if self.q_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query, key = rotate(query, step.cos, step.sin), rotate(key, step.cos, step.sin)
+        cache.store(layer, step.slots, key, value)
+        mixed = self.attend(query, *cache.load(layer, step.visible), step.hidden)
+        return self.out(mixed.transpose(1, 2).reshape(batch, n, -1))
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor) -> Tensor:
+        """Queries of a group share their keys: they are rows of one product."""
+        c = self.config
+        batch, _, n, dim = query.shape
+        group = c.num_heads // c.num_kv_heads
+        folded = query.reshape(batch, c.num_kv_heads, group * n, dim)
+        scores = (folded @ keys.transpose(-1, -2)).float().mul_(dim**-0.5)
+        scores = scores.view(batch, c.num_heads, n, -1).masked_fill_(hidden, float("-inf"))
+        weights = scores.softmax(-1).to(query.dtype)
+        mixed = weights.view(batch, c.num_kv_heads, group * n, -1) @ values
+        return mixed.view(batch, c.num_heads, n, dim)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, gate_up: Linear, down: Linear):
+        super().__init__()
+        self.gate_up, self.down = gate_up, down
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, -1)
+        return self.down(functional.silu(gate) * up)
+
+
+class Layer(nn.Module):
+    def __init__(self, attention: Attention, feed: FeedForward, before: RMSNorm, between: RMSNorm):
+        super().__init__()
+        self.attention, self.feed = attention, feed
+        self.before, self.between = before, between
+
+    def forward(self, x: Tensor, layer: int, step: Step, cache: StaticCache) -> Tensor:
+        x = x + self.attention(self.before(x), layer, step, cache)
+        return x + self.feed(self.between(x))
+
+
+class Decoder(nn.Module):
+    """Token ids to hidden states to logits.  See :func:`.weights.decoder_of` for where from.
+
+    Examples
+    --------
+    >>> cache = decoder.cache(batch=1, slots=256)                      # doctest: +SKIP
+    >>> hidden = decoder(torch.tensor([[1, 2, 3]]), torch.tensor([0]), cache, 3)  # doctest: +SKIP
+    >>> decoder.logits(hidden).shape                                   # doctest: +SKIP
+    torch.Size([1, 3, 49152])
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        embedding: Tensor,
+        layers: list[Layer],
+        norm: RMSNorm,
+        head: Linear,
+        rotary: Rotary,
+    ):
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Parameter(embedding, requires_grad=False)  # of the same memory
+        self.layers = nn.ModuleList(layers)
+        self.norm, self.head, self.rotary = norm, head, rotary
+
+    def pack(self, rows: int = 8) -> Decoder:
+        """Lay out the weights for forwards of about ``rows`` tokens (see :class:`Linear`)."""
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.pack(rows)
+        return self
+
+    def without(self, skip: Collection[int]) -> Decoder:
+        """A shallower decoder on the same weights, some layers left out.
+
+        Raises
+        ------
+        EngineError
+            For layers that do not exist, or if none is left.
+        """
+        kept = kept_layers(len(self.layers), skip)
+        return Decoder(
+            replace(self.config, num_layers=len(kept)), self.embedding,
+            [self.layers[layer] for layer in kept], self.norm, self.head, self.rotary,
+        )  # fmt: skip
+
+    def cache(self, batch: int, slots: int) -> StaticCache:
+        """An empty cache for ``batch`` rows of up to ``slots`` tokens."""
+        c = self.config
+        return StaticCache(
+            c.num_layers, batch, c.num_kv_heads, slots, c.head_dim,
+            self.embedding.dtype, self.embedding.device,
+        )  # fmt: skip
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        start: Tensor,
+        cache: StaticCache,
+        length: int | None = None,
+        tree_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Feed n tokens to each row.
+
+        Parameters
+        ----------
+        input_ids : Tensor
+            [B, n] int64.
+        start : Tensor
+            [B] int64: tokens of each row that are in the cache; the new ones follow them.
+        cache : StaticCache
+        length : int, optional
+            No row has more than ``length`` tokens after this forward. Fewer slots are looked at
+            then; without it all of them are, whatever the rows hold.
+        tree_mask : Tensor, optional
+            [B, n, n] bool: whether a new token sees another. It sees itself and its ancestors, and
+            its position counts them. Without one each sees those before it.
+
+        Returns
+        -------
+        Tensor
+            [B, n, hidden]: the last hidden state, normed; see :meth:`logits`.
+        """
+        step = self._step(input_ids.shape[1], start, cache, length, tree_mask)
+        x = functional.embedding(input_ids, self.embedding)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, index, step, cache)
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[.., hidden] -> [.., vocab]."""
+        return self.head(hidden)
+
+    def _step(
+        self, n: int, start: Tensor, cache: StaticCache, length: int | None,
+        tree_mask: Tensor | None,
+    ) -> Step:  # fmt: skip
+        new = torch.arange(n, device=start.device)
+        slots = start[:, None] + new
+        shown = cache.slots if length is None else min(visible(length), cache.slots)
+        slot = torch.arange(shown, device=start.device)
+        if tree_mask is None:
+            hidden = slot > slots[..., None]
+            return Step(self.rotary, slots, slots, hidden[:, None])
+        positions = start[:, None] + tree_mask.sum(-1) - 1
+        offset = slot - start[:, None]  # [B, visible] which new token a slot holds
+        index = offset.clamp(0, n - 1)[:, None].expand(-1, n, -1)
+        sees = tree_mask.gather(2, index) & (offset < n)[:, None]
+        hidden = (offset >= 0)[:, None] & ~sees
+        return Step(self.rotary, positions, slots, hidden[:, None])
