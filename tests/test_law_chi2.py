@@ -185,7 +185,7 @@ def test_unmixed_keys_are_rejected(backend, level):
     """
     found = two_prompts_p_values(
         caller(backend),
-        few(backend, 2 * MUTANT_REPLICAS, 1000, emulated=2000),
+        few(backend, 2 * MUTANT_REPLICAS, 2000, 2000),
         "token",
         level,
         lambda seed, ordinal: seed,
