@@ -1,6 +1,8 @@
 # Each target makes .venv and installs what it needs: `make demo` and `make test` are complete
 # set-ups on a machine with python3 and a C++ compiler.
 PYTHON ?= python3
+# Where nvcc is: one architecture is enough beside the torch of .venv, which has no CUDA.
+export TAPOUT_CUDA_ARCHITECTURES ?= 90
 VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
