@@ -100,6 +100,10 @@ if has pytest; then
   step tests 100 "$PYTHON" -m pytest "${OPTIONS[@]}" -m gpu tests
   MATRIX=(tests/test_conformance.py tests/test_law_chi2.py tests/test_invariance.py)
   for backend in cuda triton; do
+    if [ $backend = cuda ] && [ ! -f "$LIBRARY" ]; then
+      skipped matrix-cuda "no CUDA library"
+      continue
+    fi
     step "matrix-$backend" 60 "$PYTHON" -m pytest "${OPTIONS[@]}" -m "not slow and not gpu" \
       -k $backend "${MATRIX[@]}"
   done

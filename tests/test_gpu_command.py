@@ -40,7 +40,7 @@ PYTHON = """#!/bin/bash
 echo "$@" >> "$CALLS"
 case "$*" in
   *"-m gpu"*) echo "one test failed"; exit 1 ;;
-  *"-k triton or cuda"*) [[ "$TAPOUT_TEST_BACKENDS" = reference,triton* ]] &&
+  *"-k triton"* | *"-k cuda"*) [[ "$TAPOUT_TEST_BACKENDS" = reference,triton* ]] &&
     [ -z "$TRITON_INTERPRET" ] ;;
   *--table*) echo "the rows" ;;
   *bench_gpu.py*) echo "{}" > "$(dirname "$CALLS")/out/gpu.jsonl" ;;
@@ -56,16 +56,17 @@ def test_command_takes_every_step_whatever_fails(tmp_path):
     variables = {"PYTHON": str(python), "CALLS": str(calls), "TRITON_INTERPRET": "1"}
     done = run(["bash", "bench/gpu.sh", str(tmp_path / "out")], **variables)
     assert done.returncode == 1
-    lines = [line.split() for line in done.stdout.splitlines()[-8:-1]]
+    lines = [line.split() for line in done.stdout.splitlines()[-9:-1]]
     steps = {words[0]: " ".join(words[2:]) for words in lines}
+    assert steps.pop("matrix-cuda") in ("ok", "no CUDA library")
     for tool in ("memcheck", "racecheck"):
         assert steps.pop(tool) in ("ok", "no compute-sanitizer", "no CUDA library")
     assert steps.pop("build") in ("ok", "no nvcc, tapout_kernels/_C_cuda.so was brought along")
     assert steps == {
-        "environment": "ok", "tests": "failed, rc 1", "matrix": "ok", "benchmark": "ok",
+        "environment": "ok", "tests": "failed, rc 1", "matrix-triton": "ok", "benchmark": "ok",
     }  # fmt: skip
     assert done.stdout.splitlines()[-1] == "the rows"
-    assert "one test failed" in (tmp_path / "out/tests.log").read_text()
+    assert "one test failed" in (tmp_path / "out/steps.log").read_text()
     assert "--seconds" in calls.read_text()
 
 

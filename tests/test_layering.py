@@ -27,8 +27,8 @@ KERNEL_LAYERS = [
 ]
 # adapters -> decode -> controller -> tapout_kernels; programs on top.
 ENGINE_LAYERS = [
-    {"errors", "engine", "progress", "requests", "arms", "text"},
-    {"controller", "rows", "loading", "divergence"},
+    {"errors", "engine", "progress", "requests", "arms", "text", "skipping"},
+    {"controller", "rows", "loading", "divergence", "models"},
     {"decode", "summary"},
     {"adapters"},
     {"session"},

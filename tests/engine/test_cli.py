@@ -14,6 +14,7 @@ import pytest
 from tapout_engine import SpeculativeDecoder
 from tapout_engine.adapters.static import StaticModel
 from tapout_engine.cli import main
+from tapout_kernels import _library
 
 from .conftest import run_python, tiny_llama, tiny_tokenizer
 
@@ -26,6 +27,8 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def cli(capsys, monkeypatch) -> Callable[..., SimpleNamespace]:
     """The command line in this process: exit code and what it printed."""
+
+    monkeypatch.setattr(_library, "CUDA_DEVICES", {"cuda"})  # nothing is emulated for users
 
     def run(*arguments, text_in: str = "") -> SimpleNamespace:
         monkeypatch.setattr("sys.stdin", io.StringIO(text_in))

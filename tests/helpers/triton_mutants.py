@@ -17,6 +17,7 @@ from types import ModuleType
 from unittest.mock import patch
 
 from tapout_kernels import _triton
+from tapout_kernels._triton import launch
 
 from .mutants import Edit, replaced
 
@@ -52,4 +53,7 @@ class Kernels:
     def running(self) -> Iterator[None]:
         """The copy is the triton backend."""
         with patch.dict(_triton.OPS, self.ops):
-            yield
+            try:
+                yield
+            finally:
+                launch._arenas.clear()  # a mutant may leave its tickets anyhow
