@@ -7,10 +7,6 @@ fails.  They are emulated, whether there is a GPU or not.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import NamedTuple
-
 import pytest
 import test_bandit_blocks
 import test_bandit_loops
@@ -22,26 +18,11 @@ import test_peers
 import test_verify_rules
 import torch
 from helpers.cuda_mutants import CudaMutants
+from helpers.killers import Killer, Mutant
 from helpers.mutants import Edit
 from test_native_mutants import the_bonus_row_keeps_its_mask
 
 from tapout_kernels.testing import Case
-
-
-class Killer:
-    """A test of the suite and the parameters it is called with; fixtures come from the mutant."""
-
-    def __init__(self, test: Callable[..., None], **parameters: object):
-        self.test, self.parameters = test, parameters
-        shown = "-".join(getattr(value, "name", str(value)) for value in parameters.values())
-        self.name = f"{test.__module__}.py::{test.__name__}" + (f"[{shown}]" if shown else "")
-
-    def run(self, cuda: CudaMutants) -> None:
-        fixtures = {"backend": "cuda", "compiled": "cuda", "emulator": cuda.emulator}
-        wanted = inspect.signature(self.test).parameters
-        own = {name: value for name, value in fixtures.items() if name in wanted}
-        self.test(**own, **self.parameters)
-
 
 ADDRESS = Killer(test_known_answers.test_draft_and_verify_use_their_addresses, round_=5)
 MASK = Killer(the_bonus_row_keeps_its_mask)
@@ -80,11 +61,6 @@ CREDIT = Killer(
 IN_PLACE = Killer(
     test_bandit_loops.test_a_step_is_an_update_and_a_selection, bandit="ucb1_token", seed=0
 )
-
-
-class Mutant(NamedTuple):
-    edits: tuple[Edit, ...]
-    killer: Killer
 
 
 MUTANTS = {
@@ -188,7 +164,7 @@ def test_cuda_mutant_is_killed(cuda, name):
     killer = MUTANTS[name].killer
     said = (AssertionError, RuntimeError)
     with cuda.running(1 + list(MUTANTS).index(name)), pytest.raises(said):
-        killer.run(cuda)
+        killer.run("cuda", emulator=cuda.emulator)
     print(f"killed: {name} (by {killer.name})")
 
 
@@ -196,4 +172,4 @@ def test_cuda_mutant_is_killed(cuda, name):
 def test_the_source_as_it_is_survives(cuda, name):
     """A killer that fails everything would kill every mutant too."""
     with cuda.running(0):
-        KILLERS[name].run(cuda)
+        KILLERS[name].run("cuda", emulator=cuda.emulator)

@@ -8,35 +8,17 @@ neither: test_law_chi2.py::test_unmixed_keys_are_rejected.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import NamedTuple
-
 import pytest
 import test_conformance
 import test_known_answers
 import test_peers
 import torch
+from helpers.killers import Killer, Mutant
 from helpers.mutants import Edit
 from helpers.native_mutants import NativeMutants, chosen
 
 from tapout_kernels import Proposal, RngState, SamplingParams, verify
 from tapout_kernels.testing import Case
-
-
-class Killer:
-    """A test of the suite and the parameters it is called with; fixtures come from the mutant."""
-
-    def __init__(self, test: Callable[..., None], **parameters: object):
-        self.test, self.parameters = test, parameters
-        shown = "-".join(getattr(value, "name", str(value)) for value in parameters.values())
-        self.name = f"{test.__module__}.py::{test.__name__}" + (f"[{shown}]" if shown else "")
-
-    def run(self, native: NativeMutants) -> None:
-        fixtures = {"backend": "cpu", "compiled": "cpu", "core": native.core}
-        wanted = inspect.signature(self.test).parameters
-        own = {name: value for name, value in fixtures.items() if name in wanted}
-        self.test(**own, **self.parameters)
 
 
 def the_bonus_row_keeps_its_mask(backend: str) -> None:
@@ -72,11 +54,6 @@ ROW_END, TOP_K, TOP_P, TOP_K_DRAFT, BLOCK = (
         Case("verify", batch=64, vocab=7, rule="block"),
     )
 )
-
-
-class Mutant(NamedTuple):
-    edits: tuple[Edit, ...]
-    killer: Killer
 
 
 UPWARD_SCAN = """
@@ -160,7 +137,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> NativeMutants:
 def test_native_mutant_is_killed(native, name):
     killer = MUTANTS[name].killer
     with native.running(1 + list(MUTANTS).index(name)), pytest.raises(AssertionError):
-        killer.run(native)
+        killer.run("cpu", core=native.core)
     print(f"killed: {name} (by {killer.name})")
 
 
@@ -168,7 +145,7 @@ def test_native_mutant_is_killed(native, name):
 def test_the_source_as_it_is_survives(native, name):
     """A killer that fails everything would kill every mutant too."""
     with native.running(0):
-        KILLERS[name].run(native)
+        KILLERS[name].run("cpu", core=native.core)
 
 
 def test_a_native_mutant_whose_line_is_gone_is_refused():

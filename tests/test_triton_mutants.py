@@ -7,9 +7,6 @@ whose line is gone fails.  They are interpreted, whether there is a GPU or not.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import NamedTuple
 from unittest.mock import patch
 
 import pytest
@@ -23,6 +20,7 @@ import test_verify_rules
 import torch
 import triton
 import triton.language as tl
+from helpers.killers import Killer, Mutant
 from helpers.mutants import Edit
 from helpers.triton_mutants import Kernels
 
@@ -31,23 +29,9 @@ from tapout_kernels._triton.core import accept, rng
 from tapout_kernels.testing import Case
 
 
-class Killer:
-    """A test of the suite and the parameters it is called with; fixtures come from the mutant."""
-
-    def __init__(self, test: Callable[..., None], **parameters: object):
-        self.test, self.parameters = test, parameters
-        shown = "-".join(getattr(value, "name", str(value)) for value in parameters.values())
-        self.name = f"{test.__module__}.py::{test.__name__}" + (f"[{shown}]" if shown else "")
-
-    def run(self, kernels: Kernels) -> None:
-        wanted = inspect.signature(self.test).parameters
-        with pytest.MonkeyPatch.context() as monkeypatch, kernels.running():
-            fixtures = {
-                "backend": "triton", "compiled": "triton", "triton": _triton, "kernels": kernels,
-                "monkeypatch": monkeypatch,
-            }  # fmt: skip
-            own = {name: value for name, value in fixtures.items() if name in wanted}
-            self.test(**own, **self.parameters)
+def run(killer: Killer, kernels: Kernels) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch, kernels.running():
+        killer.run("triton", triton=_triton, kernels=kernels, monkeypatch=monkeypatch)
 
 
 def the_bonus_row_keeps_its_mask(backend: str) -> None:
@@ -112,11 +96,6 @@ ROW_END, TOP_K, TOP_P, TOP_K_DRAFT, MIXED = (
         Case("row_stats", batch=10, vocab=7, sampling="mixed"),
     )
 )
-
-
-class Mutant(NamedTuple):
-    edits: tuple[Edit, ...]
-    killer: Killer
 
 
 LEVEL_HOLDS = "level_holds(target, drafts, drawn, found, sums, request, level{}, home, tiles)"
@@ -227,14 +206,14 @@ def test_triton_mutant_is_killed(name):
     killer = MUTANTS[name].killer
     kernels = Kernels(*MUTANTS[name].edits)
     with pytest.raises(AssertionError):
-        killer.run(kernels)
+        run(killer, kernels)
     print(f"killed: {name} (by {killer.name})")
 
 
 @pytest.mark.parametrize("name", KILLERS)
 def test_the_source_as_it_is_survives(name):
     """A killer that fails everything would kill every mutant too."""
-    KILLERS[name].run(Kernels())
+    run(KILLERS[name], Kernels())
 
 
 def test_a_triton_mutant_whose_line_is_gone_is_refused():

@@ -8,11 +8,7 @@ namespace tapout::cuda {
 static int64_t num_rows(const VerifyParams& params) { return params.batch * (params.slots + 1); }
 
 static VerifyScratch carve_verify(Carver& carver, const VerifyParams& params, uint32_t* tickets) {
-  const Sampling& sampling = params.sampling;
-  const bool filters = sampling.top_k || sampling.top_p || sampling.min_p;
-  Wanted wanted;
-  wanted.filters = filters && params.rule != Rule::kGreedy;
-  wanted.gumbel = params.rule == Rule::kGumbel;
+  Wanted wanted = wanted_by(params.sampling, params.rule);
   wanted.raw = params.raw_logprobs && params.logprobs;
   VerifyScratch scratch = {};
   scratch.rows = carve(carver, num_rows(params), params.target.vocab, wanted);
