@@ -1,7 +1,7 @@
 """A Llama-family decoder in plain PyTorch: static cache, rows of their own length, trees.
 
-Every token's numbers depend on its own row alone and not on how many tokens are fed with it: the
-products are the same for any width, and attention sums over whole blocks of the cache.  That keeps
+Every token's numbers depend on its own row alone and not on how many tokens, up to 64, are fed with
+it: the products are the same for any width, and attention sums over whole blocks of the cache.  That keeps
 greedy decoding of one token at a time and of a verified draft the same in bf16 too, where a fused
 attention kernel would order its sums by the width.
 """
@@ -20,6 +20,8 @@ from .cache import StaticCache, visible
 from .config import DecoderConfig
 from .linear import Linear
 from .rotary import Rotary, rotate
+
+WIDE = 64  # forwards over more tokens than a draft has read a prompt, whose sums may be in any order
 
 
 class RMSNorm(nn.Module):
@@ -67,10 +69,15 @@ class Attention(nn.Module):
         """Queries of a group share their keys: they are rows of one product."""
         c = self.config
         batch, _, n, dim = query.shape
+        if n > WIDE:
+            return functional.scaled_dot_product_attention(
+                query, keys, values, attn_mask=~hidden, enable_gqa=True
+            )
         group = c.num_heads // c.num_kv_heads
         folded = query.reshape(batch, c.num_kv_heads, group * n, dim)
-        scores = (folded @ keys.transpose(-1, -2)).float().mul_(dim**-0.5)
-        scores = scores.view(batch, c.num_heads, n, -1).masked_fill_(hidden, float("-inf"))
+        # Keys first: bf16 products would copy the cache to transpose it.
+        scores = (keys @ folded.transpose(-1, -2)).transpose(-1, -2).float().mul_(dim**-0.5)
+        scores = scores.reshape(batch, c.num_heads, n, -1).masked_fill_(hidden, float("-inf"))
         weights = scores.softmax(-1).to(query.dtype)
         mixed = weights.view(batch, c.num_kv_heads, group * n, -1) @ values
         return mixed.view(batch, c.num_heads, n, dim)
