@@ -1,4 +1,4 @@
-"""The command line: ``python -m tapout_engine env | generate | demo``."""
+"""The command line: ``python -m tapout_engine env | generate | demo | train-draft``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import tapout_kernels as tk
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="three prompts, several ways to decode, one table")
     demo.set_defaults(run=_demo)
     _add_dtype(demo)
+    _add_train_draft(commands.add_parser("train-draft", help="train a drafter for a model"))
     _add_generate(commands.add_parser("generate", help="continue a prompt"))
     return parser
 
@@ -65,7 +67,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--prompt", help="text to answer; else --file, else standard input")
     add("--file", help="read the prompt from a file")
     add("--target", default=DEFAULT_TARGET, help="model directory (default: %(default)s)")
-    add("--draft", default="self", help="self, prompt-lookup or a model directory")
+    add("--draft", default="self", help="self, prompt-lookup or a directory")
     add("--skip-layers", type=_layers, help="layers that --draft self leaves out, as 3,5,7")
     _add_dtype(parser)
     add("--rule", default="token", choices=_RULES, help="how drafts are accepted")
@@ -83,6 +85,25 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--compare", action="store_true", help="also decode plainly and print the speedup")
     add("--stream", action="store_true", help="print text as it is decoded")
     add("--json", action="store_true", help="print everything as one JSON object")
+
+
+def _add_train_draft(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    parser.set_defaults(run=_train_draft)
+    add("--out", type=Path, required=True, help="folder for the drafter; goes on where one began")
+    add("--target", default=DEFAULT_TARGET, help="model directory (default: %(default)s)")
+    add("--kind", default="head", choices=("head", "llama"), help="(default: %(default)s)")
+    files = {"type": Path, "nargs": "+", "default": [], "metavar": "PATH"}
+    add("--text", **files, help="text files and folders of them, to read")
+    add("--prompts", **files, help=".jsonl, .txt or .py (heads of functions), to answer")
+    add("--held-out", **files, help=".jsonl or .txt that the drafter will be judged by")
+    add("--minutes", type=float, default=60.0, help="in all (default: %(default)s)")
+    add("--layers", type=_positive, default=1, help="(default: %(default)s)")
+    add("--vocab", type=_positive, default=8192, help="tokens a head scores (default: %(default)s)")
+    add("--steps", type=_positive, default=3, help="trained on its own features (default: 3)")
+    add("--seed", type=int, default=0)
+    add("--device", default="cpu")
+    add("--note", default="", help="a sentence for the model card")
 
 
 def _add_dtype(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +139,12 @@ def _env(arguments: argparse.Namespace) -> int:
 
 def _generate(arguments: argparse.Namespace) -> int:
     from .generate import run
+
+    return run(arguments)
+
+
+def _train_draft(arguments: argparse.Namespace) -> int:
+    from .training.command import run
 
     return run(arguments)
 

@@ -130,6 +130,7 @@ class SpeculativeDecoder(_Decoder):
                 f"got one of {drafter.vocab_size}"
             )
         self.drafter = drafter
+        self.vocab: tk.DraftVocab | None = getattr(drafter, "draft_vocab", None)
         self.prompt_below = min(self.max_length, max_length(drafter))
         self.controller = controller
         self.early_exit = early_exit
@@ -153,7 +154,7 @@ class SpeculativeDecoder(_Decoder):
         with self._clock("kernels"):
             tk.verify(
                 logits, self.proposal, self.sampling, self.rng,
-                rule=self.rule, out=self.verdict, backend=self.backend,
+                rule=self.rule, vocab=self.vocab, out=self.verdict, backend=self.backend,
             )  # fmt: skip
             self.controller.update(self.proposal, self.verdict, self.backend)
         return self.verdict.last_token
@@ -170,8 +171,8 @@ class SpeculativeDecoder(_Decoder):
                 logits = self.drafter.step(token)  # [B, V]
             with self._clock("kernels"):
                 token = tk.draft_step(
-                    logits, self.proposal, self.sampling, self.rng,
-                    rules=rules, state=state, rule=self.rule, backend=self.backend,
+                    logits, self.proposal, self.sampling, self.rng, rules=rules, state=state,
+                    rule=self.rule, vocab=self.vocab, backend=self.backend,
                 )  # fmt: skip
 
     def _draft_block(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> None:
@@ -206,7 +207,7 @@ class SpeculativeDecoder(_Decoder):
             self.drafter, BlockDrafter
         )
         self.proposal = tk.Proposal.empty(
-            batch, slots, vocab if keeps_logits else None,
+            batch, slots, (len(self.vocab) if self.vocab else vocab) if keeps_logits else None,
             self.drafter.dtype if keeps_logits else None, device,
         )  # fmt: skip
         self.verdict = tk.Verdict.empty(batch, slots, device=device)

@@ -15,22 +15,11 @@ from .decode import PlainDecoder, SpeculativeDecoder, StreamCallback
 from .divergence import Divergence, first_divergence
 from .errors import EngineError
 from .progress import progress_bar
+from .prompts import DEMO_PROMPTS
 from .requests import Request, Result
 from .session import NamedDrafter, Session
 from .summary import summarise, table
 
-PROMPTS = {
-    "code": (
-        "Rename the variable `total` to `subtotal` in this function and show the whole function:\n"
-        "def invoice(items, tax):\n"
-        "    total = 0\n"
-        "    for item in items:\n"
-        "        total = total + item.price * item.count\n"
-        "    return total + total * tax\n"
-    ),
-    "prose": "Write the first paragraph of a story about a lighthouse keeper in winter.",
-    "question": "Why is the sky blue during the day and red at sunset?",
-}
 NEW_TOKENS = 48
 TEMPERATURES = (0.0, 0.8)
 FIXED_LENGTH = 4
@@ -63,7 +52,9 @@ def run(dtype: str = "float32", say: Callable[..., None] = print) -> int:
     session = Session(dtype=dtype, notify=say)
     drafter, lookup = session.drafter("self"), session.drafter("prompt-lookup")
     _show(_decoders(session, drafter, lookup)["self-draft, TapOut"], session, say)
-    say(f"Now {len(PROMPTS)} prompts, {NEW_TOKENS} new tokens each, four ways, greedy and sampled.")
+    say(
+        f"Now {len(DEMO_PROMPTS)} prompts, {NEW_TOKENS} new tokens each, four ways, greedy and sampled."
+    )
     runs = _decode_all(session, drafter, lookup)
     threads = torch.get_num_threads()
     say(_table(f"{session.name}; threads: {threads}; draft: {drafter.name}", runs))
@@ -75,9 +66,9 @@ def run(dtype: str = "float32", say: Callable[..., None] = print) -> int:
 
 def _show(decoder: SpeculativeDecoder, session: Session, say: Callable[..., None]) -> None:
     """Stream one answer; it also pays for the first touch of the weights, before any clock."""
-    say(f"\nThe first prompt:\n\n{PROMPTS['code']}\nThe answer, as TapOut generates it:\n")
+    say(f"\nThe first prompt:\n\n{DEMO_PROMPTS['code']}\nThe answer, as TapOut generates it:\n")
     _generate(
-        decoder, _request(session, PROMPTS["code"], 0.0),
+        decoder, _request(session, DEMO_PROMPTS["code"], 0.0),
         lambda row, tokens, text: say(text, end="", flush=True),
     )  # fmt: skip
     say("\n")
@@ -85,11 +76,11 @@ def _show(decoder: SpeculativeDecoder, session: Session, say: Callable[..., None
 
 def _decode_all(session: Session, drafter: NamedDrafter, lookup: NamedDrafter) -> list[Run]:
     runs = []
-    bar = progress_bar(4 * len(TEMPERATURES) * len(PROMPTS), "run")
+    bar = progress_bar(4 * len(TEMPERATURES) * len(DEMO_PROMPTS), "run")
     for temperature in TEMPERATURES:
         decoders = _decoders(session, drafter, lookup)
         group = [Run(name, temperature, decoder) for name, decoder in decoders.items()]
-        for topic, prompt in PROMPTS.items():
+        for topic, prompt in DEMO_PROMPTS.items():
             request = _request(session, prompt, temperature)
             for way in group:
                 way.results[topic] = _generate(way.decoder, request)
@@ -139,7 +130,7 @@ def _compare(session: Session, group: list[Run], topic: str, request: Request) -
 
 def _table(caption: str, runs: list[Run]) -> str:
     plain = {run.temperature: run for run in runs if run.name == "plain"}
-    header = ("", "tokens/s", "speed-up", *PROMPTS, "accepted", "= plain", "arm pulls")
+    header = ("", "tokens/s", "speed-up", *DEMO_PROMPTS, "accepted", "= plain", "arm pulls")
     rows = [_table_row(run, plain[run.temperature]) for run in runs]
     return f"\n{caption}\n{table(header, rows)}"
 
@@ -149,14 +140,14 @@ def _table_row(run: Run, plain: Run) -> list[str]:
         return summarise([of.results[topic] for topic in topics]).tokens_per_second
 
     mode = "greedy" if run.temperature == 0 else f"T={run.temperature}"
-    speedups = [speed(run, topic) / speed(plain, topic) for topic in PROMPTS]
-    total = speed(run, *PROMPTS)
+    speedups = [speed(run, topic) / speed(plain, topic) for topic in DEMO_PROMPTS]
+    total = speed(run, *DEMO_PROMPTS)
     speculative = run is not plain
-    equal = f"{len(PROMPTS) - len(run.divergences)}/{len(PROMPTS)}"
+    equal = f"{len(DEMO_PROMPTS) - len(run.divergences)}/{len(DEMO_PROMPTS)}"
     return [
         f"{mode}: {run.name}",
         f"{total:.1f}",
-        f"{total / speed(plain, *PROMPTS):.2f}",
+        f"{total / speed(plain, *DEMO_PROMPTS):.2f}",
         *(f"{x:.2f}" for x in speedups),
         f"{summarise(list(run.results.values())).mean_accepted:.2f}" if speculative else "-",
         equal if speculative and run.temperature == 0 else "-",

@@ -45,12 +45,16 @@ class Target(Follower, Protocol):
 
 @runtime_checkable
 class AutoregressiveDrafter(Follower, Protocol):
-    """A drafter asked for one token after the other; its logits are sampled by ``draft_step``."""
+    """A drafter asked for one token after the other; its logits are sampled by ``draft_step``.
+
+    One with a vocabulary of its own has an attribute ``draft_vocab``, a
+    :class:`tapout_kernels.DraftVocab`; ``vocab_size`` is the target's all the same.
+    """
 
     dtype: torch.dtype
 
     def step(self, token: Tensor) -> Tensor:
-        """Logits [B, V] after ``token`` [B]: each row's last token, then its drafts in turn."""
+        """Logits [B, V], or [B, D] of a draft vocabulary, after ``token`` [B]: each row's last token, then its drafts in turn."""
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from tapout_engine import Controller, PlainDecoder, Request, SpeculativeDecoder
-from tapout_engine.demo import PROMPTS
+from tapout_engine.prompts import DEMO_PROMPTS
 from tapout_engine.errors import INSTALL_MODEL
 from tapout_engine.loading import DEFAULT_NAME
 
@@ -40,7 +40,7 @@ def test_a_missing_model_fails_unless_it_is_skipped_on_purpose(monkeypatch):
 
 
 def check(session, topic: str, drafts: tuple[str, ...], new_tokens: int) -> None:
-    prompt = session.tokenizer.encode(PROMPTS[topic])
+    prompt = session.tokenizer.encode(DEMO_PROMPTS[topic])
     request = Request(prompt, new_tokens, eos=session.eos)
     plain = PlainDecoder(session.target, session.tokenizer).generate([request])[0]
     for kind in drafts:
@@ -60,7 +60,7 @@ def test_greedy_equals_plain_decoding(session):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("topic", PROMPTS)
+@pytest.mark.parametrize("topic", DEMO_PROMPTS)
 def test_longer_greedy_equals_plain_decoding(topic, session):
     check(session, topic, ("self", "prompt-lookup"), new_tokens=48)
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..errors import EngineError
 from ..models import Decoder, StaticCache
-from ..models.cache import visible
 
 PREFILL = 256  # tokens of a row that one forward reads
 
@@ -29,6 +28,12 @@ class StaticModel:
         self.max_length: int | None = decoder.rotary.length
         self.device, self.dtype = decoder.embedding.device, decoder.embedding.dtype
         self.cache: StaticCache | None = None
+        self.keeps_states = False
+
+    def keep_states(self) -> None:
+        """From the next prefill on, ``states`` [B, slots, hidden] holds the last hidden state of
+        every token in the cache, at its position: what draft heads read."""
+        self.keeps_states = True
 
     @torch.no_grad()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> None:
@@ -37,12 +42,15 @@ class StaticModel:
             limit = self.max_length
             raise EngineError(f"StaticModel: reads at most {limit} tokens, got {longest}")
         self.cache = self.decoder.cache(len(prompts), 2 * longest)
+        self.states = torch.zeros(
+            len(prompts), 0, self.decoder.config.hidden_size, dtype=self.dtype, device=self.device
+        )
         self.cached = [0] * len(prompts)  # confirmed tokens of each row in the cache
         self.tail = [list(prompt) for prompt in prompts]  # those that are not; never empty
         self.fed = 0  # tokens fed to each row since, the first being the last of its tail
         while any(len(tail) > 1 for tail in self.tail):
             parts = [tail[: min(len(tail) - 1, PREFILL)] for tail in self.tail]
-            self._run(_padded(parts), self.cached)
+            self._run(padded(parts), self.cached)
             self.cached = [n + len(part) for n, part in zip(self.cached, parts, strict=True)]
             self.tail = [tail[len(p) :] for tail, p in zip(self.tail, parts, strict=True)]
 
@@ -82,21 +90,22 @@ class StaticModel:
 
     def _run(self, input_ids: Tensor, start: list[int]) -> Tensor:
         length = max(start) + input_ids.shape[1]
-        self._hold(length)
+        self.cache.hold(length)
         begin = torch.tensor(start, device=self.device)
-        return self.decoder(input_ids.to(self.device), begin, self.cache, length)
+        states = self.decoder(input_ids.to(self.device), begin, self.cache, length)
+        if self.keeps_states:
+            self._keep(states, start)
+        return states
 
-    def _hold(self, length: int) -> None:
-        """Room for ``length`` tokens of every row."""
-        old = self.cache
-        if length <= old.slots:
-            return
-        self.cache = self.decoder.cache(old.keys.shape[1], max(2 * old.slots, visible(length)))
-        self.cache.keys[:, :, :, : old.slots] = old.keys
-        self.cache.values[:, :, :, : old.slots] = old.values
+    def _keep(self, states: Tensor, start: list[int]) -> None:
+        if self.states.shape[1] < self.cache.slots:
+            more = self.cache.slots - self.states.shape[1]
+            self.states = torch.nn.functional.pad(self.states, (0, 0, 0, more))
+        for row, at in enumerate(start):
+            self.states[row, at : at + states.shape[1]] = states[row]
 
 
-def _padded(rows: list[list[int]]) -> Tensor:
+def padded(rows: list[list[int]]) -> Tensor:
     """[B, longest]; what follows a shorter row is never looked at and written over."""
     width = max(map(len, rows))
     return torch.tensor([row + [0] * (width - len(row)) for row in rows])
@@ -106,5 +115,5 @@ def _joined(missing: list[list[int]], input_ids: Tensor) -> tuple[Tensor, Tensor
     """Each row's missing tokens and its ids right after them; the columns of the ids."""
     before = torch.tensor([len(row) for row in missing], device=input_ids.device)
     columns = before[:, None] + torch.arange(input_ids.shape[1], device=input_ids.device)
-    ids = torch.nn.functional.pad(_padded(missing).to(input_ids.device), (0, input_ids.shape[1]))
+    ids = torch.nn.functional.pad(padded(missing).to(input_ids.device), (0, input_ids.shape[1]))
     return ids.scatter_(1, columns, input_ids), columns

@@ -1,7 +1,16 @@
-"""A decoder with a static cache, for models of the Llama family."""
+"""A decoder with a static cache, for models of the Llama family, and draft heads for it."""
 
 from .cache import StaticCache
 from .config import DecoderConfig
 from .decoder import Decoder
+from .head import DraftHead, HeadConfig, load_head, save_head
 
-__all__ = ["Decoder", "DecoderConfig", "StaticCache"]
+__all__ = [
+    "Decoder",
+    "DecoderConfig",
+    "DraftHead",
+    "HeadConfig",
+    "StaticCache",
+    "load_head",
+    "save_head",
+]

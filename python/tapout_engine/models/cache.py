@@ -42,6 +42,15 @@ class StaticCache:
     def slots(self) -> int:
         return self.keys.shape[3]
 
+    def hold(self, length: int) -> None:
+        """Make room for ``length`` tokens of every row, twice the slots at least if there is none;
+        what is held stays."""
+        if length <= self.slots:
+            return
+        more = max(2 * self.slots, visible(length)) - self.slots
+        self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, more))
+        self.values = torch.nn.functional.pad(self.values, (0, 0, 0, more))
+
     def store(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """``slots`` [B, n]; ``keys`` and ``values`` [B, kv_heads, n, head_dim]."""
         where = (self.rows, self.heads, slots[:, None])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,9 @@ from .config import DecoderConfig
 from .linear import Linear
 from .rotary import Rotary, rotate
 
-WIDE = 64  # forwards over more tokens than a draft has read a prompt, whose sums may be in any order
+WIDE = (
+    64  # forwards over more tokens than a draft has read a prompt, whose sums may be in any order
+)
 
 
 class RMSNorm(nn.Module):
@@ -35,19 +38,49 @@ class RMSNorm(nn.Module):
 
 
 class Step:
-    """What every layer of one forward shares."""
+    """What every layer of one forward of ``n`` tokens a row shares; see :class:`Decoder`."""
 
-    def __init__(self, rotary: Rotary, positions: Tensor, slots: Tensor, hidden: Tensor):
+    def __init__(
+        self,
+        rotary: Rotary,
+        n: int,
+        start: Tensor,
+        cache: StaticCache,
+        length: int | None = None,
+        tree_mask: Tensor | None = None,
+    ):
+        self.slots = start[:, None] + torch.arange(n, device=start.device)  # [B, n]
+        self.visible = cache.slots if length is None else min(visible(length), cache.slots)
+        slot = torch.arange(self.visible, device=start.device)
+        if tree_mask is None:
+            positions, hidden = self.slots, slot > self.slots[..., None]
+        else:
+            positions = start[:, None] + tree_mask.sum(-1) - 1
+            hidden = _hidden_by_tree(slot - start[:, None], tree_mask)
         self.cos, self.sin = rotary(positions)  # [B, 1, n, head_dim]
-        self.slots = slots  # [B, n] where keys and values go
-        self.hidden = hidden  # [B, 1, n, visible] bool
-        self.visible = hidden.shape[-1]
+        self.hidden = hidden[:, None]  # [B, 1, n, visible] bool
+
+
+def _hidden_by_tree(offset: Tensor, tree_mask: Tensor) -> Tensor:
+    """``offset`` [B, visible]: which new token a slot holds, negative for the past."""
+    n = tree_mask.shape[-1]
+    index = offset.clamp(0, n - 1)[:, None].expand(-1, n, -1)
+    sees = tree_mask.gather(2, index) & (offset < n)[:, None]
+    return (offset >= 0)[:, None] & ~sees
+
+
+class AttentionSizes(Protocol):
+    """What attention asks of a configuration."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
 
 
 class Attention(nn.Module):
     """Grouped-query attention over the cache; queries, keys and values in one product."""
 
-    def __init__(self, config: DecoderConfig, qkv: Linear, out: Linear):
+    def __init__(self, config: AttentionSizes, qkv: Linear, out: Linear):
         super().__init__()
         self.config, self.qkv, self.out = config, qkv, out
         self.q_norm: RMSNorm | None = None
@@ -188,7 +221,7 @@ class Decoder(nn.Module):
         Tensor
             [B, n, hidden]: the last hidden state, normed; see :meth:`logits`.
         """
-        step = self._step(input_ids.shape[1], start, cache, length, tree_mask)
+        step = Step(self.rotary, input_ids.shape[1], start, cache, length, tree_mask)
         x = functional.embedding(input_ids, self.embedding)
         for index, layer in enumerate(self.layers):
             x = layer(x, index, step, cache)
@@ -197,21 +230,3 @@ class Decoder(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """[.., hidden] -> [.., vocab]."""
         return self.head(hidden)
-
-    def _step(
-        self, n: int, start: Tensor, cache: StaticCache, length: int | None,
-        tree_mask: Tensor | None,
-    ) -> Step:  # fmt: skip
-        new = torch.arange(n, device=start.device)
-        slots = start[:, None] + new
-        shown = cache.slots if length is None else min(visible(length), cache.slots)
-        slot = torch.arange(shown, device=start.device)
-        if tree_mask is None:
-            hidden = slot > slots[..., None]
-            return Step(self.rotary, slots, slots, hidden[:, None])
-        positions = start[:, None] + tree_mask.sum(-1) - 1
-        offset = slot - start[:, None]  # [B, visible] which new token a slot holds
-        index = offset.clamp(0, n - 1)[:, None].expand(-1, n, -1)
-        sees = tree_mask.gather(2, index) & (offset < n)[:, None]
-        hidden = (offset >= 0)[:, None] & ~sees
-        return Step(self.rotary, positions, slots, hidden[:, None])

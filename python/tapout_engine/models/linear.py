@@ -43,6 +43,10 @@ class Linear(nn.Module):
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.data, rows)
             self.weight = None
 
+    def rows(self, index: Tensor) -> Tensor:
+        """A copy of some rows of the weights: [n] int64 -> [n, in]."""
+        return (self.weight if self.packed is None else self.packed.to_dense())[index]
+
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is None:
             return functional.linear(x, self.weight, self.bias)

@@ -1,0 +1,91 @@
+"""A draft head that follows its target: it reads the hidden states of the target's forwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+import tapout_kernels as tk
+
+from ..models import DraftHead, StaticCache
+from .static import PREFILL, StaticModel, padded
+
+
+class HeadDrafter:
+    """Drafts with a head; the first step of a round also reads what was confirmed since.
+
+    A cache entry at position p is made of token p and the target's hidden state after token p - 1.
+    Entries made of the head's own features are written over once the target has spoken.
+
+    Parameters
+    ----------
+    head : DraftHead
+        Trained for the target's decoder.
+    target : StaticModel
+        Prefilled before this drafter is, and committed to before it, each round.
+    """
+
+    def __init__(self, head: DraftHead, target: StaticModel):
+        target.keep_states()
+        self.head, self.target = head, target
+        self.vocab_size, self.max_length = target.vocab_size, target.max_length
+        self.dtype, self.device = target.dtype, target.device
+        self.draft_vocab = tk.DraftVocab(head.d2t)
+
+    @torch.no_grad()
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> None:
+        longest = max(len(prompt) for prompt in prompts)
+        self.cache: StaticCache = self.head.cache(len(prompts), 2 * longest)
+        self.entries = [0] * len(prompts)  # of confirmed tokens, in the cache
+        self.tail = [list(prompt) for prompt in prompts]  # confirmed tokens without; never empty
+        self.drafting = 0  # steps of this round
+        while any(len(tail) > 1 for tail in self.tail):
+            parts = [tail[: min(len(tail) - 1, PREFILL)] for tail in self.tail]
+            self._read(parts)
+            self._advance([len(part) for part in parts])
+
+    @torch.no_grad()
+    def step(self, token: Tensor) -> Tensor:
+        if self.drafting == 0:
+            states = self._read(self.tail)
+            last = torch.tensor([len(tail) - 1 for tail in self.tail], device=self.device)
+            self.feature = states[torch.arange(len(last), device=self.device), last][:, None]
+        else:
+            begin = [
+                n + len(tail) + self.drafting - 1
+                for n, tail in zip(self.entries, self.tail, strict=True)
+            ]
+            self.feature = self._run(token[:, None], self.feature, begin)
+        self.drafting += 1
+        return self.head.logits(self.feature)[:, 0]
+
+    def commit(self, emitted: Sequence[Sequence[int]]) -> None:
+        if self.drafting:  # a row that has ended keeps its last token: no tail is ever empty
+            self._advance(
+                [len(tail) if new else 0 for tail, new in zip(self.tail, emitted, strict=True)]
+            )
+        self.drafting = 0
+        for tail, tokens in zip(self.tail, emitted, strict=True):
+            tail.extend(tokens)
+
+    def _advance(self, read: Sequence[int]) -> None:
+        self.entries = [n + more for n, more in zip(self.entries, read, strict=True)]
+        self.tail = [tail[n:] for tail, n in zip(self.tail, read, strict=True)]
+
+    def _read(self, parts: list[list[int]]) -> Tensor:
+        """Feed confirmed tokens, each beside the target's state after the token before it."""
+        ids = padded(parts).to(self.device)
+        states = torch.zeros(*ids.shape, self.head.config.hidden_size, dtype=self.dtype,
+                             device=self.device)  # fmt: skip
+        for row, (at, part) in enumerate(zip(self.entries, parts, strict=True)):
+            known = self.target.states[row, max(at - 1, 0) : max(at + len(part) - 1, 0)]
+            states[row, len(part) - len(known) : len(part)] = known  # nothing before the first
+        return self._run(ids, states, self.entries)
+
+    def _run(self, ids: Tensor, states: Tensor, start: list[int]) -> Tensor:
+        length = max(start) + ids.shape[1]
+        self.cache.hold(length)
+        begin = torch.tensor(start, device=self.device)
+        return self.head(ids, states, begin, self.cache, length)

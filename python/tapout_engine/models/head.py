@@ -1,0 +1,178 @@
+"""An EAGLE-style draft head: one or two decoder layers on the target's last hidden state.
+
+Li et al., "EAGLE: speculative sampling requires rethinking feature uncertainty", arXiv 2401.15077;
+training on its own features and norms before the first product: EAGLE-3, arXiv 2503.01840.
+
+At position p it reads token p and the target's hidden state after token p - 1, which is what is
+known when token p has been decided and not yet fed to the target.  Its output takes the place of
+the target's hidden state: the target's own head makes logits of it, restricted to a draft
+vocabulary, and the next step reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import EngineError
+from .cache import StaticCache
+from .config import DecoderConfig
+from .decoder import Attention, Decoder, FeedForward, Layer, RMSNorm, Step
+from .linear import Linear
+
+FORMAT = "tapout-draft-head-1"
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Sizes of a draft head, and of the target it was trained for."""
+
+    hidden_size: int
+    vocab_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    norm_eps: float
+
+    @classmethod
+    def of(cls, target: DecoderConfig, num_layers: int = 1) -> HeadConfig:
+        """Layers like the target's, ``num_layers`` of them."""
+        return cls(
+            hidden_size=target.hidden_size, vocab_size=target.vocab_size, num_layers=num_layers,
+            num_heads=target.num_heads, num_kv_heads=target.num_kv_heads,
+            head_dim=target.head_dim, intermediate_size=target.intermediate_size,
+            norm_eps=target.norm_eps,
+        )  # fmt: skip
+
+
+class DraftHead(nn.Module):
+    """A trained head beside its target's decoder.
+
+    Parameters
+    ----------
+    config : HeadConfig
+    weights : dict of str to Tensor
+        As :func:`load_head` reads them.
+    target : Decoder
+        Lends its embedding, its rotary tables and the rows of its head.
+    d2t : Tensor
+        [D] int32: the target id of each draft id.
+    """
+
+    def __init__(
+        self, config: HeadConfig, weights: dict[str, Tensor], target: Decoder, d2t: Tensor
+    ):
+        super().__init__()
+        dtype, device = target.embedding.dtype, target.embedding.device
+        weights = {name: weight.to(device, dtype) for name, weight in weights.items()}
+        self.config, self.d2t = config, d2t.to(device)
+        self.embedding, self.rotary = target.embedding, target.rotary
+        eps = config.norm_eps
+        self.token_norm = RMSNorm(weights["token_norm"], eps)
+        self.state_norm = RMSNorm(weights["state_norm"], eps)
+        self.fuse = Linear(weights["fuse"])
+        self.layers = nn.ModuleList(
+            _layer(config, weights, f"layers.{i}.") for i in range(config.num_layers)
+        )
+        self.norm = RMSNorm(weights["norm"], eps)
+        self.head = Linear(target.head.rows(self.d2t.long()))
+
+    def pack(self, rows: int = 1) -> DraftHead:
+        """Lay out the weights for forwards of about ``rows`` tokens (see :class:`Linear`)."""
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.pack(rows)
+        return self
+
+    def cache(self, batch: int, slots: int) -> StaticCache:
+        """An empty cache for ``batch`` rows of up to ``slots`` tokens."""
+        c = self.config
+        return StaticCache(
+            c.num_layers, batch, c.num_kv_heads, slots, c.head_dim,
+            self.embedding.dtype, self.embedding.device,
+        )  # fmt: skip
+
+    def forward(
+        self, input_ids: Tensor, states: Tensor, start: Tensor, cache: StaticCache, length: int
+    ) -> Tensor:
+        """Feed n tokens to each row.
+
+        Parameters
+        ----------
+        input_ids : Tensor
+            [B, n] int64.
+        states : Tensor
+            [B, n, hidden]: the target's hidden state, or this head's, after the token before each.
+        start, cache, length
+            As for :class:`Decoder`.
+
+        Returns
+        -------
+        Tensor
+            [B, n, hidden].
+        """
+        step = Step(self.rotary, input_ids.shape[1], start, cache, length)
+        tokens = self.token_norm(functional.embedding(input_ids, self.embedding))
+        x = self.fuse(torch.cat((tokens, self.state_norm(states)), dim=-1))
+        for index, layer in enumerate(self.layers):
+            x = layer(x, index, step, cache)
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[.., hidden] -> [.., D]."""
+        return self.head(hidden)
+
+
+def _layer(config: HeadConfig, weights: dict[str, Tensor], stem: str) -> Layer:
+    def norm(name: str) -> RMSNorm:
+        return RMSNorm(weights[stem + name], config.norm_eps)
+
+    attention = Attention(config, Linear(weights[stem + "qkv"]), Linear(weights[stem + "out"]))
+    feed = FeedForward(Linear(weights[stem + "gate_up"]), Linear(weights[stem + "down"]))
+    return Layer(attention, feed, norm("before"), norm("between"))
+
+
+def save_head(
+    path: Path, config: HeadConfig, weights: dict[str, Tensor], d2t: Tensor, target: str
+) -> None:
+    """Write a head as one safetensors file, in bf16."""
+    from safetensors.torch import save_file
+
+    tensors = {name: weight.detach().to(torch.bfloat16) for name, weight in weights.items()}
+    metadata = {"format": FORMAT, "config": json.dumps(asdict(config)), "target": target}
+    save_file({**tensors, "d2t": d2t.int()}, path, metadata)
+
+
+def load_head(path: Path, target: Decoder) -> DraftHead:
+    """Read a head for ``target``.
+
+    Raises
+    ------
+    EngineError
+        If the file is no draft head, or one for another target.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:
+        raise EngineError(f"draft: {path} cannot be read: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise EngineError(f"draft: {path} is no draft head: expected format {FORMAT!r}")
+    config = HeadConfig(**json.loads(metadata["config"]))
+    theirs = (config.hidden_size, config.vocab_size, config.head_dim)
+    own = (target.config.hidden_size, target.config.vocab_size, target.config.head_dim)
+    if theirs != own:
+        raise EngineError(
+            f"draft: {path} is for {metadata['target']}: expected hidden, vocabulary and head "
+            f"sizes {own}, got {theirs}"
+        )
+    return DraftHead(config, tensors, target, tensors.pop("d2t"))

@@ -1,0 +1,163 @@
+"""The ``train-draft`` command: from a model to a drafter for it."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from ..errors import EngineError
+from ..loading import LoadedModel, load
+from ..models import Decoder
+from ..models.weights import decoder_of
+from ..progress import progress_bar
+from ..prompts import DEMO_PROMPTS
+from .batches import split
+from .corpus import HeldOut
+from .data import ANSWERS, BATCH, CURIOSITY, Collector, Sources
+from .loop import Trainer
+from .report import write_card, write_curves, write_manifest
+from .shards import Shard, Shards
+from .students import HeadStudent, LlamaStudent, Student
+
+DATA = 2 / 3  # of the time goes into texts and hidden states
+SETTINGS = ("target", "kind", "text", "prompts", "held_out", "layers", "vocab", "steps", "seed")
+
+
+def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
+    """Train a drafter into ``arguments.out``, or go on with one that was cut off."""
+    out = Path(arguments.out)
+    work = out / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    _same_settings(work / "settings.json", arguments)
+    loaded = load(arguments.target, "bfloat16", say)
+    target = decoder_of(loaded.model).to(arguments.device)
+    held_out = HeldOut.of(arguments.held_out, *DEMO_PROMPTS.values())
+    shards = Shards(work / "shards")
+    _collect(arguments, loaded, target, held_out, shards)
+    train, judged = split(shards)
+    student = _student(arguments, loaded, target, train)
+    seconds = (1 - DATA) * 60 * arguments.minutes
+    trainer = Trainer(
+        student, target.head.rows(torch.arange(target.config.vocab_size)), train, judged, seconds,
+        work / "checkpoint.pt", arguments.seed,
+    )  # fmt: skip
+    with progress_bar(round(seconds), "s", "training") as bar:
+        trainer.run(lambda progress, losses: bar.update(int(progress.seconds) - bar.n))
+    student.save(out, loaded.name)
+    write_curves(out, trainer)
+    manifest = _manifest(arguments, loaded, shards, held_out, trainer)
+    write_manifest(out / "manifest.json", manifest)
+    write_card(out, manifest)
+    say(f"wrote {out}: use it with --draft {out}")
+    return 0
+
+
+def _same_settings(path: Path, arguments: argparse.Namespace) -> None:
+    """What a run began with it goes on with; only its time may change."""
+    settings = {
+        name: [str(path) for path in value] if isinstance(value, list) else value
+        for name, value in ((name, getattr(arguments, name)) for name in SETTINGS)
+    }
+    if not path.exists():
+        path.write_text(json.dumps(settings))
+    elif json.loads(path.read_text()) != settings:
+        raise EngineError(
+            f"train-draft: {path.parent.parent} was begun with other settings: "
+            "repeat them, or choose another --out"
+        )
+
+
+def _collect(
+    arguments: argparse.Namespace, loaded: LoadedModel, target: Decoder, held_out: HeldOut,
+    shards: Shards,
+) -> None:  # fmt: skip
+    sources = Sources(arguments.text, arguments.prompts, held_out)
+    packed = decoder_of(loaded.model).to(arguments.device).pack(BATCH)
+    collector = Collector(packed, loaded.tokenizer, loaded.eos, sources, arguments.seed)
+    seconds = DATA * 60 * arguments.minutes
+    with progress_bar(round(seconds), "s", "texts") as bar:
+        collector.collect(shards, seconds, lambda kind, n, spent: bar.update(int(spent) - bar.n))
+
+
+def _student(
+    arguments: argparse.Namespace, loaded: LoadedModel, target: Decoder, train: list[Path]
+) -> Student:
+    torch.manual_seed(arguments.seed)
+    if arguments.kind == "llama":
+        return LlamaStudent(target, loaded.tokenizer, layers=arguments.layers)
+    d2t = frequent(train, target.config.vocab_size, arguments.vocab)
+    return HeadStudent(target, d2t, arguments.layers, arguments.steps)
+
+
+def frequent(train: list[Path], vocab_size: int, size: int) -> torch.Tensor:
+    """The ``size`` tokens seen most often, the most frequent first: [size] int64."""
+    counts = sum(torch.bincount(Shard(path).tokens, minlength=vocab_size) for path in train)
+    return counts.sort(descending=True, stable=True).indices[:size]
+
+
+def _manifest(
+    arguments: argparse.Namespace, loaded: LoadedModel, shards: Shards, held_out: HeldOut,
+    trainer: Trainer,
+) -> dict:  # fmt: skip
+    data: dict[str, dict[str, int]] = {}
+    files = [Shard(path) for path in shards.files()]
+    for shard in files:
+        found = data.setdefault(shard.kind, {"texts": 0, "tokens": 0})
+        found["texts"] += len(shard.spans)
+        found["tokens"] += len(shard.tokens)
+    return {
+        "target": loaded.name,
+        "kind": arguments.kind,
+        "licence": "Apache-2.0",
+        "description": _description(arguments, trainer.student),
+        "text": [path.name for path in arguments.text],
+        "prompts": [path.name for path in arguments.prompts],
+        "temperatures": [CURIOSITY, *ANSWERS],
+        "data": data,
+        "data_seconds": sum(shard.seconds for shard in files),
+        "training": asdict(trainer.progress),
+        "judged": {kind: sum(len(b.tokens) for b in v) for kind, v in trainer.judged.items()},
+        "held_out": [
+            {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+            for path in arguments.held_out
+        ]
+        + [{"name": "demo prompts", "sha256": digest_of_demo()}],
+        "dropped": held_out.dropped,
+        "acceptance": {kind: asdict(found) for kind, found in trainer.measured[-1][1].items()},
+        "settings": {
+            name: getattr(arguments, name)
+            for name in ("layers", "vocab", "steps", "seed", "minutes")
+        },
+        "machine": _machine(),
+        "note": arguments.note,
+    }
+
+
+def digest_of_demo() -> str:
+    """sha256 of the demo's prompts, which every drafter is kept from."""
+    return hashlib.sha256("\0".join(DEMO_PROMPTS.values()).encode()).hexdigest()
+
+
+def _description(arguments: argparse.Namespace, student: Student) -> str:
+    weights = sum(p.numel() for p in student.module.parameters())
+    if arguments.kind == "llama":
+        return f"A Llama of {arguments.layers} layers, {weights / 1e6:.1f} M weights."
+    return (
+        f"An EAGLE-style head of {arguments.layers} decoder layer(s), {weights / 1e6:.1f} M weights, on "
+        f"the target's last hidden state, with the target's own embedding and head; it scores "
+        f"{arguments.vocab} frequent tokens. Trained for {arguments.steps} steps on its own features."
+    )
+
+
+def _machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} {platform.machine()} CPU cores, torch {torch.__version__}"
