@@ -8,9 +8,9 @@ import os
 import pytest
 
 from tapout_engine import Controller, PlainDecoder, Request, SpeculativeDecoder
-from tapout_engine.prompts import DEMO_PROMPTS
 from tapout_engine.errors import INSTALL_MODEL
 from tapout_engine.loading import DEFAULT_NAME
+from tapout_engine.prompts import DEMO_PROMPTS
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..models import Decoder, HeadConfig
-from ..models.rotary import Rotary, rotate
+from ..models.rotary import rotate
 
 
 class TrainableHead(nn.Module):
