@@ -53,7 +53,8 @@ def run(dtype: str = "float32", say: Callable[..., None] = print) -> int:
     drafter, lookup = session.drafter("self"), session.drafter("prompt-lookup")
     _show(_decoders(session, drafter, lookup)["self-draft, TapOut"], session, say)
     say(
-        f"Now {len(DEMO_PROMPTS)} prompts, {NEW_TOKENS} new tokens each, four ways, greedy and sampled."
+        f"Now {len(DEMO_PROMPTS)} prompts, {NEW_TOKENS} new tokens each, four ways, greedy and "
+        "sampled."
     )
     runs = _decode_all(session, drafter, lookup)
     threads = torch.get_num_threads()

@@ -54,7 +54,10 @@ class AutoregressiveDrafter(Follower, Protocol):
     dtype: torch.dtype
 
     def step(self, token: Tensor) -> Tensor:
-        """Logits [B, V], or [B, D] of a draft vocabulary, after ``token`` [B]: each row's last token, then its drafts in turn."""
+        """Logits after ``token`` [B]: each row's last token, then its drafts in turn.
+
+        [B, V], or [B, D] with a draft vocabulary of D tokens.
+        """
 
 
 @runtime_checkable

@@ -1,9 +1,9 @@
 """A Llama-family decoder in plain PyTorch: static cache, rows of their own length, trees.
 
 Every token's numbers depend on its own row alone and not on how many tokens, up to 64, are fed with
-it: the products are the same for any width, and attention sums over whole blocks of the cache.  That keeps
-greedy decoding of one token at a time and of a verified draft the same in bf16 too, where a fused
-attention kernel would order its sums by the width.
+it: the products are the same for any width, and attention sums over whole blocks of the cache.
+That keeps greedy decoding of one token at a time and of a verified draft the same in bf16 too,
+where a fused attention kernel would order its sums by the width.
 """
 
 from __future__ import annotations

@@ -151,9 +151,10 @@ def _description(arguments: argparse.Namespace, student: Student) -> str:
     if arguments.kind == "llama":
         return f"A Llama of {arguments.layers} layers, {weights / 1e6:.1f} M weights."
     return (
-        f"An EAGLE-style head of {arguments.layers} decoder layer(s), {weights / 1e6:.1f} M weights, on "
-        f"the target's last hidden state, with the target's own embedding and head; it scores "
-        f"{arguments.vocab} frequent tokens. Trained for {arguments.steps} steps on its own features."
+        f"An EAGLE-style head of {arguments.layers} decoder layer(s), {weights / 1e6:.1f} M "
+        "weights, on the target's last hidden state, with the target's own embedding and head; "
+        f"it scores {arguments.vocab} frequent tokens. Trained for {arguments.steps} steps on its "
+        "own features."
     )
 
 
