@@ -27,12 +27,13 @@ KERNEL_LAYERS = [
 ]
 # adapters -> decode -> controller -> tapout_kernels; programs on top.
 ENGINE_LAYERS = [
-    {"errors", "engine", "progress", "requests", "arms", "text", "skipping"},
+    {"errors", "engine", "progress", "prompts", "requests", "arms", "text", "skipping"},
     {"controller", "rows", "loading", "divergence", "models"},
+    {"lanes"},
     {"decode", "summary"},
     {"adapters"},
     {"session"},
-    {"generate", "demo"},
+    {"generate", "demo", "training"},
     {"cli"},
     {"__init__", "__main__"},
 ]

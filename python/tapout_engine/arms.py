@@ -1,10 +1,15 @@
-"""Tables of arms as people type them: ``fixed_length:n=4,svip:threshold=0.6,adaedl``."""
+"""Tables of arms as people type them: ``fixed_length:n=4,svip:threshold=0.6,adaedl``.
+
+Where there are several drafters, an arm also names the one that drafts, or several in turn:
+``prompt-lookup|head/svip`` is prompt lookup where it finds something, and the head where not.
+"""
 
 from __future__ import annotations
 
 from .errors import EngineError
 
-Arm = tuple[str, dict[str, float]]
+Arm = tuple[str, dict[str, float]] | tuple[str, dict[str, float], tuple[str, ...]]
+"""A stop rule, its parameters, and the drafters it is for, the first that offers a draft first."""
 
 TAPOUT_ARMS: tuple[Arm, ...] = (
     ("fixed_length", {}),
@@ -20,6 +25,19 @@ LENGTH_ARMS: tuple[Arm, ...] = tuple(("fixed_length", {"n": n}) for n in (0, 2, 
 """For drafters without a distribution there is only a length to choose; 0 is not to draft."""
 
 
+DRAFTER_ARMS: tuple[Arm, ...] = (
+    ("fixed_length", {"n": 0}, ("head",)),
+    ("fixed_length", {"n": 2}, ("head",)),
+    ("svip", {}, ("head",)),
+    ("max_confidence", {}, ("head",)),
+    ("fixed_length", {"n": 2}, ("prompt-lookup", "head")),
+    ("svip", {}, ("prompt-lookup", "head")),
+    ("max_confidence", {}, ("prompt-lookup", "head")),
+    ("fixed_length", {"n": 8}, ("prompt-lookup",)),
+)
+"""None, a draft head, prompt lookup where it finds something and the head where not, lookup."""
+
+
 def parse_arms(text: str) -> tuple[Arm, ...]:
     """Arms of a list such as ``svip:threshold=0.6,adaedl:gamma=0.2,initial_threshold=0.5``.
 
@@ -29,6 +47,8 @@ def parse_arms(text: str) -> tuple[Arm, ...]:
     --------
     >>> parse_arms("fixed_length:n=4,svip")
     (('fixed_length', {'n': 4.0}), ('svip', {}))
+    >>> parse_arms("prompt-lookup|head/svip")
+    (('svip', {}, ('prompt-lookup', 'head')),)
     """
     arms: list[Arm] = []
     for piece in filter(None, (piece.strip() for piece in text.split(","))):
@@ -36,7 +56,8 @@ def parse_arms(text: str) -> tuple[Arm, ...]:
         if not colon and "=" in piece:
             name, setting = "", piece
         if name:
-            arms.append((name.strip(), {}))
+            drafters, _, rule = name.rpartition("/")
+            arms.append((rule.strip(), {}, *([tuple(drafters.split("|"))] if drafters else [])))
         elif not arms:
             raise EngineError(f"arms: a list must begin with the name of a rule, got {piece!r}")
         if setting:

@@ -67,7 +67,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--prompt", help="text to answer; else --file, else standard input")
     add("--file", help="read the prompt from a file")
     add("--target", default=DEFAULT_TARGET, help="model directory (default: %(default)s)")
-    add("--draft", default="self", help="self, prompt-lookup or a directory")
+    add("--draft", default="auto", help="auto, head, self, prompt-lookup, or a directory")
     add("--skip-layers", type=_layers, help="layers that --draft self leaves out, as 3,5,7")
     _add_dtype(parser)
     add("--rule", default="token", choices=_RULES, help="how drafts are accepted")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 import tapout_kernels as tk
 
 from .arms import TAPOUT_ARMS, Arm
+from .errors import EngineError
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,17 @@ class Controller:
     """Stop rules, their per-request memory, and the bandit that picks among them.
 
     The bandit persists over requests until :meth:`reset`; the rules' memory belongs to a batch.
+
+    Parameters
+    ----------
+    arms : sequence of Arm
+        Stop rules, and the drafters they are for where there are several.
+    slots : int
+        K, the longest draft.
+    policy, reward, **policy_params
+        Of :meth:`tapout_kernels.BanditState.create`. Only ``throughput`` knows what drafting
+        costs: where arms differ in their drafter, take it.
+    device : torch.device or str, optional
     """
 
     def __init__(
@@ -39,7 +51,8 @@ class Controller:
     ):
         self.slots = slots
         self.device = device
-        self.rules = tk.StopRules(*arms, device=device)
+        self.rules = tk.StopRules(*(arm[:2] for arm in arms), device=device)
+        self.drafters = [arm[2] if len(arm) > 2 else () for arm in arms]
         self._policy = {"policy": policy, "reward": reward, **policy_params}
         self.reset()
 
@@ -49,6 +62,38 @@ class Controller:
             len(self.rules), slots=self.slots, device=self.device, **self._policy
         )
         self.requests = 0
+
+    def bind(self, names: Sequence[str]) -> None:
+        """Say which drafters there are; arms that name none are for the first.
+
+        Raises
+        ------
+        EngineError
+            If an arm is for a drafter that is not there.
+        """
+        wanted = [drafters or names[:1] for drafters in self.drafters]
+        missing = sorted({name for arm in wanted for name in arm} - set(names))
+        if missing:
+            raise EngineError(
+                f"arms: drafters must be among {', '.join(names)}, got {', '.join(missing)}"
+            )
+        most = max(map(len, wanted))
+        order = [[names.index(name) for name in arm] for arm in wanted]
+        padded = [places + places[-1:] * (most - len(places)) for places in order]
+        self.order = torch.tensor(padded, device=self.device)  # [A, drafters tried in turn]
+
+    def drafter(self, offers: Sequence[Tensor | None]) -> Tensor:
+        """[B]: each row's drafter, the first of its arm's that offers a draft, else the last.
+
+        ``offers`` are [B] bool for each drafter, None where it always has one.
+        """
+        arm = self.state.arm.long().clamp(min=0)
+        always = torch.ones_like(arm, dtype=torch.bool)
+        offered = torch.stack([always if offer is None else offer for offer in offers], dim=1)
+        order = self.order[arm]  # [B, drafters tried in turn]
+        tried = offered.gather(1, order)[:, :-1]
+        place = (tried.long().cumsum(1) == 0).sum(1)
+        return order.gather(1, place[:, None])[:, 0]
 
     def admit(self, seeds: Sequence[int]) -> list[int]:
         """Begin a batch; returns the random key of each request.
@@ -64,11 +109,15 @@ class Controller:
         tk.bandit_select(self.bandit, live=live, out=self.state.arm, backend=backend)
 
     def update(
-        self, proposal: tk.Proposal, verdict: tk.Verdict, backend: str | None = None
+        self,
+        proposal: tk.Proposal,
+        verdict: tk.Verdict,
+        cost_ratio: Tensor,
+        backend: str | None = None,
     ) -> None:
-        """Learn from a verified round."""
+        """Learn from a verified round, a draft step of which cost ``cost_ratio`` [1] f32."""
         tk.bandit_update(
-            self.bandit, self.state.arm, proposal, verdict,
+            replace(self.bandit, cost_ratio=cost_ratio), self.state.arm, proposal, verdict,
             rules=self.rules, state=self.state, backend=backend,
         )  # fmt: skip
 
@@ -77,6 +126,10 @@ class Controller:
         pulls = self.bandit.count[0].tolist()
         rewards = self.bandit.reward_sum[0].tolist()
         return [
-            ArmReport(self.rules.label(arm), int(n), total / n if n else 0.0)
+            ArmReport(self._label(arm), int(n), total / n if n else 0.0)
             for arm, (n, total) in enumerate(zip(pulls, rewards, strict=True))
         ]
+
+    def _label(self, arm: int) -> str:
+        drafters = "|".join(self.drafters[arm])
+        return f"{drafters}/{self.rules.label(arm)}" if drafters else self.rules.label(arm)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -12,8 +12,8 @@ from torch import Tensor
 import tapout_kernels as tk
 
 from .controller import Controller
-from .engine import BlockDrafter, Drafter, Target, Tokenizer, max_length
-from .errors import EngineError
+from .engine import Drafter, Target, Tokenizer, max_length
+from .lanes import Lane
 from .requests import Request, Result, Times
 from .rows import INVALID, RoundReport, Row, check_requests, sampling_params
 
@@ -97,8 +97,8 @@ class SpeculativeDecoder(_Decoder):
     Parameters
     ----------
     target : Target
-    drafter : AutoregressiveDrafter or BlockDrafter
-        Must share the target's vocabulary.
+    drafter : AutoregressiveDrafter or BlockDrafter, or a mapping of names to them
+        Must share the target's vocabulary. Of several, an arm says which one drafts.
     controller : Controller
         Its arms, its bandit and its number of draft slots K.
     tokenizer : Tokenizer, optional
@@ -116,7 +116,7 @@ class SpeculativeDecoder(_Decoder):
     def __init__(
         self,
         target: Target,
-        drafter: Drafter,
+        drafter: Drafter | Mapping[str, Drafter],
         controller: Controller,
         tokenizer: Tokenizer | None = None,
         rule: str = "token",
@@ -124,17 +124,14 @@ class SpeculativeDecoder(_Decoder):
         backend: str | None = None,
     ):
         super().__init__(target, tokenizer, rule, backend)
-        if drafter.vocab_size != target.vocab_size:
-            raise EngineError(
-                f"the drafter must share the target's vocabulary of {target.vocab_size} tokens, "
-                f"got one of {drafter.vocab_size}"
-            )
-        self.drafter = drafter
-        self.vocab: tk.DraftVocab | None = getattr(drafter, "draft_vocab", None)
-        self.prompt_below = min(self.max_length, max_length(drafter))
-        self.controller = controller
-        self.early_exit = early_exit
-        self._draft = self._draft_block if isinstance(drafter, BlockDrafter) else self._draft_steps
+        drafters = drafter if isinstance(drafter, Mapping) else {"": drafter}
+        controller.bind(list(drafters))
+        self.controller, self.early_exit = controller, early_exit
+        self.lanes = [
+            Lane(drafter, target, controller, rule, early_exit, backend, self._clock)
+            for drafter in drafters.values()
+        ]
+        self.prompt_below = min(self.max_length, *(lane.max_length for lane in self.lanes))
 
     def reset(self) -> None:
         """Forget what the bandit learned; it persists over calls of ``generate`` otherwise."""
@@ -145,75 +142,63 @@ class SpeculativeDecoder(_Decoder):
 
         ``last`` [B] i64 is each row's last token, ``budget`` [B] i32 the longest draft allowed,
         ``room`` the longest draft that the models can read; returns the new last tokens. The
-        rest is in ``self.proposal`` and ``self.verdict``.
+        rest is in ``proposal`` and ``verdict`` of the lanes in ``drafted``.
         """
         with self._clock("kernels"):
             self.controller.select(live, self.backend)
-        self._draft(last, live, budget, room)
-        logits = self._forward(self.proposal.input_ids(last, self.target.vocab_size), room)
-        with self._clock("kernels"):
-            tk.verify(
-                logits, self.proposal, self.sampling, self.rng,
-                rule=self.rule, vocab=self.vocab, out=self.verdict, backend=self.backend,
-            )  # fmt: skip
-            self.controller.update(self.proposal, self.verdict, self.backend)
-        return self.verdict.last_token
+        self.drafted = self._draft(last, live, budget, room)
+        logits = self._forward(last, room)
+        for lane in self.drafted:
+            lane.verify(logits)
+        return self._merged(lambda lane: lane.verdict.last_token)
 
-    def _draft_steps(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> None:
-        rules, state = self.controller.rules, self.controller.state
-        with self._clock("kernels"):
-            self.proposal.reset(self.rng, rules, state, budget, live, backend=self.backend)
-        token = last
-        for _ in range(room):
-            if self.early_exit and not self.proposal.num_active.item():
-                break
-            with self._clock("draft"):
-                logits = self.drafter.step(token)  # [B, V]
-            with self._clock("kernels"):
-                token = tk.draft_step(
-                    logits, self.proposal, self.sampling, self.rng, rules=rules, state=state,
-                    rule=self.rule, vocab=self.vocab, backend=self.backend,
-                )  # fmt: skip
+    def _draft(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> list[Lane]:
+        """Every row in the lane of its arm; returns the lanes that have rows."""
+        offers = [lane.offer() for lane in self.lanes]
+        drafted = []
+        for index, lane in enumerate(self.lanes):
+            rows = live
+            if len(self.lanes) > 1:
+                rows = live & (self.controller.drafter(offers) == index)
+                if self.early_exit and not rows.any():
+                    continue
+            lane.draft(last, rows, budget, room)
+            drafted.append(lane)
+        return drafted
 
-    def _draft_block(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> None:
-        with self._clock("draft"):
-            tokens = self.drafter.propose(self.controller.slots)  # [B, K]
-        with self._clock("kernels"):
-            tk.Proposal.from_tokens(
-                tokens, self.rng, live=live, max_length=budget,
-                rules=self.controller.rules, state=self.controller.state,
-                out=self.proposal, backend=self.backend,
-            )  # fmt: skip
-
-    def _forward(self, input_ids: Tensor, room: int) -> Tensor:
+    def _forward(self, last: Tensor, room: int) -> Tensor:
         """The target on [B, K+1] tokens; columns no row drafted are not computed."""
+        vocab = self.target.vocab_size
         with self._clock("verify"):
-            used = 1 + (int(self.proposal.length.max()) if self.early_exit else room)
-            logits = self.target.forward(input_ids[:, :used])
-            if used == input_ids.shape[1]:
+            input_ids = self._merged(lambda lane: lane.proposal.input_ids(last, vocab))
+            if self.early_exit:
+                room = max(int(lane.proposal.length.max()) for lane in self.drafted)
+            logits = self.target.forward(input_ids[:, : 1 + room])
+            if logits.shape[1] == input_ids.shape[1]:
                 return logits
-            self._logits[:, :used] = logits
+            self._logits[:, : 1 + room] = logits
             return self._logits
+
+    def _merged(self, of: Callable[[Lane], Tensor]) -> Tensor:
+        """What each row's lane says of it; of rows in none, what the first says."""
+        merged = of(self.drafted[0])
+        for lane in self.drafted[1:]:
+            rows = lane.live.view(-1, *[1] * (merged.dim() - 1))
+            merged = torch.where(rows, of(lane), merged)
+        return merged
 
     def _keys(self, seeds: Sequence[int]) -> list[int]:
         return self.controller.admit(seeds)
 
     def _prefill(self, prompts: list[list[int]]) -> None:
         self.target.prefill(prompts)
-        self.drafter.prefill(prompts)
-        batch, slots, device = len(prompts), self.controller.slots, self.target.device
-        vocab = self.target.vocab_size
-        keeps_logits = self.rule in ("token", "block") and not isinstance(
-            self.drafter, BlockDrafter
-        )
-        self.proposal = tk.Proposal.empty(
-            batch, slots, (len(self.vocab) if self.vocab else vocab) if keeps_logits else None,
-            self.drafter.dtype if keeps_logits else None, device,
-        )  # fmt: skip
-        self.verdict = tk.Verdict.empty(batch, slots, device=device)
+        for lane in self.lanes:
+            lane.sampling, lane.rng = self.sampling, self.rng
+            lane.prefill(prompts)
         self._logits = torch.zeros(
-            batch, slots + 1, vocab, dtype=self.target.dtype, device=device
-        )  # a column past every draft is never read, but must exist
+            len(prompts), self.controller.slots + 1, self.target.vocab_size,
+            dtype=self.target.dtype, device=self.target.device,
+        )  # a column past every draft is never read, but must exist  # fmt: skip
 
     def _advance(self, rows: list[Row]) -> list[RoundReport]:
         device = self.target.device
@@ -230,25 +215,20 @@ class SpeculativeDecoder(_Decoder):
         with self._clock("verify"):
             self.target.commit(emitted)
         with self._clock("draft"):
-            self.drafter.commit(emitted)
+            for lane in self.lanes:
+                lane.drafter.commit(emitted)
         return reports
 
     def _room(self, row: Row) -> int:
-        """The longest draft that target and drafter can read, whatever the request asks for."""
+        """The longest draft that target and drafters can read, whatever the request asks for."""
         target = self.max_length - row.length - 1
-        drafter = max_length(self.drafter) - row.length + 1  # it need not read its last draft
-        return int(max(0, min(self.controller.slots, target, drafter)))
+        drafters = min(lane.max_length for lane in self.lanes) - row.length + 1
+        return int(max(0, min(self.controller.slots, target, drafters)))  # the last is not read
 
     def _read(self) -> list[RoundReport]:
         """One transfer to the host: all it will know of this round."""
-        proposal, verdict = self.proposal, self.verdict
-        numbers = (
-            verdict.num_emitted, verdict.num_accepted, proposal.length,
-            verdict.status, proposal.stop_reason, self.controller.state.arm,
-        )  # fmt: skip
-        columns = torch.stack([number.long() for number in numbers], dim=1)
-        table = torch.cat([columns, verdict.tokens], dim=1).tolist()
-        n = len(numbers)
+        table = self._merged(lambda lane: lane.numbers()).tolist()
+        n = len(RoundReport._fields)
         return [RoundReport(row[n : n + row[0]], *row[1:n]) for row in table]
 
 

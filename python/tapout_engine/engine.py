@@ -77,6 +77,11 @@ def max_length(follower: Follower) -> float:
     return float("inf") if limit is None else limit
 
 
+def draft_cost(drafter: Drafter) -> float:
+    """Its attribute ``cost``: the time of a draft step in target forwards; 0 if it does not say."""
+    return getattr(drafter, "cost", 0.0)
+
+
 class Tokenizer(Protocol):
     """How text is made of tokens; needed only for text, stop strings and streaming."""
 

@@ -18,7 +18,6 @@ from .arms import Arm, parse_arms
 from .controller import Controller
 from .decode import PlainDecoder, SpeculativeDecoder
 from .divergence import Divergence, first_divergence
-from .engine import Target
 from .errors import EngineError
 from .progress import progress_bar
 from .requests import Request, Result
@@ -34,7 +33,9 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
         arguments.target, arguments.dtype, notify=lambda text: say(text, file=sys.stderr)
     )
     drafter = session.drafter(arguments.draft, arguments.skip_layers)
-    controller = Controller(arms or drafter.arms, arguments.slots, policy=arguments.bandit)
+    controller = Controller(
+        arms or drafter.arms, arguments.slots, policy=arguments.bandit, reward=drafter.reward
+    )
     request = Request(
         session.tokenizer.encode(prompt),
         max_new_tokens=arguments.max_new_tokens,
@@ -108,9 +109,9 @@ def _decode(
 def _warm_up(session: Session, drafter: NamedDrafter, request: Request) -> None:
     """The first touch of the weights is paid for before any clock."""
     short = replace(request, prompt=request.prompt[-8:], max_new_tokens=2)
-    for model in (session.target, drafter.drafter):
-        if isinstance(model, Target):
-            PlainDecoder(model, session.tokenizer).generate([short])
+    PlainDecoder(session.target, session.tokenizer).generate([short])
+    controller = Controller(drafter.arms)
+    SpeculativeDecoder(session.target, drafter.drafter, controller).generate([short])
 
 
 def _decode_plainly(session: Session, request: Request, arguments: argparse.Namespace) -> Result:

@@ -16,6 +16,7 @@ from .errors import INSTALL_MODEL, EngineError, not_installed
 
 DEFAULT_TARGET = "smollm2"
 DEFAULT_NAME = "SmolLM2-135M-Instruct (Q4_1, dequantised)"
+HEAD_FILE = "head.safetensors"
 _CACHE_ENTRY = "SmolLM2-135M-Instruct-Q4_1-bf16"
 
 Notify = Callable[[str], None]

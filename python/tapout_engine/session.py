@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .adapters.prompt_lookup import PromptLookupDrafter
-from .arms import LENGTH_ARMS, TAPOUT_ARMS, Arm
+from .arms import DRAFTER_ARMS, LENGTH_ARMS, TAPOUT_ARMS, Arm
 from .engine import Drafter
 from .errors import EngineError
-from .loading import DEFAULT_TARGET, Notify, load
+from .loading import DEFAULT_TARGET, HEAD_FILE, Notify, load
 from .skipping import middle_layers
+
+SHIPPED_HEAD = Path(__file__).parent / "data" / "smollm2-135m-head" / HEAD_FILE
+"""Trained for the default model; its card lies beside it."""
 
 
 class NamedDrafter(NamedTuple):
-    """A drafter, the name it goes by in a table, and the arms that suit it."""
+    """A drafter or several, the name for a table, and the arms and the reward that suit it."""
 
-    drafter: Drafter
+    drafter: Drafter | dict[str, Drafter]
     name: str
     arms: tuple[Arm, ...]
+    reward: str = "blend"
 
 
 class Session:
@@ -36,7 +40,7 @@ class Session:
     def __init__(
         self, target: str = DEFAULT_TARGET, dtype: str = "float32", notify: Notify | None = None
     ):
-        self.dtype = dtype
+        self.dtype, self.is_default = dtype, target == DEFAULT_TARGET
         loaded = load(target, dtype, notify)
         from .adapters.huggingface import HFTokenizer
         from .adapters.models import model_of
@@ -50,13 +54,35 @@ class Session:
         return f"{self.model_name}, {str(self.target.dtype).removeprefix('torch.')}"
 
     def drafter(self, kind: str, skip: Sequence[int] | None = None) -> NamedDrafter:
-        """``self``, ``prompt-lookup``, or the path of a model."""
+        """``auto``, ``head``, ``self``, ``prompt-lookup``, or the folder of a head or a model.
+
+        ``auto`` is the shipped head with prompt lookup for the default model, ``self`` for others.
+        """
+        if kind == "auto":
+            return self._with_lookup() if self.is_default else self._self_draft(skip)
+        if kind == "head" or (Path(kind) / HEAD_FILE).is_file():
+            return self._head(SHIPPED_HEAD if kind == "head" else Path(kind) / HEAD_FILE)
         if kind == "prompt-lookup":
             vocab, device = self.target.vocab_size, self.target.device
             return NamedDrafter(PromptLookupDrafter(vocab, device=device), kind, LENGTH_ARMS)
         if kind == "self":
             return self._self_draft(skip)
         return self._other_model(kind)
+
+    def _with_lookup(self) -> NamedDrafter:
+        head, lookup = self.drafter("head"), self.drafter("prompt-lookup")
+        drafters = {"head": head.drafter, "prompt-lookup": lookup.drafter}
+        return NamedDrafter(drafters, f"{head.name} or prompt-lookup", DRAFTER_ARMS, "throughput")
+
+    def _head(self, path: Path) -> NamedDrafter:
+        from .adapters.head import HeadDrafter
+        from .adapters.static import StaticModel
+        from .models import load_head
+
+        if not isinstance(self.target, StaticModel):
+            raise EngineError(f"draft: {self.model_name} has no hidden states for {path}")
+        head = load_head(path, self.target.decoder).pack()
+        return NamedDrafter(HeadDrafter(head, self.target), "head", TAPOUT_ARMS)
 
     def _self_draft(self, skip: Sequence[int] | None) -> NamedDrafter:
         from .adapters.models import num_layers, shallower
@@ -71,7 +97,8 @@ class Session:
 
         if path != DEFAULT_TARGET and not Path(path).is_dir():
             raise EngineError(
-                f"draft: expected self, prompt-lookup or a model directory, got {path}"
+                "draft: expected auto, head, self, prompt-lookup or the directory of a head or a "
+                f"model, got {path}"
             )
         loaded = load(path, self.dtype)
         if loaded.tokenizer.get_vocab() != self.tokenizer.tokenizer.get_vocab():

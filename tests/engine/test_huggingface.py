@@ -59,10 +59,11 @@ def test_greedy_equals_plain_decoding(kind, arms, slots, llama, plain):
 def test_caches_equal_plain_decoding_after_every_round(kind, temperature, llama):
     target, draft = HFModel(llama), drafter(kind, llama)
     decoder = SpeculativeDecoder(target, draft, Controller(slots=5))
+    lane = decoder.lanes[0]
     checked = []
 
     def check(row, tokens, text):
-        checked.append(decoder.proposal.length.item() - decoder.verdict.num_accepted.item())
+        checked.append(lane.proposal.length.item() - lane.verdict.num_accepted.item())
         assert_follows(target, HFModel(llama))
         assert target.cache.get_seq_length() == len(target.history.tokens) - 1
         if isinstance(draft, HFModel):
@@ -100,7 +101,7 @@ def test_bfloat16_models_keep_their_dtype(kind, temperature):
     decoder = SpeculativeDecoder(HFModel(model), drafter(kind, model), Controller())
     result = decoder.generate([Request(PROMPT, 30, temperature)])[0]
     assert len(result.tokens) == 30
-    kept = decoder.proposal.logits
+    kept = decoder.lanes[0].proposal.logits
     assert kept is None if kind == "lookup" else kept.dtype == torch.bfloat16
 
 

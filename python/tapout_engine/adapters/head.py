@@ -10,6 +10,7 @@ from torch import Tensor
 import tapout_kernels as tk
 
 from ..models import DraftHead, StaticCache
+from ..models.linear import weights_read
 from .static import PREFILL, StaticModel, padded
 
 
@@ -33,6 +34,7 @@ class HeadDrafter:
         self.vocab_size, self.max_length = target.vocab_size, target.max_length
         self.dtype, self.device = target.dtype, target.device
         self.draft_vocab = tk.DraftVocab(head.d2t)
+        self.cost = weights_read(head) / weights_read(target.decoder)
 
     @torch.no_grad()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> None:

@@ -36,6 +36,7 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.packed: Tensor | None = None
+        self.size = weight.numel()  # weights one product reads
 
     def pack(self, rows: int) -> None:
         """Lay the weights out for products of about ``rows`` rows; frees the plain ones."""
@@ -59,3 +60,8 @@ class Linear(nn.Module):
 
     def _product(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+
+def weights_read(module: nn.Module) -> int:
+    """Weights of all products in ``module``: where few tokens are fed, time goes by them."""
+    return sum(part.size for part in module.modules() if isinstance(part, Linear))

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ..loading import HEAD_FILE
 from ..models import Decoder, HeadConfig, save_head
 from .batches import Batch
 from .head import TrainableHead
@@ -53,7 +54,7 @@ class HeadStudent:
 
     def save(self, folder: Path, target: str) -> None:
         save_head(
-            folder / "head.safetensors", self.config, self.module.weights(),
+            folder / HEAD_FILE, self.config, self.module.weights(),
             self.vocab, target,
         )  # fmt: skip
 

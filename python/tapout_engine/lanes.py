@@ -1,0 +1,127 @@
+"""One drafter of a decoder with everything that is its own: draft, verdict, vocabulary, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+import tapout_kernels as tk
+
+from .controller import Controller
+from .engine import BlockDrafter, Drafter, Target, draft_cost, max_length
+from .errors import EngineError
+
+VERIFY_ROW = 0.02  # what one more row costs the target's forward, in forwards
+Clock = Callable[[str], AbstractContextManager[None]]
+
+
+class Lane:
+    """Drafts for the rows whose arm chose its drafter; the others sit the round out.
+
+    Parameters
+    ----------
+    drafter : Drafter
+    target : Target
+    controller : Controller
+    rule, early_exit, backend
+        As for :class:`tapout_engine.SpeculativeDecoder`.
+    clock : callable
+        ``with clock("draft"):`` adds to the time of a part.
+    """
+
+    def __init__(
+        self,
+        drafter: Drafter,
+        target: Target,
+        controller: Controller,
+        rule: str,
+        early_exit: bool,
+        backend: str | None,
+        clock: Clock,
+    ):
+        if drafter.vocab_size != target.vocab_size:
+            raise EngineError(
+                f"the drafter must share the target's vocabulary of {target.vocab_size} tokens, "
+                f"got one of {drafter.vocab_size}"
+            )
+        self.drafter, self.target, self.controller = drafter, target, controller
+        self.rule, self.early_exit, self.backend, self.clock = rule, early_exit, backend, clock
+        self.blocks = isinstance(drafter, BlockDrafter)
+        self.vocab: tk.DraftVocab | None = getattr(drafter, "draft_vocab", None)
+        cost = [draft_cost(drafter) + VERIFY_ROW]
+        self.cost = torch.tensor(cost, dtype=torch.float32, device=target.device)
+        self.max_length = max_length(drafter)
+
+    def prefill(self, prompts: list[list[int]]) -> None:
+        """Begin a batch."""
+        self.drafter.prefill(prompts)
+        batch, slots, device = len(prompts), self.controller.slots, self.target.device
+        keeps_logits = self.rule in ("token", "block") and not self.blocks
+        width = len(self.vocab) if self.vocab else self.target.vocab_size
+        self.proposal = tk.Proposal.empty(
+            batch, slots, width if keeps_logits else None,
+            self.drafter.dtype if keeps_logits else None, device,
+        )  # fmt: skip
+        self.verdict = tk.Verdict.empty(batch, slots, device=device)
+
+    def offer(self) -> Tensor | None:
+        """[B] bool: the rows there is something to propose for; None: all of them."""
+        if not self.blocks:
+            return None
+        with self.clock("draft"):
+            self.offered = self.drafter.propose(self.controller.slots)  # [B, K]
+            return self.offered[:, 0] >= 0
+
+    def draft(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> None:
+        """Fill the proposal for the rows of ``live``; see :meth:`SpeculativeDecoder.round`."""
+        self.live = live
+        if self.blocks:
+            self._take(live, budget)
+        else:
+            self._step(last, live, budget, room)
+
+    def _step(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> None:
+        rules, state = self.controller.rules, self.controller.state
+        with self.clock("kernels"):
+            self.proposal.reset(self.rng, rules, state, budget, live, backend=self.backend)
+        token = last
+        for _ in range(room):
+            if self.early_exit and not self.proposal.num_active.item():
+                break
+            with self.clock("draft"):
+                logits = self.drafter.step(token)  # [B, V or D]
+            with self.clock("kernels"):
+                token = tk.draft_step(
+                    logits, self.proposal, self.sampling, self.rng, rules=rules, state=state,
+                    rule=self.rule, vocab=self.vocab, backend=self.backend,
+                )  # fmt: skip
+
+    def _take(self, live: Tensor, budget: Tensor) -> None:
+        with self.clock("kernels"):
+            tk.Proposal.from_tokens(
+                self.offered, self.rng, live=live, max_length=budget,
+                rules=self.controller.rules, state=self.controller.state,
+                out=self.proposal, backend=self.backend,
+            )  # fmt: skip
+
+    def verify(self, logits: Tensor) -> None:
+        """Judge this lane's drafts, and let the bandit learn from it."""
+        with self.clock("kernels"):
+            tk.verify(
+                logits, self.proposal, self.sampling, self.rng, rule=self.rule, vocab=self.vocab,
+                out=self.verdict, backend=self.backend,
+            )  # fmt: skip
+            self.controller.update(self.proposal, self.verdict, self.cost, self.backend)
+
+    def numbers(self) -> Tensor:
+        """What the host reads, [B, 6 + K + 1] int64: counts and reasons, then the tokens."""
+        proposal, verdict = self.proposal, self.verdict
+        columns = (
+            verdict.num_emitted, verdict.num_accepted, proposal.length,
+            verdict.status, proposal.stop_reason, self.controller.state.arm,
+        )  # fmt: skip
+        counts = torch.stack([column.long() for column in columns], dim=1)
+        return torch.cat([counts, verdict.tokens], dim=1)
