@@ -1,7 +1,7 @@
 """Tables of arms as people type them: ``fixed_length:n=4,svip:threshold=0.6,adaedl``.
 
 Where there are several drafters, an arm also names the one that drafts, or several in turn:
-``prompt-lookup|head/svip`` is prompt lookup where it finds something, and the head where not.
+``prompt-lookup|draft/svip`` is prompt lookup where it finds something, and ``draft`` where not.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ LENGTH_ARMS: tuple[Arm, ...] = tuple(("fixed_length", {"n": n}) for n in (0, 2, 
 
 
 DRAFTER_ARMS: tuple[Arm, ...] = (
-    ("fixed_length", {"n": 0}, ("head",)),
-    ("fixed_length", {"n": 2}, ("head",)),
-    ("svip", {}, ("head",)),
-    ("max_confidence", {}, ("head",)),
-    ("fixed_length", {"n": 2}, ("prompt-lookup", "head")),
-    ("svip", {}, ("prompt-lookup", "head")),
-    ("max_confidence", {}, ("prompt-lookup", "head")),
+    ("fixed_length", {"n": 0}, ("draft",)),
+    ("fixed_length", {"n": 2}, ("draft",)),
+    ("svip", {}, ("draft",)),
+    ("max_confidence", {}, ("draft",)),
+    ("fixed_length", {"n": 2}, ("prompt-lookup", "draft")),
+    ("svip", {}, ("prompt-lookup", "draft")),
+    ("max_confidence", {}, ("prompt-lookup", "draft")),
     ("fixed_length", {"n": 8}, ("prompt-lookup",)),
 )
-"""None, a draft head, prompt lookup where it finds something and the head where not, lookup."""
+"""For a drafter beside prompt lookup: not to draft, the drafter, lookup where it finds something
+and the drafter where not, lookup alone."""
 
 
 def parse_arms(text: str) -> tuple[Arm, ...]:
@@ -47,8 +48,8 @@ def parse_arms(text: str) -> tuple[Arm, ...]:
     --------
     >>> parse_arms("fixed_length:n=4,svip")
     (('fixed_length', {'n': 4.0}), ('svip', {}))
-    >>> parse_arms("prompt-lookup|head/svip")
-    (('svip', {}, ('prompt-lookup', 'head')),)
+    >>> parse_arms("prompt-lookup|draft/svip")
+    (('svip', {}, ('prompt-lookup', 'draft')),)
     """
     arms: list[Arm] = []
     for piece in filter(None, (piece.strip() for piece in text.split(","))):

@@ -9,7 +9,7 @@ from time import perf_counter
 
 import torch
 
-from .arms import TAPOUT_ARMS
+from .arms import LENGTH_ARMS, TAPOUT_ARMS
 from .controller import Controller
 from .decode import PlainDecoder, SpeculativeDecoder, StreamCallback
 from .divergence import Divergence, first_divergence
@@ -24,6 +24,7 @@ NEW_TOKENS = 48
 TEMPERATURES = (0.0, 0.8)
 FIXED_LENGTH = 4
 WIDTH = 110
+WAYS = 5
 
 Decoder = PlainDecoder | SpeculativeDecoder
 
@@ -50,15 +51,16 @@ def run(dtype: str = "float32", say: Callable[..., None] = print) -> int:
     say("Speculative decoding: a drafter proposes tokens, the target verifies them in one")
     say("forward, and a bandit learns when to stop drafting. The output keeps the target's law.")
     session = Session(dtype=dtype, notify=say)
-    drafter, lookup = session.drafter("self"), session.drafter("prompt-lookup")
-    _show(_decoders(session, drafter, lookup)["self-draft, TapOut"], session, say)
+    both = session.drafter("auto")
+    ways = _decoders(session, both)
+    _show(ways["draft or lookup, TapOut"], session, say)
     say(
-        f"Now {len(DEMO_PROMPTS)} prompts, {NEW_TOKENS} new tokens each, four ways, greedy and "
-        "sampled."
+        f"Now {len(DEMO_PROMPTS)} prompts, {NEW_TOKENS} new tokens each, {len(ways)} ways, greedy "
+        "and sampled."
     )
-    runs = _decode_all(session, drafter, lookup)
+    runs = _decode_all(session, both)
     threads = torch.get_num_threads()
-    say(_table(f"{session.name}; threads: {threads}; draft: {drafter.name}", runs))
+    say(_table(f"{session.name}; threads: {threads}; draft: {both.name}", runs))
     say(_notes(runs))
     say(f"\nWhole demo: {perf_counter() - begin:.0f} s")
     unexplained = [d for run in runs for d in run.divergences.values() if not d.explained]
@@ -75,11 +77,11 @@ def _show(decoder: SpeculativeDecoder, session: Session, say: Callable[..., None
     say("\n")
 
 
-def _decode_all(session: Session, drafter: NamedDrafter, lookup: NamedDrafter) -> list[Run]:
+def _decode_all(session: Session, both: NamedDrafter) -> list[Run]:
     runs = []
-    bar = progress_bar(4 * len(TEMPERATURES) * len(DEMO_PROMPTS), "run")
+    bar = progress_bar(WAYS * len(TEMPERATURES) * len(DEMO_PROMPTS), "run")
     for temperature in TEMPERATURES:
-        decoders = _decoders(session, drafter, lookup)
+        decoders = _decoders(session, both)
         group = [Run(name, temperature, decoder) for name, decoder in decoders.items()]
         for topic, prompt in DEMO_PROMPTS.items():
             request = _request(session, prompt, temperature)
@@ -98,19 +100,21 @@ def _request(session: Session, prompt: str, temperature: float) -> Request:
     return Request(tokens, NEW_TOKENS, temperature, eos=session.eos)
 
 
-def _decoders(session: Session, drafter: NamedDrafter, lookup: NamedDrafter) -> dict[str, Decoder]:
+def _decoders(session: Session, both: NamedDrafter) -> dict[str, Decoder]:
     """The bandit of each decoder lives on over the prompts."""
 
-    def speculative(draft: NamedDrafter, arms, **policy) -> SpeculativeDecoder:
+    def speculative(drafter, arms, **policy) -> SpeculativeDecoder:
         controller = Controller(arms, **policy)
-        return SpeculativeDecoder(session.target, draft.drafter, controller, session.tokenizer)
+        return SpeculativeDecoder(session.target, drafter, controller, session.tokenizer)
 
+    draft, lookup = both.drafter["draft"], both.drafter["prompt-lookup"]
     fixed = (("fixed_length", {"n": FIXED_LENGTH}),)
     return {
         "plain": PlainDecoder(session.target, session.tokenizer),
-        "prompt lookup, bandit": speculative(lookup, lookup.arms),
-        "self-draft, fixed": speculative(drafter, fixed, policy="fixed"),
-        "self-draft, TapOut": speculative(drafter, TAPOUT_ARMS),
+        "lookup, bandit": speculative(lookup, LENGTH_ARMS, reward="throughput"),
+        "draft, fixed": speculative(draft, fixed, policy="fixed"),
+        "draft, TapOut": speculative(draft, TAPOUT_ARMS),
+        "draft or lookup, TapOut": speculative(both.drafter, both.arms, reward=both.reward),
     }
 
 

@@ -56,10 +56,11 @@ class Session:
     def drafter(self, kind: str, skip: Sequence[int] | None = None) -> NamedDrafter:
         """``auto``, ``head``, ``self``, ``prompt-lookup``, or the folder of a head or a model.
 
-        ``auto`` is the shipped head with prompt lookup for the default model, ``self`` for others.
+        ``auto`` is prompt lookup beside the shipped head for the default model, beside ``self`` for
+        others.
         """
         if kind == "auto":
-            return self._with_lookup() if self.is_default else self._self_draft(skip)
+            return self._with_lookup("head" if self.is_default else "self", skip)
         if kind == "head" or (Path(kind) / HEAD_FILE).is_file():
             return self._head(SHIPPED_HEAD if kind == "head" else Path(kind) / HEAD_FILE)
         if kind == "prompt-lookup":
@@ -69,10 +70,10 @@ class Session:
             return self._self_draft(skip)
         return self._other_model(kind)
 
-    def _with_lookup(self) -> NamedDrafter:
-        head, lookup = self.drafter("head"), self.drafter("prompt-lookup")
-        drafters = {"head": head.drafter, "prompt-lookup": lookup.drafter}
-        return NamedDrafter(drafters, f"{head.name} or prompt-lookup", DRAFTER_ARMS, "throughput")
+    def _with_lookup(self, kind: str, skip: Sequence[int] | None) -> NamedDrafter:
+        draft, lookup = self.drafter(kind, skip), self.drafter("prompt-lookup")
+        drafters = {"draft": draft.drafter, "prompt-lookup": lookup.drafter}
+        return NamedDrafter(drafters, f"{draft.name}, prompt-lookup", DRAFTER_ARMS, "throughput")
 
     def _head(self, path: Path) -> NamedDrafter:
         from .adapters.head import HeadDrafter
@@ -85,15 +86,17 @@ class Session:
         return NamedDrafter(HeadDrafter(head, self.target), "head", TAPOUT_ARMS)
 
     def _self_draft(self, skip: Sequence[int] | None) -> NamedDrafter:
-        from .adapters.models import num_layers, shallower
+        from .adapters.models import num_layers, relative_cost, shallower
 
         total = num_layers(self.target)
         skip = middle_layers(total) if skip is None else skip
         name = f"self, {total - len(set(skip))} of {total} layers"
-        return NamedDrafter(shallower(self.target, skip), name, TAPOUT_ARMS)
+        drafter = shallower(self.target, skip)
+        drafter.cost = relative_cost(drafter, self.target)
+        return NamedDrafter(drafter, name, TAPOUT_ARMS)
 
     def _other_model(self, path: str) -> NamedDrafter:
-        from .adapters.models import model_of
+        from .adapters.models import model_of, relative_cost
 
         if path != DEFAULT_TARGET and not Path(path).is_dir():
             raise EngineError(
@@ -106,4 +109,6 @@ class Session:
                 f"draft: {loaded.name} must share the vocabulary of {self.model_name}, "
                 "their tokenizers differ"
             )
-        return NamedDrafter(model_of(loaded.model), loaded.name, TAPOUT_ARMS)
+        drafter = model_of(loaded.model)
+        drafter.cost = relative_cost(drafter, self.target)
+        return NamedDrafter(drafter, loaded.name, TAPOUT_ARMS)

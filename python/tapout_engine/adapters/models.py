@@ -7,6 +7,7 @@ from collections.abc import Collection
 from torch import nn
 
 from ..models.config import unsupported
+from ..models.linear import weights_read
 from ..models.weights import decoder_of
 from .huggingface import HFModel
 from .self_draft import skip_layers
@@ -38,3 +39,14 @@ def shallower(model: Model, skip: Collection[int]) -> Model:
     if isinstance(model, StaticModel):
         return StaticModel(model.decoder.without(skip))
     return HFModel(skip_layers(model.model, skip))
+
+
+def relative_cost(drafter: Model, target: Model) -> float:
+    """A forward of ``drafter`` in forwards of ``target``, by the weights they read."""
+    return _weights(drafter) / _weights(target)
+
+
+def _weights(model: Model) -> int:
+    if isinstance(model, StaticModel):
+        return weights_read(model.decoder)
+    return sum(weight.numel() for weight in model.model.parameters())
