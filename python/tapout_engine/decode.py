@@ -128,8 +128,8 @@ class SpeculativeDecoder(_Decoder):
         controller.bind(list(drafters))
         self.controller, self.early_exit = controller, early_exit
         self.lanes = [
-            Lane(drafter, target, controller, rule, early_exit, backend, self._clock)
-            for drafter in drafters.values()
+            Lane(index, drafter, target, controller, rule, early_exit, backend, self._clock)
+            for index, drafter in enumerate(drafters.values())
         ]
         self.prompt_below = min(self.max_length, *(lane.max_length for lane in self.lanes))
 
@@ -156,10 +156,10 @@ class SpeculativeDecoder(_Decoder):
         """Every row in the lane of its arm; returns the lanes that have rows."""
         offers = [lane.offer() for lane in self.lanes]
         drafted = []
-        for index, lane in enumerate(self.lanes):
+        for lane in self.lanes:
             rows = live
             if len(self.lanes) > 1:
-                rows = live & (self.controller.drafter(offers) == index)
+                rows = live & (self.controller.drafter(offers) == lane.index)
                 if self.early_exit and not rows.any():
                     continue
             lane.draft(last, rows, budget, room)
@@ -216,7 +216,7 @@ class SpeculativeDecoder(_Decoder):
             self.target.commit(emitted)
         with self._clock("draft"):
             for lane in self.lanes:
-                lane.drafter.commit(emitted)
+                lane.commit(emitted, [report.lane == lane.index for report in reports])
         return reports
 
     def _room(self, row: Row) -> int:
@@ -272,4 +272,4 @@ class PlainDecoder(_Decoder):
         self.last = self.last.clamp(min=0)
         with self._clock("verify"):
             self.target.commit(emitted)
-        return [RoundReport(tokens, 0, 0, 0 if tokens else INVALID, 0, 0) for tokens in emitted]
+        return [RoundReport(tokens, 0, 0, 0 if tokens else INVALID, 0, 0, 0) for tokens in emitted]

@@ -29,7 +29,11 @@ class Follower(Protocol):
         """Forget everything and read B prompts, each at least one token long."""
 
     def commit(self, emitted: Sequence[Sequence[int]]) -> None:
-        """Append each row's newly confirmed tokens; drop what it was fed beyond them."""
+        """Append each row's newly confirmed tokens; drop what it was fed beyond them.
+
+        What a row was fed begins as its tokens do, or there are none: then all of it is dropped
+        but its last token, which is fed first.
+        """
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -23,6 +23,8 @@ class Lane:
 
     Parameters
     ----------
+    index : int
+        Its number among the lanes.
     drafter : Drafter
     target : Target
     controller : Controller
@@ -34,6 +36,7 @@ class Lane:
 
     def __init__(
         self,
+        index: int,
         drafter: Drafter,
         target: Target,
         controller: Controller,
@@ -47,6 +50,7 @@ class Lane:
                 f"the drafter must share the target's vocabulary of {target.vocab_size} tokens, "
                 f"got one of {drafter.vocab_size}"
             )
+        self.index = index
         self.drafter, self.target, self.controller = drafter, target, controller
         self.rule, self.early_exit, self.backend, self.clock = rule, early_exit, backend, clock
         self.blocks = isinstance(drafter, BlockDrafter)
@@ -116,12 +120,22 @@ class Lane:
             )  # fmt: skip
             self.controller.update(self.proposal, self.verdict, self.cost, self.backend)
 
+    def commit(self, emitted: Sequence[Sequence[int]], mine: Sequence[bool]) -> None:
+        """Tell the drafter what was emitted; of rows of other lanes it was fed nothing true."""
+        if not all(mine):
+            self.drafter.commit(
+                [row if own else [] for row, own in zip(emitted, mine, strict=True)]
+            )
+            emitted = [[] if own else row for row, own in zip(emitted, mine, strict=True)]
+        self.drafter.commit(emitted)
+
     def numbers(self) -> Tensor:
-        """What the host reads, [B, 6 + K + 1] int64: counts and reasons, then the tokens."""
+        """What the host reads, [B, 7 + K + 1] int64: a `RoundReport` without its tokens, they."""
         proposal, verdict = self.proposal, self.verdict
         columns = (
             verdict.num_emitted, verdict.num_accepted, proposal.length,
             verdict.status, proposal.stop_reason, self.controller.state.arm,
+            torch.full_like(proposal.length, self.index),
         )  # fmt: skip
         counts = torch.stack([column.long() for column in columns], dim=1)
         return torch.cat([counts, verdict.tokens], dim=1)

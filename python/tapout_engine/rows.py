@@ -36,6 +36,7 @@ class RoundReport(NamedTuple):
     status: int
     stop_reason: int
     arm: int
+    lane: int
 
 
 class Row:
