@@ -21,10 +21,13 @@ import torch
 from harness import environment
 
 from tapout_engine import Controller, PlainDecoder, Request, Result, SpeculativeDecoder
+from tapout_engine.adapters.head import HeadDrafter
 from tapout_engine.arms import DRAFTER_ARMS, LENGTH_ARMS, TAPOUT_ARMS
 from tapout_engine.divergence import first_divergence
+from tapout_engine.loading import HEAD_FILE
+from tapout_engine.models import load_head
 from tapout_engine.requests import Times
-from tapout_engine.session import Session
+from tapout_engine.session import SHIPPED_HEAD, Session
 from tapout_engine.summary import summarise
 
 DOMAINS = {
@@ -59,6 +62,12 @@ def ways(session: Session, names: Sequence[str], draft: str, slots: int) -> dict
     def fixed(n: int) -> Decode:
         return speculative(head.drafter, (("fixed_length", {"n": n}),), policy="fixed")
 
+    def fixed_of(vocab: int) -> Decode:
+        path = SHIPPED_HEAD if draft == "head" else Path(draft) / HEAD_FILE
+        smaller = load_head(path, session.target.decoder, vocab).pack()
+        drafter = HeadDrafter(smaller, session.target)
+        return speculative(drafter, (("fixed_length", {"n": 3}),), policy="fixed")
+
     known: dict[str, Callable[[], Decode]] = {
         "plain": lambda: PlainDecoder(session.target, session.tokenizer).generate,
         "transformers": lambda: _transformers(session),
@@ -68,6 +77,7 @@ def ways(session: Session, names: Sequence[str], draft: str, slots: int) -> dict
         "head, TapOut by throughput": lambda: speculative(
             head.drafter, TAPOUT_ARMS, reward="throughput"
         ),
+        **{f"head of {n}, 3": lambda n=n: fixed_of(n) for n in (4096, 8192, 12288)},
         "prompt lookup": lambda: speculative(lookup.drafter, LENGTH_ARMS, reward="throughput"),
         "any drafter": lambda: speculative(both, DRAFTER_ARMS, reward="throughput"),
     }

@@ -10,6 +10,7 @@ import json
 import re
 from pathlib import Path
 
+from decode_table import decode_table
 from goals import goals_of
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,8 @@ SHAPE = ("rule", "B", "K", "V", "A", "acceptance", "top_k", "top_p")
 
 def table(rows: list[dict]) -> str:
     """A Markdown table of benchmark rows, with the conditions they share above it."""
+    if "way" in rows[0]:
+        return decode_table(rows)
     columns = {k: name for k, name in COLUMNS.items() if any(k in _shown(row) for row in rows)}
     backends = list(dict.fromkeys(row["backend"] for row in rows))
     if len(backends) == 1:

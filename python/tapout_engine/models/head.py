@@ -151,8 +151,15 @@ def save_head(
     save_file({**tensors, "d2t": d2t.int()}, path, metadata)
 
 
-def load_head(path: Path, target: Decoder) -> DraftHead:
+def load_head(path: Path, target: Decoder, vocab: int | None = None) -> DraftHead:
     """Read a head for ``target``.
+
+    Parameters
+    ----------
+    path : Path
+    target : Decoder
+    vocab : int, optional
+        Score only so many of the tokens it was trained for, the most frequent ones.
 
     Raises
     ------
@@ -175,4 +182,4 @@ def load_head(path: Path, target: Decoder) -> DraftHead:
             f"draft: {path} is for {metadata['target']}: expected hidden, vocabulary and head "
             f"sizes {own}, got {theirs}"
         )
-    return DraftHead(config, tensors, target, tensors.pop("d2t"))
+    return DraftHead(config, tensors, target, tensors.pop("d2t")[:vocab])

