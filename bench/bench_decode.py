@@ -88,7 +88,7 @@ def _transformers(session: Session, **options: object) -> Decode:
     """``generate`` of the library, on its own copy of the model, one request at a time."""
     from tapout_engine.loading import load
 
-    model = load(dtype=session.dtype).model
+    model = load(session.path, session.dtype).model
 
     def generate(requests: Sequence[Request]) -> list[Result]:
         results = []

@@ -40,7 +40,7 @@ class Session:
     def __init__(
         self, target: str = DEFAULT_TARGET, dtype: str = "float32", notify: Notify | None = None
     ):
-        self.dtype, self.is_default = dtype, target == DEFAULT_TARGET
+        self.path, self.dtype = target, dtype
         loaded = load(target, dtype, notify)
         from .adapters.huggingface import HFTokenizer
         from .adapters.models import model_of
@@ -60,7 +60,7 @@ class Session:
         others.
         """
         if kind == "auto":
-            return self._with_lookup("head" if self.is_default else "self", skip)
+            return self._with_lookup("head" if self.path == DEFAULT_TARGET else "self", skip)
         if kind == "head" or (Path(kind) / HEAD_FILE).is_file():
             return self._head(SHIPPED_HEAD if kind == "head" else Path(kind) / HEAD_FILE)
         if kind == "prompt-lookup":
