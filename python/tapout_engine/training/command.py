@@ -130,7 +130,8 @@ def _manifest(
             for path in arguments.held_out
         ]
         + [{"name": "demo prompts", "sha256": digest_of_demo()}],
-        "dropped": held_out.dropped,
+        "dropped": held_out.dropped
+        + sum(BATCH - len(shard.spans) for shard in files if shard.kind != "text"),
         "acceptance": {kind: asdict(found) for kind, found in trainer.measured[-1][1].items()},
         "settings": {
             name: getattr(arguments, name)

@@ -131,9 +131,7 @@ class Collector:
 
     def _sampled(self, turns: list[Turn], index: int) -> list[Sample]:
         found = sample(self.decoder, turns, LENGTH, self.ends, self.seed + index)
-        kept = [s for s in found if not self.held_out.meets(self.tokenizer.decode(s.tokens))]
-        self.held_out.dropped += len(found) - len(kept)
-        return kept
+        return [s for s in found if not self.held_out.meets(self.tokenizer.decode(s.tokens))]
 
     @torch.no_grad()
     def _read(self, chunks: list[tuple[int, ...]]) -> list[Sample]:

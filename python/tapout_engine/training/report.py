@@ -50,6 +50,7 @@ def write_card(folder: Path, manifest: dict) -> None:
         f"| {kind} | {found['texts']} | {found['tokens']} |"
         for kind, found in manifest["data"].items()
     )
+    judged = ", ".join(f"{count} {kind}" for kind, count in manifest["judged"].items())
     held_out = "\n".join(
         f"- {file['name']} (sha256 {file['sha256'][:16]}…)" for file in manifest["held_out"]
     )
@@ -71,8 +72,8 @@ Apache-2.0.
 
 Hidden states and distributions of the target on these texts were the teacher. Making them took
 {manifest["data_seconds"] / 60:.0f} min, training {manifest["training"]["seconds"] / 60:.0f} min
-({manifest["training"]["updates"]} updates, {manifest["training"]["tokens"]} positions,
-{manifest["training"]["epochs"]:.1f} times over the texts) on {manifest["machine"]}.
+({manifest["training"]["updates"]} updates, {manifest["training"]["tokens"]} positions) on
+{manifest["machine"]}.
 
 ## Not trained on
 
@@ -83,11 +84,12 @@ Texts that share eight words in a row with one of these were dropped
 
 ## Acceptance
 
-On {manifest["judged"]} texts that were kept back, given that every draft before was accepted:
+On texts that were kept back ({judged}), given that every draft before was accepted:
 
 {_acceptance_table(manifest["acceptance"])}
 
 `manifest.json` has every setting; loss.png and acceptance.png the course.
+
 {manifest["note"]}
 """)
 
