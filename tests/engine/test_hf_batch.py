@@ -200,7 +200,7 @@ def test_a_batch_says_what_its_rows_say_alone(family, rule, temperature, moves):
     results = decoder.generate(asked)
     assert [result.tokens for result in results] == expected
     assert len(moves) > 10
-    assert all(len(set(tokens)) > 5 for tokens in expected)
+    assert min(len(set(tokens)) for tokens in expected) >= 5, "no row may repeat itself"
     for result in results:
         assert 0 < sum(result.accepted) < sum(result.drafted), "some accepted, some rejected"
 
