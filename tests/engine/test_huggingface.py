@@ -65,7 +65,7 @@ def test_caches_equal_plain_decoding_after_every_round(kind, temperature, llama)
     def check(row, tokens, text):
         checked.append(lane.proposal.length.item() - lane.verdict.num_accepted.item())
         assert_follows(target, HFModel(llama))
-        assert target.cache.get_seq_length() == len(target.history.tokens) - 1
+        assert target.cache.get_seq_length() == len(target.rows[0].tokens) - 1
         if isinstance(draft, HFModel):
             assert_follows(draft, HFModel(draft.model))
 
@@ -77,8 +77,8 @@ def test_caches_equal_plain_decoding_after_every_round(kind, temperature, llama)
 def assert_follows(model: HFModel, fresh: HFModel) -> None:
     """The cache holds confirmed tokens only, as if they had been read at once."""
     length = model.cache.get_seq_length()
-    assert length < len(model.history.tokens)
-    fresh.prefill([model.history.tokens[: length + 1]])
+    assert length < len(model.rows[0].tokens)
+    fresh.prefill([model.rows[0].tokens[: length + 1]])
     assert len(model.cache.layers) == len(fresh.cache.layers)
     for mine, theirs in zip(model.cache.layers, fresh.cache.layers, strict=True):
         torch.testing.assert_close(mine.keys, theirs.keys, atol=2e-5, rtol=1e-4)
@@ -154,12 +154,6 @@ def test_a_transformers_without_the_needed_cache_is_named(missing, llama, monkey
     monkeypatch.setattr(huggingface, "DynamicCache", old)
     with pytest.raises(EngineError, match=r"needs transformers >= 5.23, .*got \d+\."):
         HFModel(llama)
-
-
-def test_one_request_at_a_time(llama):
-    decoder = PlainDecoder(HFModel(llama))
-    with pytest.raises(EngineError, match="one request at a time"):
-        decoder.generate([Request(PROMPT), Request(PROMPT)])
 
 
 def test_sequences_longer_than_the_model_reads_are_refused(llama):

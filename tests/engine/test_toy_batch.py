@@ -65,6 +65,23 @@ def test_prompt_lookup_batch_equals_plain_decoding():
     assert sum(map(sum, (result.accepted for result in results))) > 0
 
 
+def test_a_drafter_follows_rows_that_another_one_drafted_for():
+    """It was fed what its own lane said of them, which is not what they became."""
+    target = ToyLM(vocab_size=6)
+    arms = (("fixed_length", {"n": 3}, ("toy",)), ("fixed_length", {"n": 3}, ("lookup",)))
+    drafters = {"toy": ToyLM(vocab_size=6), "lookup": PromptLookupDrafter(6)}
+    decoder = SpeculativeDecoder(target, drafters, Controller(arms, slots=4))
+    prompts = [[1, 2, 3, 1, 2, 3], [4, 4], [5, 1, 0], [2] * 7]
+    results = decoder.generate([Request(prompt, max_new_tokens=60) for prompt in prompts])
+    rounds = [
+        played
+        for result in results
+        for played in zip(result.arms, result.drafted, result.accepted, strict=True)
+    ]
+    assert any(arm == 1 and accepted > 1 for arm, _, accepted in rounds)
+    assert all(arm == 1 or accepted == drafted for arm, drafted, accepted in rounds)
+
+
 def test_greedy_rule_ignores_temperature():
     target = ToyLM()
     decoder = SpeculativeDecoder(target, ToyLM(noise=0.6), Controller(), rule="greedy")

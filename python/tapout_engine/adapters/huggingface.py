@@ -1,8 +1,9 @@
-"""Any Hugging Face causal language model as target or drafter, one request at a time."""
+"""Any Hugging Face causal language model as target or drafter of a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 
 import torch
 import transformers
@@ -11,10 +12,16 @@ from transformers import DynamicCache
 
 from ..errors import INSTALL, EngineError
 from .history import History
+from .ragged import RaggedCache
+from .static import padded
 
 
 class HFModel:
-    """A causal LM with a key-value cache that is kept from round to round and cropped.
+    """A causal LM with a key-value cache that is kept from round to round.
+
+    Rejected drafts are dropped from its end. Rows of a batch advance by different numbers of
+    tokens, see :class:`~tapout_engine.adapters.ragged.RaggedCache`; a model whose forward takes no
+    ``position_ids`` decodes one request at a time.
 
     Parameters
     ----------
@@ -36,40 +43,68 @@ class HFModel:
         self.cache: DynamicCache | None = None
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> None:
-        if len(prompts) != 1:
-            raise EngineError(
-                f"HFModel: decodes one request at a time in this version, got {len(prompts)}"
-            )
-        self.cache = DynamicCache(config=self.model.config)
-        self.cache.activate_past_recording()
-        if not self.cache.is_croppable:
-            name = type(self.model).__name__
-            raise EngineError(f"HFModel: the cache of {name} cannot drop rejected drafts")
-        self.history = History(prompts[0])
-        if len(prompts[0]) > 1:
-            self._run(self.history.feed([]), logits=1)
-            self.cache.crop(0)
+        self.cache = self._new_cache(len(prompts))
+        self.ragged = RaggedCache(self.cache, len(prompts))
+        self.rows = [History(prompt) for prompt in prompts]
+        runs = [row.feed([]) for row in self.rows]
+        self._check_length(max(map(len, runs)))
+        if any(runs):
+            self._run(runs, logits=1)
+            self._drop()
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        new = input_ids[0].tolist()
-        return self._run(self.history.feed(new), logits=len(new))  # [1, n, V]
+        new = input_ids.shape[1]
+        runs = [row.feed(ids) for row, ids in zip(self.rows, input_ids.tolist(), strict=True)]
+        self._check_length(min(len(row.cached) for row in self.rows))  # others may be padding
+        shortest = min(map(len, runs))
+        spread = max(map(len, runs)) - shortest
+        logits = self._run(runs, new + spread)
+        if not spread:
+            return logits  # [B, n, V]
+        self._drop()  # the padding
+        first = torch.tensor([len(run) - shortest for run in runs], device=logits.device)
+        columns = first[:, None] + torch.arange(new, device=logits.device)
+        return logits.take_along_dim(columns[:, :, None], dim=1)
 
     def step(self, token: Tensor) -> Tensor:
         return self.forward(token[:, None])[:, 0]
 
     def commit(self, emitted: Sequence[Sequence[int]]) -> None:
-        self.cache.crop(-self.history.commit(emitted[0]))
+        for row, tokens in zip(self.rows, emitted, strict=True):
+            row.commit(tokens)
+        self._drop()
+
+    def _drop(self) -> None:
+        """Leave in the cache what the rows say is in it."""
+        self.ragged.keep([len(row.cached) for row in self.rows])
 
     @torch.no_grad()
-    def _run(self, tokens: list[int], logits: int) -> Tensor:
-        if self.max_length is not None and len(self.history.cached) > self.max_length:
+    def _run(self, runs: list[list[int]], logits: int) -> Tensor:
+        ids = padded(runs).to(self.device)
+        return self.model(
+            ids, past_key_values=self.cache, use_cache=True, logits_to_keep=logits,
+            **self.ragged.inputs(ids.shape[1], self.max_length, self.device),
+        ).logits  # fmt: skip
+
+    def _new_cache(self, batch: int) -> DynamicCache:
+        name = type(self.model).__name__
+        if batch > 1 and "position_ids" not in signature(self.model.forward).parameters:
+            raise EngineError(
+                f"HFModel: {name} takes no position_ids, so it decodes one request at a time, "
+                f"got {batch}"
+            )
+        cache = DynamicCache(config=self.model.config)
+        cache.activate_past_recording()
+        if not cache.is_croppable:
+            raise EngineError(f"HFModel: the cache of {name} cannot drop rejected drafts")
+        return cache
+
+    def _check_length(self, length: int) -> None:
+        if self.max_length is not None and length > self.max_length:
             raise EngineError(
                 f"HFModel: {type(self.model).__name__} reads at most {self.max_length} tokens, "
-                f"got {len(self.history.cached)}"
+                f"got {length}"
             )
-        ids = torch.tensor([tokens], device=self.device)
-        output = self.model(ids, past_key_values=self.cache, use_cache=True, logits_to_keep=logits)
-        return output.logits
 
 
 def _check_transformers() -> None:
