@@ -24,13 +24,9 @@ class History:
 
     def commit(self, emitted: Sequence[int]) -> int:
         """Confirm tokens; returns the number of entries to drop from the cache's end."""
-        keep = min(len(self.cached), len(self.tokens))  # what was fed before any draft
+        # Accepted drafts were fed as they are, so only the end can be wrong.
         self.tokens += emitted
-        # Drafts are compared: those emitted may be another drafter's.
-        end = min(len(self.cached), len(self.tokens) - 1)
-        while keep < end and self.cached[keep] == self.tokens[keep]:
-            keep += 1
-        keep = min(keep, end)
+        keep = min(len(self.cached), len(self.tokens) - 1)
         drop = len(self.cached) - keep
         del self.cached[keep:]
         return drop
