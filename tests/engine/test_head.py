@@ -189,10 +189,13 @@ def check_from_scratch(drafter: Watched, model) -> None:
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def speculative(decoder, head, rule="token", slots=4, **settings) -> SpeculativeDecoder:
+def speculative(decoder, head, rule="token", early_exit=True, **settings):
+    """A decoder and its drafter."""
     target = StaticModel(decoder)
-    controller = Controller(slots=slots, **settings)
-    return SpeculativeDecoder(target, Watched(head, target), controller, rule=rule)
+    drafter, controller = Watched(head, target), Controller(slots=4, **settings)
+    return SpeculativeDecoder(
+        target, drafter, controller, rule=rule, early_exit=early_exit
+    ), drafter
 
 
 def plain(decoder, requests, rule="token") -> list[list[int]]:
@@ -210,32 +213,31 @@ def test_greedy_output_is_plain_decodings_and_nothing_stale_is_read(model, decod
     """Rows of their own length that end at their own time; one prompt is read in parts."""
     lengths = zip(prompts(9, 1, 280), (120, 80, 50), strict=True)
     requests = [Request(prompt, new) for prompt, new in lengths]
-    speculating = speculative(decoder, guessing(decoder, layers=layers))
+    speculating, drafter = speculative(decoder, guessing(decoder, layers=layers))
     results = speculating.generate(requests)
     assert [result.tokens for result in results] == plain(decoder, requests)
     assert mixed(results)
     rounds = [result.rounds for result in results]
     assert len(set(rounds)) == 3
-    check_from_scratch(speculating.drafter, model)
+    check_from_scratch(drafter, model)
 
 
 def test_caches_of_short_prompts_grow(model, decoder):
-    speculating = speculative(decoder, guessing(decoder))
+    speculating, drafter = speculative(decoder, guessing(decoder))
     lengths = zip(prompts(1, 3, 40), (310, 30, 60), strict=True)
     speculating.generate([Request(prompt, new) for prompt, new in lengths])
-    assert speculating.drafter.cache.slots > 300
-    check_from_scratch(speculating.drafter, model)
+    assert drafter.cache.slots > 300
+    check_from_scratch(drafter, model)
 
 
 @pytest.mark.parametrize("rule", ["token", "block", "gumbel"])
 @pytest.mark.parametrize("early_exit", [True, False])
 def test_every_rule_drafts_from_what_is_confirmed(model, decoder, rule, early_exit):
     requests = [Request(p, 40, temperature=1.0, seed=i) for i, p in enumerate(prompts(6, 1, 30))]
-    speculating = speculative(decoder, guessing(decoder), rule)
-    speculating.early_exit = early_exit
+    speculating, drafter = speculative(decoder, guessing(decoder), rule, early_exit)
     results = speculating.generate(requests)
     assert mixed(results)
-    check_from_scratch(speculating.drafter, model)
+    check_from_scratch(drafter, model)
     if rule == "gumbel":
         assert [result.tokens for result in results] == plain(decoder, requests, rule)
 
@@ -243,11 +245,11 @@ def test_every_rule_drafts_from_what_is_confirmed(model, decoder, rule, early_ex
 def test_an_end_inside_a_block_leaves_other_rows_alone(model, decoder):
     requests = [Request(prompt, 60) for prompt in prompts(5, 8, 1)]
     requests[1] = replace(requests[1], eos=plain(decoder, requests)[1][7:8])
-    speculating = speculative(decoder, guessing(decoder))
+    speculating, drafter = speculative(decoder, guessing(decoder))
     results = speculating.generate(requests)
     assert [result.tokens for result in results] == plain(decoder, requests)
     assert results[1].finish_reason == "eos"
-    check_from_scratch(speculating.drafter, model)
+    check_from_scratch(drafter, model)
 
 
 def test_rounds_without_a_draft_are_caught_up_with(model, decoder):
@@ -255,13 +257,13 @@ def test_rounds_without_a_draft_are_caught_up_with(model, decoder):
     arms = [("fixed_length", {"n": 0}), ("fixed_length", {"n": 3})]
     requests = [Request(prompt, new) for prompt, new in zip(prompts(7, 1), (50, 35), strict=True)]
     for settings in ({}, {"policy": "epsilon_greedy", "epsilon": 0.9}):
-        speculating = speculative(decoder, guessing(decoder), arms=arms, **settings)
+        speculating, drafter = speculative(decoder, guessing(decoder), arms=arms, **settings)
         results = speculating.generate(requests)
         assert [result.tokens for result in results] == plain(decoder, requests)
         drafted = [n for result in results for n in result.drafted]
         assert {0, 3} <= set(drafted)
-        assert speculating.drafter.undrafted, "some rounds had no draft at all"
-        check_from_scratch(speculating.drafter, model)
+        assert drafter.undrafted, "some rounds had no draft at all"
+        check_from_scratch(drafter, model)
 
 
 def test_a_row_without_a_budget_beside_others_that_draft(model, decoder):
@@ -269,30 +271,53 @@ def test_a_row_without_a_budget_beside_others_that_draft(model, decoder):
     requests = [
         Request(prompt, new) for prompt, new in zip(prompts(4, 6, 2), (1, 2, 40), strict=True)
     ]
-    speculating = speculative(decoder, guessing(decoder))
+    speculating, drafter = speculative(decoder, guessing(decoder))
     results = speculating.generate(requests)
     assert results[0].drafted == [0]
     assert [result.tokens for result in results] == plain(decoder, requests)
-    check_from_scratch(speculating.drafter, model)
+    check_from_scratch(drafter, model)
 
 
 def test_a_second_batch_knows_nothing_of_the_first(model, decoder):
-    speculating = speculative(decoder, guessing(decoder))
+    speculating, drafter = speculative(decoder, guessing(decoder))
     speculating.generate([Request(prompt, 30) for prompt in prompts(20, 3, 9)])
     requests = [Request(prompt, 30) for prompt in prompts(2, 5)]
     results = speculating.generate(requests)
     assert [result.tokens for result in results] == plain(decoder, requests)
-    check_from_scratch(speculating.drafter, model)
+    check_from_scratch(drafter, model)
+
+
+@torch.no_grad()
+def test_rows_that_others_draft_for_are_read_along(model, decoder):
+    """Once: what is confirmed of them is not read again every round."""
+    target = StaticModel(decoder)
+    drafter, rows = Watched(guessing(decoder), target), prompts(3, 5, 4)
+    target.prefill(rows)
+    drafter.prefill(rows)
+    drawn = torch.Generator().manual_seed(0)
+    for _ in range(12):
+        last = torch.tensor([row[-1] for row in drafter.confirmed])
+        drafts = torch.randint(2, VOCAB, (3, 2), generator=drawn)
+        for token in (last, *drafts.T[:1]):
+            drafter.step(token)
+        target.forward(torch.cat((last[:, None], drafts), 1))
+        emitted = [[*row[: i % 2 + 1], 7] for i, row in enumerate(drafts.tolist())]
+        mine = int(torch.randint(0, 2, (), generator=drawn))
+        target.commit(emitted)
+        drafter.commit([row if i == mine else [] for i, row in enumerate(emitted)])
+        drafter.commit([[] if i == mine else row for i, row in enumerate(emitted)])
+        assert max(map(len, drafter.tail)) <= 4
+    check_from_scratch(drafter, model)
 
 
 def test_rows_may_reach_the_last_position(model):
     decoder = decoder_of(model, max_length=64)
     requests = [Request(prompt, 100) for prompt in prompts(50, 60)]
-    speculating = speculative(decoder, guessing(decoder))
+    speculating, drafter = speculative(decoder, guessing(decoder))
     results = speculating.generate(requests)
     assert [result.tokens for result in results] == plain(decoder, requests)
     assert [len(result.tokens) for result in results] == [14, 4]
-    check_from_scratch(speculating.drafter, model)
+    check_from_scratch(drafter, model)
 
 
 def test_a_packed_head_drafts_as_a_plain_one(model):
@@ -300,7 +325,7 @@ def test_a_packed_head_drafts_as_a_plain_one(model):
     packed = decoder_of(model).pack()
     head = guessing(packed, torch.randperm(VOCAB)[:60]).pack()
     requests = [Request(prompt, 30) for prompt in prompts(5, 1)]
-    results = speculative(packed, head).generate(requests)
+    results = speculative(packed, head)[0].generate(requests)
     assert [result.tokens for result in results] == plain(decoder_of(model), requests)
     assert mixed(results)
 
@@ -315,21 +340,21 @@ def test_a_small_vocabulary_drafts_its_own_tokens_and_harms_no_output(model, dec
         Request(p, 40, temperature=float(rule == "gumbel"), seed=i)
         for i, p in enumerate(prompts(9, 1, 30))
     ]
-    speculating = speculative(decoder, guessing(decoder, d2t), rule)
+    speculating, drafter = speculative(decoder, guessing(decoder, d2t), rule)
     results = speculating.generate(requests)
     tokens = [result.tokens for result in results]
     assert tokens == plain(decoder, requests, rule)
     assert mixed(results)
-    drafter = speculating.drafter
     known = set(d2t.tolist())
     assert not {token for row in tokens for token in row} <= known, "some words only the target has"
     for _, _, fed, logits in drafter.notes:
         assert set(fed) <= known | {fed[0]}
         assert logits.shape[1] == len(known)
+    proposal = speculating.lanes[0].proposal
     if rule == "gumbel":
-        assert speculating.proposal.logits is None
+        assert proposal.logits is None
     else:
-        assert speculating.proposal.logits.shape == (3, 4, 60)
+        assert proposal.logits.shape == (3, 4, 60)
     check_from_scratch(drafter, model)
 
 
