@@ -26,7 +26,8 @@ from tapout_engine.training.shards import Shard, Shards
 from tapout_engine.training.students import HeadStudent, LlamaStudent
 
 from .conftest import tiny_llama, tiny_tokenizer
-from .test_training_data import EIGHT, chatty
+from .test_training_corpus import EIGHT
+from .test_training_data import chatty
 
 VOCAB = 96
 
