@@ -230,6 +230,8 @@ def test_what_is_saved_is_what_was_trained(target, shards, clock, tmp_path):
     trainer.student.save(tmp_path, "tiny")
     full = decoder_of(tiny_llama(seed=1, layers=1))
     head = load_head(tmp_path / "head.safetensors", full)
+    assert head.d2t.tolist() == trainer.student.vocab.tolist()
+    assert torch.equal(trainer.student.head, trainer.teacher_head)
     text = next(Shard(shards.files()[0]).samples())
     batch = Batch.of([text], [0])
     length = len(text.tokens)

@@ -233,10 +233,10 @@ def small(monkeypatch):
 @pytest.fixture
 def files(tmp_path) -> dict[str, list[Path]]:
     """Prompts for two batches, and text for three; one of each is held out."""
-    asked = [f"q{i}{'x' * (i % 5)}" for i in range(9)] + [EIGHT, "y" * 30]
+    asked = [f"q{i}{'x' * (i % 5)}" for i in range(9)] + [EIGHT, *(30 * c for c in "stuvwxyz")]
     (tmp_path / "asked.txt").write_text("\n\n".join(asked))
     (tmp_path / "read.md").write_text("abcdefghij" * 6 + "left")
-    (tmp_path / "secret.md").write_text(EIGHT * 3)
+    (tmp_path / "secret.md").write_text(f"{EIGHT} " * 3)
     return {
         "prompt": [tmp_path / "asked.txt"], "text": [tmp_path / "read.md", tmp_path / "secret.md"]
     }  # fmt: skip
@@ -262,7 +262,7 @@ def test_kinds_take_turns_until_one_has_no_more(small, files, decoder, tmp_path)
 
 def test_prompts_and_texts_are_used_once_and_held_out_ones_never(small, files, decoder, tmp_path):
     tokenizer = chatty()
-    found = collected(decoder, files, tmp_path / "out", 12)
+    found = collected(decoder, files, tmp_path / "out", 20)
     said = {kind: [] for kind in ("own", "prompt", "text")}
     for shard in found:
         said[shard.kind] += [tokenizer.decode(row.tokens) for row in shard.samples()]
