@@ -64,9 +64,9 @@ class HeadDrafter:
         return self.head.logits(self.feature)[:, 0]
 
     def commit(self, emitted: Sequence[Sequence[int]]) -> None:
-        if self.drafting:  # a row that has ended keeps its last token: no tail is ever empty
+        if self.drafting:  # a row without new tokens keeps its last one: no tail is ever empty
             self._advance(
-                [len(tail) if new else 0 for tail, new in zip(self.tail, emitted, strict=True)]
+                [len(tail) - (not new) for tail, new in zip(self.tail, emitted, strict=True)]
             )
         self.drafting = 0
         for tail, tokens in zip(self.tail, emitted, strict=True):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..errors import EngineError
 from .samples import Sample
 from .shards import Shard, Shards
 
@@ -42,7 +43,13 @@ class Batch:
 
 
 def split(shards: Shards) -> tuple[list[Path], dict[str, list[Batch]]]:
-    """Files to train on; of the first of each kind, which is not, batches to judge by."""
+    """Files to train on; of the first of each kind, which is not, batches to judge by.
+
+    Raises
+    ------
+    EngineError
+        If that leaves no file to train on.
+    """
     judged: dict[str, list[Batch]] = {}
     train = []
     for path in shards.files():
@@ -51,6 +58,11 @@ def split(shards: Shards) -> tuple[list[Path], dict[str, list[Batch]]]:
             train.append(path)
         else:
             judged[kind] = [Batch.of(*zip(*group, strict=True)) for group in _judged(path)]
+    if not train:
+        raise EngineError(
+            "train-draft: minutes must be enough for at least two batches of a kind of text, one "
+            f"to train on and one to judge by, got {len(judged)} of as many kinds"
+        )
     return train, judged
 
 

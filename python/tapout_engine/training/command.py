@@ -20,7 +20,7 @@ from ..models.weights import decoder_of
 from ..progress import progress_bar
 from ..prompts import DEMO_PROMPTS
 from .batches import split
-from .corpus import HeldOut
+from .corpus import HeldOut, held_out_files
 from .data import ANSWERS, BATCH, CURIOSITY, Collector, Sources
 from .loop import Trainer
 from .report import write_card, write_curves, write_manifest
@@ -36,10 +36,10 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
     out = Path(arguments.out)
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
-    _same_settings(work / "settings.json", arguments)
     loaded = load(arguments.target, "bfloat16", say)
     target = decoder_of(loaded.model).to(arguments.device)
     held_out = HeldOut.of(arguments.held_out, *DEMO_PROMPTS.values())
+    _same_settings(work / "settings.json", arguments)
     shards = Shards(work / "shards")
     _collect(arguments, loaded, target, held_out, shards)
     train, judged = split(shards)
@@ -127,7 +127,7 @@ def _manifest(
         "judged": {kind: sum(len(b.tokens) for b in v) for kind, v in trainer.judged.items()},
         "held_out": [
             {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-            for path in arguments.held_out
+            for path in held_out_files(arguments.held_out)
         ]
         + [{"name": "demo prompts", "sha256": digest_of_demo()}],
         "dropped": held_out.dropped
@@ -154,8 +154,8 @@ def _description(arguments: argparse.Namespace, student: Student) -> str:
     return (
         f"An EAGLE-style head of {arguments.layers} decoder layer(s), {weights / 1e6:.1f} M "
         "weights, on the target's last hidden state, with the target's own embedding and head; "
-        f"it scores {arguments.vocab} frequent tokens. Trained for {arguments.steps} steps on its "
-        "own features."
+        f"it scores {len(student.vocab)} frequent tokens. Trained for {arguments.steps} steps on "
+        "its own features."
     )
 
 

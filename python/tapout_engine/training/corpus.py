@@ -37,9 +37,7 @@ def prompts(paths: Sequence[Path]) -> Iterator[str]:
         elif path.suffix == ".txt":
             yield from filter(None, (part.strip() for part in re.split(r"\n\s*\n", text)))
         else:
-            for line in filter(str.strip, text.splitlines()):
-                entry = json.loads(line)
-                yield entry["prompt"] if "prompt" in entry else entry["turns"][0]
+            yield from (_asked(path, *line) for line in _lines(path, text))
 
 
 def function_heads(source: str) -> Iterator[str]:
@@ -48,7 +46,7 @@ def function_heads(source: str) -> Iterator[str]:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return
-    lines = source.splitlines()
+    lines = source.split("\n")  # as the parser counts them: a form feed ends none
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             docstring = ast.get_docstring(node)
@@ -77,13 +75,13 @@ class HeldOut:
     def of(cls, paths: Sequence[Path], *more: str) -> HeldOut:
         """Of files as :func:`prompts` reads them, every text field of a line included."""
         found = list(more)
-        for path in _files(paths, (".jsonl", ".jsonl.gz", ".txt")):
+        for path in held_out_files(paths):
             text = _read(path)
             if path.suffix == ".txt":
                 found.append(text)
             else:
-                for line in filter(str.strip, text.splitlines()):
-                    found += _strings(json.loads(line))
+                for _, entry in _lines(path, text):
+                    found += _strings(entry)
         return cls(found)
 
     def meets(self, text: str) -> bool:
@@ -99,10 +97,41 @@ class HeldOut:
                 yield text
 
 
+def held_out_files(paths: Sequence[Path]) -> Iterator[Path]:
+    """Those that :meth:`HeldOut.of` reads, of folders too."""
+    return _files(paths, (".jsonl", ".jsonl.gz", ".txt"))
+
+
 def _grams(text: str) -> Iterator[int]:
     words = re.findall(r"\w+", text.lower())
     for first in range(len(words) - WORDS + 1):
         yield hash(tuple(words[first : first + WORDS]))
+
+
+def _lines(path: Path, text: str) -> Iterator[tuple[int, object]]:
+    """Number and content of the lines of a ``.jsonl``; strings may hold other line ends."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError:
+                raise _no_prompt(path, number, line) from None
+
+
+def _asked(path: Path, number: int, entry: object) -> str:
+    if isinstance(entry, dict):
+        turns = entry.get("turns") or [None]
+        prompt = entry.get("prompt", turns[0] if isinstance(turns, list) else None)
+        if isinstance(prompt, str):
+            return prompt
+    raise _no_prompt(path, number, json.dumps(entry))
+
+
+def _no_prompt(path: Path, number: int, got: str) -> EngineError:
+    return EngineError(
+        f"train-draft: {path}, line {number}: expected an object with prompt or turns, "
+        f"got {got[:60]}"
+    )
 
 
 def _strings(value: object) -> list[str]:

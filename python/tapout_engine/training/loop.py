@@ -103,7 +103,7 @@ class Trainer:
             progress = self.progress
             batches = epoch(self.train, TOKENS, self.seed + progress.epochs)
             for index, batch in enumerate(batches):
-                if index >= progress.batch:
+                if index >= progress.batch and batch.taught.any():
                     yield batch
                     progress.batch = index + 1
             progress.epochs, progress.batch = progress.epochs + 1, 0

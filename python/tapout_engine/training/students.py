@@ -46,7 +46,7 @@ class HeadStudent:
         self.config = HeadConfig.of(target.config, layers)
         self.module = TrainableHead(self.config, target)
         self.module.to(target.embedding.device)
-        self.vocab, self.steps = d2t, steps
+        self.vocab, self.steps = d2t.to(target.embedding.device), steps
         self.head = target.head.rows(d2t)
 
     def features(self, batch: Batch, steps: int) -> Tensor:
@@ -55,7 +55,7 @@ class HeadStudent:
     def save(self, folder: Path, target: str) -> None:
         save_head(
             folder / HEAD_FILE, self.config, self.module.weights(),
-            self.vocab, target,
+            self.vocab.cpu(), target,
         )  # fmt: skip
 
 
@@ -83,7 +83,8 @@ class LlamaStudent:
         )  # fmt: skip
         self.module, self.tokenizer = LlamaForCausalLM(config), tokenizer
         self.module.to(target.embedding.device)
-        self.vocab, self.steps = torch.arange(c.vocab_size), 1
+        self.vocab = torch.arange(c.vocab_size, device=target.embedding.device)
+        self.steps = 1
 
     @property
     def head(self) -> Tensor:
