@@ -108,7 +108,7 @@ def _decode(
 
 def _warm_up(session: Session, drafter: NamedDrafter, request: Request) -> None:
     """The first touch of the weights is paid for before any clock."""
-    short = replace(request, prompt=request.prompt[-8:], max_new_tokens=2)
+    short = replace(request, prompt=request.prompt[-8:], max_new_tokens=16)
     PlainDecoder(session.target, session.tokenizer).generate([short])
     controller = Controller(drafter.arms)
     SpeculativeDecoder(session.target, drafter.drafter, controller).generate([short])

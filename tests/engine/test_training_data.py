@@ -351,4 +351,4 @@ def test_what_the_target_says_itself_is_dropped_where_it_is_held_out(small, tmp_
     collector.collect(Shards(tmp_path), 1, lambda *_: None)
     (path,) = Shards(tmp_path).files()
     assert len(list(Shard(path).samples())) == 3
-    assert held_out.dropped == 1
+    assert Shard(path).dropped == 1

@@ -130,8 +130,7 @@ def _manifest(
             for path in held_out_files(arguments.held_out)
         ]
         + [{"name": "demo prompts", "sha256": digest_of_demo()}],
-        "dropped": held_out.dropped
-        + sum(BATCH - len(shard.spans) for shard in files if shard.kind != "text"),
+        "dropped": held_out.dropped + sum(shard.dropped for shard in files),
         "acceptance": {kind: asdict(found) for kind, found in trainer.measured[-1][1].items()},
         "settings": {
             name: getattr(arguments, name)

@@ -92,7 +92,8 @@ class Collector:
                 samples = self._read(batch) if kind == "text" else self._sampled(batch, index)
                 took = perf_counter() - begin
                 spent += took
-                told(kind, shards.add(samples, kind, took), spent)
+                dropped = len(batch) - len(samples)
+                told(kind, shards.add(samples, kind, took, dropped), spent)
             index += 1
 
     def _questions(self) -> Iterator[list[Turn]]:

@@ -33,8 +33,8 @@ class Shards:
     def files(self) -> list[Path]:
         return sorted(self.folder.glob("*.safetensors"))
 
-    def add(self, samples: Sequence[Sample], kind: str, seconds: float) -> int:
-        """Write a batch; returns the number of its tokens."""
+    def add(self, samples: Sequence[Sample], kind: str, seconds: float, dropped: int = 0) -> int:
+        """Write a batch, of which ``dropped`` texts were not kept; returns its tokens' number."""
         tensors = {
             "tokens": torch.cat([sample.tokens for sample in samples]).int(),
             "hidden": torch.cat([sample.hidden for sample in samples]).to("cpu", torch.bfloat16),
@@ -42,7 +42,8 @@ class Shards:
         }
         path = self.folder / f"{len(self):05}.safetensors"
         partial = path.with_suffix(".partial")
-        save_file(tensors, partial, {"kind": kind, "seconds": f"{seconds:.3f}"})
+        about = {"kind": kind, "seconds": f"{seconds:.3f}", "dropped": str(dropped)}
+        save_file(tensors, partial, about)
         os.replace(partial, path)
         return len(tensors["tokens"])
 
@@ -59,6 +60,7 @@ class Shard:
         with safe_open(path, "pt") as file:
             self.kind: str = file.metadata()["kind"]
             self.seconds = float(file.metadata()["seconds"])
+            self.dropped = int(file.metadata()["dropped"])
             self.tokens: Tensor = file.get_tensor("tokens")
             ends = file.get_tensor("lengths").long().cumsum(0).tolist()
         self.spans = list(zip([0, *ends[:-1]], ends, strict=True))
