@@ -28,11 +28,11 @@ LENGTH_ARMS: tuple[Arm, ...] = tuple(("fixed_length", {"n": n}) for n in (0, 2, 
 DRAFTER_ARMS: tuple[Arm, ...] = (
     ("fixed_length", {"n": 0}, ("draft",)),
     ("fixed_length", {"n": 2}, ("draft",)),
-    ("svip", {}, ("draft",)),
     ("max_confidence", {}, ("draft",)),
-    ("fixed_length", {"n": 2}, ("prompt-lookup", "draft")),
-    ("svip", {}, ("prompt-lookup", "draft")),
+    ("fixed_length", {"n": 3}, ("prompt-lookup", "draft")),
+    ("fixed_length", {"n": 6}, ("prompt-lookup", "draft")),
     ("max_confidence", {}, ("prompt-lookup", "draft")),
+    ("svip", {}, ("prompt-lookup", "draft")),
     ("fixed_length", {"n": 8}, ("prompt-lookup",)),
 )
 """For a drafter beside prompt lookup: not to draft, the drafter, lookup where it finds something

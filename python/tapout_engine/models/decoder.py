@@ -90,10 +90,12 @@ class Attention(nn.Module):
         batch, n, _ = x.shape
         c = self.config
         heads = self.qkv(x).view(batch, n, -1, c.head_dim).transpose(1, 2)
-        query, key, value = heads.split((c.num_heads, c.num_kv_heads, c.num_kv_heads), dim=1)
+        turned, value = heads.split((c.num_heads + c.num_kv_heads, c.num_kv_heads), dim=1)
         if self.q_norm is not None:
-            query, key = self.q_norm(query), self.k_norm(key)
-        query, key = rotate(query, step.cos, step.sin), rotate(key, step.cos, step.sin)
+            query, key = turned.split((c.num_heads, c.num_kv_heads), dim=1)
+            turned = torch.cat((self.q_norm(query), self.k_norm(key)), dim=1)
+        turned = rotate(turned, step.cos, step.sin)
+        query, key = turned.split((c.num_heads, c.num_kv_heads), dim=1)
         cache.store(layer, step.slots, key, value)
         mixed = self.attend(query, *cache.load(layer, step.visible), step.hidden)
         return self.out(mixed.transpose(1, 2).reshape(batch, n, -1))
