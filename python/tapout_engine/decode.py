@@ -193,8 +193,7 @@ class SpeculativeDecoder(_Decoder):
     def _prefill(self, prompts: list[list[int]]) -> None:
         self.target.prefill(prompts)
         for lane in self.lanes:
-            lane.sampling, lane.rng = self.sampling, self.rng
-            lane.prefill(prompts)
+            lane.prefill(prompts, self.sampling, self.rng)
         self._logits = torch.zeros(
             len(prompts), self.controller.slots + 1, self.target.vocab_size,
             dtype=self.target.dtype, device=self.target.device,

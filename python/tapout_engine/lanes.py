@@ -59,8 +59,11 @@ class Lane:
         self.cost = torch.tensor(cost, dtype=torch.float32, device=target.device)
         self.max_length = max_length(drafter)
 
-    def prefill(self, prompts: list[list[int]]) -> None:
+    def prefill(
+        self, prompts: list[list[int]], sampling: tk.SamplingParams, rng: tk.RngState
+    ) -> None:
         """Begin a batch."""
+        self.sampling, self.rng = sampling, rng
         self.drafter.prefill(prompts)
         batch, slots, device = len(prompts), self.controller.slots, self.target.device
         keeps_logits = self.rule in ("token", "block") and not self.blocks

@@ -251,7 +251,7 @@ def test_what_is_saved_is_what_was_trained(target, shards, clock, tmp_path):
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
     """``train-draft`` on a tiny model, with clocks that make a run of 0.05 minutes short."""
-    small = {"BATCH": 4, "LENGTH": 24, "ASKED": 14, "CHUNK": 10, "READ": 2}
+    small = {"BATCH": 4, "LENGTH": 24, "ASKED": 14, "CHUNK": 10, "SHORT": 3, "READ": 2}
     for name, value in small.items():
         monkeypatch.setattr(data, name, value)
     ticks = iter(range(10**9))
@@ -266,6 +266,7 @@ def command(tmp_path, monkeypatch, capsys):
     (tmp_path / "judge").mkdir()
     (tmp_path / "judge/a.jsonl").write_text(json.dumps({"turns": [EIGHT]}) + "\n")
     out = tmp_path / "out"
+    capsys.readouterr()  # of making the target
 
     def run(*arguments, target=target):
         given = ["--out", out, "--target", target, "--prompts", tmp_path / "asked.txt",

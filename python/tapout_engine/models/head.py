@@ -182,4 +182,7 @@ def load_head(path: Path, target: Decoder, vocab: int | None = None) -> DraftHea
             f"draft: {path} is for {metadata['target']}: expected hidden, vocabulary and head "
             f"sizes {own}, got {theirs}"
         )
-    return DraftHead(config, tensors, target, tensors.pop("d2t")[:vocab])
+    try:
+        return DraftHead(config, tensors, target, tensors.pop("d2t")[:vocab])
+    except KeyError as error:
+        raise EngineError(f"draft: {path} lacks the weights {error}") from None

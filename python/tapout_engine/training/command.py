@@ -20,7 +20,7 @@ from ..models.weights import decoder_of
 from ..progress import progress_bar
 from ..prompts import DEMO_PROMPTS
 from .batches import split
-from .corpus import HeldOut, held_out_files
+from .corpus import HeldOut, check_paths, held_out_files
 from .data import ANSWERS, BATCH, CURIOSITY, Collector, Sources
 from .loop import Trainer
 from .report import write_card, write_curves, write_manifest
@@ -33,6 +33,7 @@ SETTINGS = ("target", "kind", "text", "prompts", "held_out", "layers", "vocab", 
 
 def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
     """Train a drafter into ``arguments.out``, or go on with one that was cut off."""
+    check_paths(arguments.text, arguments.prompts)
     out = Path(arguments.out)
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)

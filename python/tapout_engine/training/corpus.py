@@ -14,7 +14,20 @@ from ..errors import EngineError
 
 WORDS = 8  # so many words in a row that a held-out text has too are one too many
 TEXTS = (".txt", ".md", ".rst", ".py")
+PROMPTS = (".jsonl", ".jsonl.gz", ".txt", ".py")
 DOCSTRING = range(40, 601)  # characters of a docstring that makes a good prompt
+
+
+def check_paths(text: Sequence[Path], prompts: Sequence[Path]) -> None:
+    """Refuse what cannot be read, before anything slow.
+
+    Raises
+    ------
+    EngineError
+        For a path that is no folder and no file of a known kind.
+    """
+    for paths, suffixes in ((text, TEXTS), (prompts, PROMPTS)):
+        list(_files(paths, suffixes))
 
 
 def texts(paths: Sequence[Path]) -> Iterator[str]:
@@ -30,7 +43,7 @@ def prompts(paths: Sequence[Path]) -> Iterator[str]:
     of ``.txt`` are prompts; of ``.py`` the head of each documented function is one: signature and
     docstring.
     """
-    for path in _files(paths, (".jsonl", ".jsonl.gz", ".txt", ".py")):
+    for path in _files(paths, PROMPTS):
         text = _read(path)
         if path.suffix == ".py":
             yield from function_heads(text)

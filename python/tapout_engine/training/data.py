@@ -10,6 +10,7 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from ..models import Decoder
 from .corpus import HeldOut, prompts, texts
@@ -19,6 +20,7 @@ from .shards import Shard, Shards
 BATCH = 128  # texts sampled together
 LENGTH = 256  # tokens of a sampled text, at most
 ASKED = 160  # tokens of a prompt, at most
+SHORT = 32  # tokens of a text that is too short to read
 CHUNK = 512  # tokens of a text that is only read: the longer, the dearer
 READ = 4  # texts read together
 CURIOSITY = 0.9  # the temperature of own questions
@@ -112,11 +114,14 @@ class Collector:
     def _prompts(self, paths: Sequence[Path]) -> Iterator[list[Turn]]:
         found = list(self.held_out.drop(prompts(paths)))
         random.Random(self.seed).shuffle(found)
+        waiting: list[tuple[int, ...]] = []
         for first in range(0, len(found), 8 * BATCH):  # of many, those that are alike in length
             asked = [self._ids(self._asked(prompt)) for prompt in found[first : first + 8 * BATCH]]
-            asked = sorted((ids for ids in asked if len(ids) <= ASKED), key=len)
-            for start in range(0, len(asked) - BATCH + 1, BATCH):
-                part = asked[start : start + BATCH]
+            waiting += [ids for ids in asked if len(ids) <= ASKED]
+            waiting.sort(key=len)
+            least = BATCH if first + 8 * BATCH < len(found) else 1
+            while len(waiting) >= least:
+                part, waiting = waiting[:BATCH], waiting[BATCH:]
                 yield [Turn(ids, ANSWERS[row % len(ANSWERS)]) for row, ids in enumerate(part)]
 
     def _chunks(self, paths: Sequence[Path]) -> Iterator[list[tuple[int, ...]]]:
@@ -125,10 +130,13 @@ class Collector:
         chunks: list[tuple[int, ...]] = []
         for text in found:
             ids = self._ids(text)
-            chunks += [ids[at : at + CHUNK] for at in range(0, len(ids) - CHUNK + 1, CHUNK)]
+            parts = [ids[at : at + CHUNK] for at in range(0, len(ids), CHUNK)]
+            chunks += [part for part in parts if len(part) >= SHORT]
             while len(chunks) >= BATCH // 2:
                 yield chunks[: BATCH // 2]
                 chunks = chunks[BATCH // 2 :]
+        if chunks:
+            yield chunks
 
     def _sampled(self, turns: list[Turn], index: int) -> list[Sample]:
         found = sample(self.decoder, turns, LENGTH, self.ends, self.seed + index)
@@ -138,10 +146,13 @@ class Collector:
     def _read(self, chunks: list[tuple[int, ...]]) -> list[Sample]:
         samples = []
         for first in range(0, len(chunks), READ):
-            ids = torch.tensor(chunks[first : first + READ], device=self.decoder.embedding.device)
+            parts = [torch.tensor(chunk) for chunk in chunks[first : first + READ]]
+            ids = pad_sequence(parts, batch_first=True).to(self.decoder.embedding.device)
             start = torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
             hidden = self.decoder(ids, start, self.decoder.cache(*ids.shape), ids.shape[1])
-            samples += [Sample(*pair) for pair in zip(ids, hidden, strict=True)]
+            samples += [
+                Sample(part, row[: len(part)]) for part, row in zip(parts, hidden, strict=True)
+            ]
         return samples
 
     def _ids(self, text: str) -> tuple[int, ...]:

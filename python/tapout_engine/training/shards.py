@@ -69,6 +69,8 @@ class Shard:
     def shared(self) -> int:
         """How many tokens all its texts begin with: a chat's opening, 0 of plain texts."""
         texts = [self.tokens[first:end] for first, end in self.spans]
+        if len(texts) == 1:
+            return 0
         shortest = min(map(len, texts))
         same = torch.stack([text[:shortest] for text in texts]).eq(texts[0][:shortest]).all(0)
         return int(same.long().cumprod(0).sum())

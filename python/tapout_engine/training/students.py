@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 from typing import Protocol
 
@@ -94,5 +96,6 @@ class LlamaStudent:
         return self.module.model(batch.tokens, use_cache=False).last_hidden_state[None]
 
     def save(self, folder: Path, target: str) -> None:
-        self.module.to(torch.bfloat16).save_pretrained(folder)
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar cannot be turned off
+            self.module.to(torch.bfloat16).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
