@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -62,7 +63,7 @@ def environment() -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "cpu": _cpu_name(),
         "commit": _commit(),
-        "command": "python " + " ".join(sys.argv),
+        "command": "python " + shlex.join(sys.argv),
     }
 
 
@@ -76,7 +77,7 @@ def gpu_environment() -> dict[str, object]:
         "multiprocessors": device.multi_processor_count,
         "l2_mib": device.L2_cache_size >> 20,
         "commit": _commit(),
-        "command": "python " + " ".join(sys.argv),
+        "command": "python " + shlex.join(sys.argv),
     }
 
 
