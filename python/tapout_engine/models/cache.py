@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 BLOCK = 64  # visible slots are a multiple of it: sums over them have one order
+
+
+class CacheSizes(Protocol):
+    """What a cache asks of a configuration."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
 
 
 class StaticCache:
@@ -37,6 +47,14 @@ class StaticCache:
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.rows = torch.arange(batch, device=device)[:, None, None]
         self.heads = torch.arange(kv_heads, device=device)[None, :, None]
+
+    @classmethod
+    def of(cls, config: CacheSizes, batch: int, slots: int, like: Tensor) -> StaticCache:
+        """For layers of ``config``, with the dtype and on the device of ``like``."""
+        return cls(
+            config.num_layers, batch, config.num_kv_heads, slots, config.head_dim, like.dtype,
+            like.device,
+        )  # fmt: skip
 
     @property
     def slots(self) -> int:

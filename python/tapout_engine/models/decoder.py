@@ -188,11 +188,7 @@ class Decoder(nn.Module):
 
     def cache(self, batch: int, slots: int) -> StaticCache:
         """An empty cache for ``batch`` rows of up to ``slots`` tokens."""
-        c = self.config
-        return StaticCache(
-            c.num_layers, batch, c.num_kv_heads, slots, c.head_dim,
-            self.embedding.dtype, self.embedding.device,
-        )  # fmt: skip
+        return StaticCache.of(self.config, batch, slots, self.embedding)
 
     def forward(
         self,

@@ -94,11 +94,7 @@ class DraftHead(nn.Module):
 
     def cache(self, batch: int, slots: int) -> StaticCache:
         """An empty cache for ``batch`` rows of up to ``slots`` tokens."""
-        c = self.config
-        return StaticCache(
-            c.num_layers, batch, c.num_kv_heads, slots, c.head_dim,
-            self.embedding.dtype, self.embedding.device,
-        )  # fmt: skip
+        return StaticCache.of(self.config, batch, slots, self.embedding)
 
     def forward(
         self, input_ids: Tensor, states: Tensor, start: Tensor, cache: StaticCache, length: int
