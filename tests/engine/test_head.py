@@ -179,8 +179,7 @@ def check_from_scratch(drafter: Watched, model) -> None:
     for row, length, fed, logits in drafter.notes:
         features, cache = true[row]
         cache, feature = copy.deepcopy(cache), features[:, length - 1 : length]
-        cache.keys[:, :, :, length:] = 0.0
-        cache.values[:, :, :, length:] = 0.0
+        cache.entries[..., length:, :] = 0.0
         found = [feature]
         for at, token in enumerate(fed[1:], start=length):
             ids = torch.tensor([[token]])
@@ -381,16 +380,18 @@ def test_a_cache_that_holds_more_keeps_what_it_has():
     cache = StaticCache(2, 3, 2, 64, 4, torch.float32)
     slots = torch.tensor([[0, 5], [1, 2], [62, 63]])
     keys, values = torch.randn(2, 3, 2, 2, 4)
-    cache.store(1, slots, keys, values)
-    before = cache.keys.clone(), cache.values.clone()
+    cache.store(1, slots, torch.cat((keys, values), dim=1))
+    for found, stored in zip(cache.load(1, 64), (keys, values), strict=True):
+        for row, at in enumerate(slots):
+            assert torch.equal(found[row, :, at], stored[row])
+    before = cache.entries.clone()
     cache.hold(64)
     assert cache.slots == 64
     for wanted, slots in ((65, 128), (300, 320)):
         cache.hold(wanted)
         assert cache.slots == slots
-        for found, old in zip((cache.keys, cache.values), before, strict=True):
-            assert torch.equal(found[:, :, :, :64], old)
-            assert not found[:, :, :, 64:].any()
+        assert torch.equal(cache.entries[..., :64, :], before)
+        assert not cache.entries[..., 64:, :].any()
 
 
 # ---- Files --------------------------------------------------------------------------------------

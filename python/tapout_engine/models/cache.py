@@ -19,7 +19,7 @@ class CacheSizes(Protocol):
 
 
 class StaticCache:
-    """``keys`` and ``values``: [layers, B, kv_heads, slots, head_dim] each.
+    """``entries``: [layers, 2, B, kv_heads, slots, head_dim], keys and values.
 
     A row's slots are written at the positions its tokens have; nothing is ever erased.  What a
     rejected draft left behind is hidden by the mask until it is written over.
@@ -42,11 +42,13 @@ class StaticCache:
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
     ):
-        shape = (layers, batch, kv_heads, visible(slots), head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)  # hidden ones must be finite
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.rows = torch.arange(batch, device=device)[:, None, None]
-        self.heads = torch.arange(kv_heads, device=device)[None, :, None]
+        shape = (layers, 2, batch, kv_heads, visible(slots), head_dim)
+        self.entries = torch.zeros(shape, dtype=dtype, device=device)  # hidden ones must be finite
+        sizes = (2, batch, kv_heads)
+        self.where = [
+            torch.arange(size, device=device).view([size if i == d else 1 for i in range(4)])
+            for d, size in enumerate(sizes)
+        ]
 
     @classmethod
     def of(cls, config: CacheSizes, batch: int, slots: int, like: Tensor) -> StaticCache:
@@ -58,7 +60,7 @@ class StaticCache:
 
     @property
     def slots(self) -> int:
-        return self.keys.shape[3]
+        return self.entries.shape[4]
 
     def hold(self, length: int) -> None:
         """Make room for ``length`` tokens of every row, twice the slots at least if there is none;
@@ -66,18 +68,17 @@ class StaticCache:
         if length <= self.slots:
             return
         more = max(2 * self.slots, visible(length)) - self.slots
-        self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, more))
-        self.values = torch.nn.functional.pad(self.values, (0, 0, 0, more))
+        self.entries = torch.nn.functional.pad(self.entries, (0, 0, 0, more))
 
-    def store(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """``slots`` [B, n]; ``keys`` and ``values`` [B, kv_heads, n, head_dim]."""
-        where = (self.rows, self.heads, slots[:, None])
-        self.keys[layer].index_put_(where, keys)
-        self.values[layer].index_put_(where, values)
+    def store(self, layer: int, slots: Tensor, entries: Tensor) -> None:
+        """``slots`` [B, n]; ``entries`` [B, 2 kv_heads, n, head_dim], the keys first."""
+        kinds = entries.unflatten(1, (2, -1)).transpose(0, 1)  # [2, B, kv_heads, n, head_dim]
+        self.entries[layer].index_put_((*self.where, slots[None, :, None]), kinds)
 
     def load(self, layer: int, slots: int) -> tuple[Tensor, Tensor]:
-        """Views of the first ``slots`` slots."""
-        return self.keys[layer, :, :, :slots], self.values[layer, :, :, :slots]
+        """Views of the first ``slots`` slots: keys and values, [B, kv_heads, slots, head_dim]."""
+        keys, values = self.entries[layer, ..., :slots, :]
+        return keys, values
 
 
 def visible(length: int) -> int:

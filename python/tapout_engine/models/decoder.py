@@ -34,7 +34,12 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        if x.device.type != "cpu":
+            return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        # The same in half as many operators as it has there.
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = norm.mul_(norm).div_(x.shape[-1]).add_(self.eps).rsqrt_()
+        return (x * scale).to(x.dtype).mul_(self.weight)
 
 
 class Step:
@@ -58,7 +63,18 @@ class Step:
             positions = start[:, None] + tree_mask.sum(-1) - 1
             hidden = _hidden_by_tree(slot - start[:, None], tree_mask)
         self.cos, self.sin = rotary(positions)  # [B, 1, n, head_dim]
-        self.hidden = hidden[:, None]  # [B, 1, n, visible] bool
+        self.hidden = hidden  # [B, n, visible] bool
+        self.biases: dict[tuple[int, int], Tensor] = {}
+
+    def bias(self, kv_heads: int, group: int, dtype: torch.dtype) -> Tensor:
+        """[B kv_heads, visible, group n]: -inf where hidden, 0 elsewhere; one for all layers."""
+        if (kv_heads, group) not in self.biases:
+            batch, n, slots = self.hidden.shape
+            bias = torch.zeros(batch, 1, slots, 1, n, dtype=dtype, device=self.hidden.device)
+            bias.masked_fill_(self.hidden.transpose(1, 2)[:, None, :, None], float("-inf"))
+            bias = bias.expand(-1, kv_heads, -1, group, -1).reshape(-1, slots, group * n)
+            self.biases[kv_heads, group] = bias
+        return self.biases[kv_heads, group]
 
 
 def _hidden_by_tree(offset: Tensor, tree_mask: Tensor) -> Tensor:
@@ -90,32 +106,36 @@ class Attention(nn.Module):
         batch, n, _ = x.shape
         c = self.config
         heads = self.qkv(x).view(batch, n, -1, c.head_dim).transpose(1, 2)
-        turned, value = heads.split((c.num_heads + c.num_kv_heads, c.num_kv_heads), dim=1)
-        if self.q_norm is not None:
-            query, key = turned.split((c.num_heads, c.num_kv_heads), dim=1)
-            turned = torch.cat((self.q_norm(query), self.k_norm(key)), dim=1)
-        turned = rotate(turned, step.cos, step.sin)
-        query, key = turned.split((c.num_heads, c.num_kv_heads), dim=1)
-        cache.store(layer, step.slots, key, value)
-        mixed = self.attend(query, *cache.load(layer, step.visible), step.hidden)
+        turned = heads[:, : c.num_heads + c.num_kv_heads]
+        rotate(self._normed(turned), step.cos, step.sin, out=turned)
+        cache.store(layer, step.slots, heads[:, c.num_heads :])
+        mixed = self.attend(heads[:, : c.num_heads], *cache.load(layer, step.visible), step)
         return self.out(mixed.transpose(1, 2).reshape(batch, n, -1))
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor) -> Tensor:
+    def _normed(self, heads: Tensor) -> Tensor:
+        """Queries and keys of the models that norm them."""
+        if self.q_norm is None:
+            return heads
+        query, key = heads.split((self.config.num_heads, self.config.num_kv_heads), dim=1)
+        return torch.cat((self.q_norm(query), self.k_norm(key)), dim=1)
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, step: Step) -> Tensor:
         """Queries of a group share their keys: they are rows of one product."""
         c = self.config
         batch, _, n, dim = query.shape
         if n > WIDE:
             return functional.scaled_dot_product_attention(
-                query, keys, values, attn_mask=~hidden, enable_gqa=True
+                query, keys, values, attn_mask=~step.hidden[:, None], enable_gqa=True
             )
         group = c.num_heads // c.num_kv_heads
-        folded = query.reshape(batch, c.num_kv_heads, group * n, dim)
+        folded = query.reshape(batch * c.num_kv_heads, group * n, dim)
+        bias = step.bias(c.num_kv_heads, group, query.dtype)
         # Keys first: bf16 products would copy the cache to transpose it.
-        scores = (keys @ folded.transpose(-1, -2)).transpose(-1, -2).float().mul_(dim**-0.5)
-        scores = scores.reshape(batch, c.num_heads, n, -1).masked_fill_(hidden, float("-inf"))
-        weights = scores.softmax(-1).to(query.dtype)
-        mixed = weights.view(batch, c.num_kv_heads, group * n, -1) @ values
-        return mixed.view(batch, c.num_heads, n, dim)
+        scores = torch.baddbmm(
+            bias, keys.flatten(0, 1), folded.transpose(1, 2), alpha=dim**-0.5
+        ).transpose(1, 2)  # [B kv_heads, group n, visible]
+        weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+        return torch.bmm(weights, values.flatten(0, 1)).view(batch, c.num_heads, n, dim)
 
 
 class FeedForward(nn.Module):

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+FEWEST = 4  # rows of a packed product
+
 
 def _packs(weight: Tensor) -> bool:
     return (
@@ -52,11 +54,13 @@ class Linear(nn.Module):
         if self.packed is None:
             return functional.linear(x, self.weight, self.bias)
         rows = x.numel() // x.shape[-1]
-        if rows > 1:
+        if rows >= FEWEST:
             return self._product(x)
-        # oneDNN has another kernel for a single row, which sums in another order: one token would
-        # not get the numbers that it gets beside others.
-        return self._product(x.expand(2, *x.shape[1:]))[:1]
+        # oneDNN has other kernels for fewer rows: a single one is summed in another order, so one
+        # token would not get the numbers that it gets beside others, and two cost more than four.
+        few = x.reshape(rows, -1)
+        few = few.expand(FEWEST, -1) if rows == 1 else functional.pad(few, (0, 0, 0, FEWEST - rows))
+        return self._product(few)[:rows].view(*x.shape[:-1], -1)
 
     def _product(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Rotary(nn.Module):
-    """Tables of cosines and sines.
+    """Tables of cosines and sines, the latter with the sign that :func:`rotate` needs.
 
     Parameters
     ----------
@@ -25,9 +25,9 @@ class Rotary(nn.Module):
         angles = torch.outer(
             torch.arange(length, device=frequencies.device).float(), frequencies.float()
         )
-        both = torch.cat((angles, angles), dim=-1)
-        self.register_buffer("cos", (both.cos() * factor).to(dtype), persistent=False)
-        self.register_buffer("sin", (both.sin() * factor).to(dtype), persistent=False)
+        cos, sin = angles.cos() * factor, angles.sin() * factor
+        self.register_buffer("cos", torch.cat((cos, cos), dim=-1).to(dtype), persistent=False)
+        self.register_buffer("sin", torch.cat((-sin, sin), dim=-1).to(dtype), persistent=False)
 
     @property
     def length(self) -> int:
@@ -39,8 +39,6 @@ class Rotary(nn.Module):
         return self.cos[positions][:, None], self.sin[positions][:, None]
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """[B, heads, n, head_dim], halves paired as Hugging Face pairs them."""
-    half = x.shape[-1] // 2
-    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-    return x * cos + turned * sin
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
+    """[B, heads, n, head_dim], halves paired as Hugging Face pairs them; ``out`` may be ``x``."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin, out=out)
