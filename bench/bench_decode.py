@@ -73,10 +73,8 @@ def ways(session: Session, names: Sequence[str], draft: str, slots: int) -> dict
         "transformers": lambda: _transformers(session),
         "transformers, prompt lookup": lambda: _transformers(session, prompt_lookup_num_tokens=8),
         **{f"head, {n}": lambda n=n: fixed(n) for n in range(1, 7)},
-        "head, TapOut": lambda: speculative(head.drafter, TAPOUT_ARMS),
-        "head, TapOut by throughput": lambda: speculative(
-            head.drafter, TAPOUT_ARMS, reward="throughput"
-        ),
+        "head, TapOut": lambda: speculative(head.drafter, head.arms, reward=head.reward),
+        "head, TapOut's own arms": lambda: speculative(head.drafter, TAPOUT_ARMS),
         **{f"head of {n}, 3": lambda n=n: fixed_of(n) for n in (4096, 8192, 12288)},
         "prompt lookup": lambda: speculative(lookup.drafter, LENGTH_ARMS, reward="throughput"),
         "any drafter": lambda: speculative(both, DRAFTER_ARMS, reward="throughput"),

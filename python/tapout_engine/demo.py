@@ -9,7 +9,7 @@ from time import perf_counter
 
 import torch
 
-from .arms import LENGTH_ARMS, TAPOUT_ARMS
+from .arms import HEAD_ARMS, LENGTH_ARMS
 from .controller import Controller
 from .decode import PlainDecoder, SpeculativeDecoder, StreamCallback
 from .divergence import Divergence, first_divergence
@@ -113,7 +113,7 @@ def _decoders(session: Session, both: NamedDrafter) -> dict[str, Decoder]:
         "plain": PlainDecoder(session.target, session.tokenizer),
         "lookup, bandit": speculative(lookup, LENGTH_ARMS, reward="throughput"),
         "draft, fixed": speculative(draft, fixed, policy="fixed"),
-        "draft, TapOut": speculative(draft, TAPOUT_ARMS),
+        "draft, TapOut": speculative(draft, HEAD_ARMS, reward="throughput"),
         "draft or lookup, TapOut": speculative(both.drafter, both.arms, reward=both.reward),
     }
 

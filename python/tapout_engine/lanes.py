@@ -14,7 +14,7 @@ from .controller import Controller
 from .engine import BlockDrafter, Drafter, Target, draft_cost, max_length
 from .errors import EngineError
 
-VERIFY_ROW = 0.02  # what one more row costs the target's forward, in forwards
+VERIFY_ROW = 0.02  # what one more token costs the target's forward, in forwards
 Clock = Callable[[str], AbstractContextManager[None]]
 
 
@@ -55,8 +55,6 @@ class Lane:
         self.rule, self.early_exit, self.backend, self.clock = rule, early_exit, backend, clock
         self.blocks = isinstance(drafter, BlockDrafter)
         self.vocab: tk.DraftVocab | None = getattr(drafter, "draft_vocab", None)
-        cost = [draft_cost(drafter) + VERIFY_ROW]
-        self.cost = torch.tensor(cost, dtype=torch.float32, device=target.device)
         self.max_length = max_length(drafter)
 
     def prefill(
@@ -73,6 +71,9 @@ class Lane:
             self.drafter.dtype if keeps_logits else None, device,
         )  # fmt: skip
         self.verdict = tk.Verdict.empty(batch, slots, device=device)
+        # One slot more is one step of the drafter, and one more token in every row.
+        cost = [draft_cost(self.drafter) + VERIFY_ROW * batch]
+        self.cost = torch.tensor(cost, dtype=torch.float32, device=device)
 
     def offer(self) -> Tensor | None:
         """[B] bool: the rows there is something to propose for; None: all of them."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .adapters.prompt_lookup import PromptLookupDrafter
-from .arms import DRAFTER_ARMS, LENGTH_ARMS, TAPOUT_ARMS, Arm
+from .arms import DRAFTER_ARMS, HEAD_ARMS, LENGTH_ARMS, TAPOUT_ARMS, Arm
 from .engine import Drafter
 from .errors import EngineError
 from .loading import DEFAULT_TARGET, HEAD_FILE, Notify, load
@@ -83,7 +83,7 @@ class Session:
         if not isinstance(self.target, StaticModel):
             raise EngineError(f"draft: {self.model_name} has no hidden states for {path}")
         head = load_head(path, self.target.decoder).pack()
-        return NamedDrafter(HeadDrafter(head, self.target), "head", TAPOUT_ARMS)
+        return NamedDrafter(HeadDrafter(head, self.target), "head", HEAD_ARMS, "throughput")
 
     def _self_draft(self, skip: Sequence[int] | None) -> NamedDrafter:
         from .adapters.models import num_layers, relative_cost, shallower

@@ -9,6 +9,7 @@ from tapout_engine import Controller, EngineError, PlainDecoder, Request, Specul
 from tapout_engine.adapters.prompt_lookup import PromptLookupDrafter
 from tapout_engine.adapters.toy import ToyLM
 from tapout_engine.arms import DRAFTER_ARMS, parse_arms
+from tapout_engine.lanes import VERIFY_ROW
 
 VOCAB = 6  # small enough for n-grams to come back
 PROMPTS = ([1, 2, 3, 1, 2, 3], [4, 4], [5, 1, 0], [2] * 7)
@@ -130,6 +131,20 @@ def test_arms_are_charged_what_their_drafter_costs():
     first, second = controller.report()
     assert second.pulls > 3 * first.pulls
     assert (first.label, second.label) == ("dear/fixed_length(n=4)", "cheap/fixed_length(n=4)")
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_slot_more_costs_a_token_in_every_row(batch):
+    draft = ToyLM(VOCAB)
+    draft.cost = 0.1
+    decoder = SpeculativeDecoder(ToyLM(VOCAB), draft, Controller(reward="throughput"))
+    decoder.generate([Request([1], 20) for _ in range(batch)])
+    (lane,) = decoder.lanes
+    assert lane.cost.item() == pytest.approx(0.1 + VERIFY_ROW * batch)
+    bandit = decoder.controller.bandit
+    rounds, drafted = bandit.count.sum().item(), (bandit.cost.sum() - bandit.count.sum()).item()
+    assert rounds > 0
+    assert drafted / lane.cost.item() == pytest.approx(round(drafted / lane.cost.item()))
 
 
 def test_drafters_that_are_not_there_are_refused():
