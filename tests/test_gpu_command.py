@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -56,14 +57,15 @@ def test_command_takes_every_step_whatever_fails(tmp_path):
     variables = {"PYTHON": str(python), "CALLS": str(calls), "TRITON_INTERPRET": "1"}
     done = run(["bash", "bench/gpu.sh", str(tmp_path / "out")], **variables)
     assert done.returncode == 1
-    lines = [line.split() for line in done.stdout.splitlines()[-9:-1]]
+    lines = [line.split() for line in done.stdout.splitlines()[-10:-1]]
     steps = {words[0]: " ".join(words[2:]) for words in lines}
     assert steps.pop("matrix-cuda") in ("ok", "no CUDA library")
     for tool in ("memcheck", "racecheck"):
         assert steps.pop(tool) in ("ok", "no compute-sanitizer", "no CUDA library")
     assert steps.pop("build") in ("ok", "no nvcc, tapout_kernels/_C_cuda.so was brought along")
     assert steps == {
-        "environment": "ok", "tests": "failed, rc 1", "matrix-triton": "ok", "benchmark": "ok",
+        "environment": "ok", "tests": "failed, rc 1", "matrix-triton": "ok", "decoding": "ok",
+        "benchmark": "ok",
     }  # fmt: skip
     assert done.stdout.splitlines()[-1] == "the rows"
     assert "one test failed" in (tmp_path / "out/steps.log").read_text()
@@ -76,6 +78,24 @@ def test_what_compute_sanitizer_looks_at_is_every_operator():
            "print(gpu_once.run('reference', 'cpu'))"  # fmt: skip
     done = run([sys.executable, "-c", code], PYTHONPATH=f"{ROOT}:{ROOT / 'bench'}")
     assert int(done.stdout) >= 40, done.stderr
+
+
+def test_whole_decoding_on_any_device(tmp_path):
+    out = tmp_path / "decode.jsonl"
+    done = run(
+        [sys.executable, "bench/gpu_decode.py", "--device", "cpu", "--size", "tiny", "--dtype",
+         "float32", "--tokens", "12", "--batch", "1", "2", "--out", str(out)],
+        PYTHONPATH=f"{ROOT}:{ROOT / 'python'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(row["batch"], row["way"]) for row in rows] == [
+        (batch, way) for batch in (1, 2) for way in ("plain", "fixed, 4", "TapOut")
+    ]
+    for row in rows:
+        assert row["tokens"] == 12 * row["batch"]
+        assert (row["mean_drafted"] > 0) == (row["way"] != "plain")
+        assert row["target"] == "random weights, tiny"
 
 
 def test_command_needs_a_folder():

@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     env.set_defaults(run=_env)
     demo = commands.add_parser("demo", help="three prompts, several ways to decode, one table")
     demo.set_defaults(run=_demo)
-    _add_dtype(demo)
+    _add_computing(demo)
     _add_train_draft(commands.add_parser("train-draft", help="train a drafter for a model"))
     _add_generate(commands.add_parser("generate", help="continue a prompt"))
     return parser
@@ -69,7 +69,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--target", default=DEFAULT_TARGET, help="model directory (default: %(default)s)")
     add("--draft", default="auto", help="auto, head, self, prompt-lookup, or a directory")
     add("--skip-layers", type=_layers, help="layers that --draft self leaves out, as 3,5,7")
-    _add_dtype(parser)
+    _add_computing(parser)
     add("--rule", default="token", choices=_RULES, help="how drafts are accepted")
     add("--bandit", default="ucb1", choices=_POLICIES, help="fixed plays the first arm")
     add("--arms", help="such as fixed_length:n=4,svip:threshold=0.6 (default: suits the drafter)")
@@ -106,7 +106,8 @@ def _add_train_draft(parser: argparse.ArgumentParser) -> None:
     add("--note", default="", help="a sentence for the model card")
 
 
-def _add_dtype(parser: argparse.ArgumentParser) -> None:
+def _add_computing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="of models and kernels, as cuda")
     parser.add_argument(
         "--dtype", default="float32", choices=("float32", "bfloat16", "float16"),
         help="to compute in (default: %(default)s)",
@@ -152,4 +153,4 @@ def _train_draft(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from .demo import run
 
-    return run(arguments.dtype)
+    return run(arguments.dtype, arguments.device)

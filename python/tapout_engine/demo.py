@@ -45,12 +45,12 @@ class Run:
         return [] if plain else [arm.pulls for arm in self.decoder.controller.report()]
 
 
-def run(dtype: str = "float32", say: Callable[..., None] = print) -> int:
+def run(dtype: str = "float32", device: str = "cpu", say: Callable[..., None] = print) -> int:
     """Decode everything and print it; 1 if greedy decoding differs by more than rounding."""
     begin = perf_counter()
     say("Speculative decoding: a drafter proposes tokens, the target verifies them in one")
     say("forward, and a bandit learns when to stop drafting. The output keeps the target's law.")
-    session = Session(dtype=dtype, notify=say)
+    session = Session(dtype=dtype, notify=say, device=device)
     both = session.drafter("auto")
     ways = _decoders(session, both)
     _show(ways["draft or lookup, TapOut"], session, say)
@@ -104,7 +104,7 @@ def _decoders(session: Session, both: NamedDrafter) -> dict[str, Decoder]:
     """The bandit of each decoder lives on over the prompts."""
 
     def speculative(drafter, arms, **policy) -> SpeculativeDecoder:
-        controller = Controller(arms, **policy)
+        controller = Controller(arms, device=session.device, **policy)
         return SpeculativeDecoder(session.target, drafter, controller, session.tokenizer)
 
     draft, lookup = both.drafter["draft"], both.drafter["prompt-lookup"]

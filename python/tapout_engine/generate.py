@@ -30,12 +30,14 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
     prompt = _prompt(arguments)
     arms = _checked_early(arguments)
     session = Session(
-        arguments.target, arguments.dtype, notify=lambda text: say(text, file=sys.stderr)
-    )
+        arguments.target, arguments.dtype, lambda text: say(text, file=sys.stderr),
+        arguments.device,
+    )  # fmt: skip
     drafter = session.drafter(arguments.draft, arguments.skip_layers)
     controller = Controller(
-        arms or drafter.arms, arguments.slots, policy=arguments.bandit, reward=drafter.reward
-    )
+        arms or drafter.arms, arguments.slots, policy=arguments.bandit, reward=drafter.reward,
+        device=session.device,
+    )  # fmt: skip
     request = Request(
         session.tokenizer.encode(prompt),
         max_new_tokens=arguments.max_new_tokens,
@@ -110,7 +112,7 @@ def _warm_up(session: Session, drafter: NamedDrafter, request: Request) -> None:
     """The first touch of the weights is paid for before any clock."""
     short = replace(request, prompt=request.prompt[-8:], max_new_tokens=16)
     PlainDecoder(session.target, session.tokenizer).generate([short])
-    controller = Controller(drafter.arms)
+    controller = Controller(drafter.arms, device=session.device)
     SpeculativeDecoder(session.target, drafter.drafter, controller).generate([short])
 
 

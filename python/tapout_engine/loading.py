@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from .errors import INSTALL_MODEL, EngineError, not_installed
 
 DEFAULT_TARGET = "smollm2"
@@ -40,7 +42,10 @@ class LoadedModel:
 
 
 def load(
-    path: str = DEFAULT_TARGET, dtype: str = "float32", notify: Notify | None = None
+    path: str = DEFAULT_TARGET,
+    dtype: str = "float32",
+    notify: Notify | None = None,
+    device: str = "cpu",
 ) -> LoadedModel:
     """Load a causal LM and its tokenizer.
 
@@ -52,6 +57,8 @@ def load(
         To compute in. The coarser, the more often greedy output differs from plain decoding's.
     notify : callable, optional
         Told, in a few words, of anything slow.
+    device : str
+        Where its weights go.
 
     Returns
     -------
@@ -60,9 +67,10 @@ def load(
     Raises
     ------
     EngineError
-        If a package is missing or the directory holds no model.
+        If a package is missing, the directory holds no model, or there is no such device.
     """
     transformers = _transformers()
+    _check_device(device)
     if path == DEFAULT_TARGET:
         name, directory = DEFAULT_NAME, default_model_directory(notify)
     else:
@@ -78,7 +86,15 @@ def load(
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # of any library that reads a part of the directory
         raise EngineError(f"model: {directory} cannot be loaded: {error}") from error
-    return LoadedModel(name, model.eval(), tokenizer)
+    return LoadedModel(name, model.eval().to(device), tokenizer)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # of a build of torch without that device
+        reason = str(error).splitlines()[0]
+        raise EngineError(f"device: {device} cannot be used: {reason}") from None
 
 
 def default_model_directory(notify: Notify | None = None) -> Path:

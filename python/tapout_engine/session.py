@@ -35,13 +35,19 @@ class Session:
         As :func:`tapout_engine.loading.load`.
     dtype : str
     notify : callable, optional
+    device : str
+        Of the target and of every drafter; controllers belong there too.
     """
 
     def __init__(
-        self, target: str = DEFAULT_TARGET, dtype: str = "float32", notify: Notify | None = None
+        self,
+        target: str = DEFAULT_TARGET,
+        dtype: str = "float32",
+        notify: Notify | None = None,
+        device: str = "cpu",
     ):
-        self.path, self.dtype = target, dtype
-        loaded = load(target, dtype, notify)
+        self.path, self.dtype, self.device = target, dtype, device
+        loaded = load(target, dtype, notify, device)
         from .adapters.huggingface import HFTokenizer
         from .adapters.models import model_of
 
@@ -103,7 +109,7 @@ class Session:
                 "draft: expected auto, head, self, prompt-lookup or the directory of a head or a "
                 f"model, got {path}"
             )
-        loaded = load(path, self.dtype)
+        loaded = load(path, self.dtype, device=self.device)
         if loaded.tokenizer.get_vocab() != self.tokenizer.tokenizer.get_vocab():
             raise EngineError(
                 f"draft: {loaded.name} must share the vocabulary of {self.model_name}, "
