@@ -274,6 +274,31 @@ def test_prompts_and_texts_are_used_once_and_held_out_ones_never(small, files, d
     assert not any(HeldOut([EIGHT]).meets(text) for texts in said.values() for text in texts)
 
 
+@pytest.mark.parametrize(("count", "first"), [(0, 0), (1, 1), (3, 1), (9, 2), (16, 4), (50, 4)])
+def test_at_most_a_quarter_is_kept_back_to_judge_by(count, first):
+    judged, rest = data._kept_back(iter(range(count)), 4)
+    assert judged == list(range(first))
+    assert list(rest) == list(range(first, count))
+
+
+def test_few_prompts_teach_too(small, decoder, tmp_path):
+    (tmp_path / "asked.txt").write_text("\n\n".join(f"q{i}" for i in range(4)))
+    found = collected(decoder, {"prompt": [tmp_path / "asked.txt"]}, tmp_path / "out", 4)
+    assert [len(shard.spans) for shard in found if shard.kind == "prompt"] == [1, 3]
+
+
+def test_a_batch_that_was_dropped_whole_is_a_file_without_texts(small, decoder, tmp_path):
+    shards = Shards(tmp_path)
+    assert shards.add([], "text", 1.0, dropped=4) == 0
+    shards.add(numbered([3, 5]), "text", 1.0)
+    shards.add(numbered([4]), "text", 1.0)
+    empty = Shard(shards.files()[0])
+    assert (empty.spans, empty.shared, list(empty.samples()), empty.dropped) == ([], 0, [], 4)
+    train, judged = split(shards)
+    assert train == shards.files()[2:]
+    assert sum(batch.taught.shape[0] for batch in judged["text"]) == 2
+
+
 def test_own_questions_begin_as_a_user_does_and_are_answered(small, decoder, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "OPENERS", ("", "Why"))
     monkeypatch.setattr(data, "LENGTH", 120)

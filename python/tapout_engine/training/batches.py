@@ -53,11 +53,13 @@ def split(shards: Shards) -> tuple[list[Path], dict[str, list[Batch]]]:
     judged: dict[str, list[Batch]] = {}
     train = []
     for path in shards.files():
-        kind = Shard(path).kind
-        if kind in judged:
+        shard = Shard(path)
+        if not shard.spans:
+            continue
+        if shard.kind in judged:
             train.append(path)
         else:
-            judged[kind] = [Batch.of(*zip(*group, strict=True)) for group in _judged(path)]
+            judged[shard.kind] = [Batch.of(*zip(*group, strict=True)) for group in _judged(path)]
     if not train:
         raise EngineError(
             "train-draft: minutes must be enough for at least two batches of a kind of text, one "

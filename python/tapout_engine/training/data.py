@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import chain, cycle, islice
 from pathlib import Path
 from time import perf_counter
 
@@ -114,29 +114,30 @@ class Collector:
     def _prompts(self, paths: Sequence[Path]) -> Iterator[list[Turn]]:
         found = list(self.held_out.drop(prompts(paths)))
         random.Random(self.seed).shuffle(found)
+        asked = (self._ids(self._asked(prompt)) for prompt in found)
+        judged, asked = _kept_back((ids for ids in asked if len(ids) <= ASKED), BATCH)
+        yield from filter(None, [_turns(judged)])
         waiting: list[tuple[int, ...]] = []
-        for first in range(0, len(found), 8 * BATCH):  # of many, those that are alike in length
-            asked = [self._ids(self._asked(prompt)) for prompt in found[first : first + 8 * BATCH]]
-            waiting += [ids for ids in asked if len(ids) <= ASKED]
-            waiting.sort(key=len)
-            least = BATCH if first + 8 * BATCH < len(found) else 1
+        while more := list(islice(asked, 8 * BATCH)):  # of many, those that are alike in length
+            waiting = sorted(waiting + more, key=len)
+            least = BATCH if len(more) == 8 * BATCH else 1
             while len(waiting) >= least:
                 part, waiting = waiting[:BATCH], waiting[BATCH:]
-                yield [Turn(ids, ANSWERS[row % len(ANSWERS)]) for row, ids in enumerate(part)]
+                yield _turns(part)
+        yield from filter(None, [_turns(waiting)])
 
     def _chunks(self, paths: Sequence[Path]) -> Iterator[list[tuple[int, ...]]]:
         found = list(self.held_out.drop(texts(paths)))
         random.Random(self.seed).shuffle(found)
-        chunks: list[tuple[int, ...]] = []
-        for text in found:
-            ids = self._ids(text)
-            parts = [ids[at : at + CHUNK] for at in range(0, len(ids), CHUNK)]
-            chunks += [part for part in parts if len(part) >= SHORT]
-            while len(chunks) >= BATCH // 2:
-                yield chunks[: BATCH // 2]
-                chunks = chunks[BATCH // 2 :]
-        if chunks:
-            yield chunks
+        parts = (
+            ids[at : at + CHUNK]
+            for ids in map(self._ids, found)
+            for at in range(0, len(ids), CHUNK)
+        )
+        judged, rest = _kept_back((part for part in parts if len(part) >= SHORT), BATCH // 2)
+        yield from filter(None, [judged])
+        while batch := list(islice(rest, BATCH // 2)):
+            yield batch
 
     def _sampled(self, turns: list[Turn], index: int) -> list[Sample]:
         found = sample(self.decoder, turns, LENGTH, self.ends, self.seed + index)
@@ -160,6 +161,17 @@ class Collector:
 
     def _asked(self, prompt: str) -> str:
         return self.before + prompt + self.after
+
+
+def _kept_back(items: Iterator, most: int) -> tuple[list, Iterator]:
+    """The first batch, which is to judge by, and the rest: a quarter of them at most."""
+    ahead = list(islice(items, 4 * most))
+    first = min(len(ahead), max(1, len(ahead) // 4))
+    return ahead[:first], chain(ahead[first:], items)
+
+
+def _turns(asked: Sequence[tuple[int, ...]]) -> list[Turn]:
+    return [Turn(ids, ANSWERS[row % len(ANSWERS)]) for row, ids in enumerate(asked)]
 
 
 def _chat(tokenizer) -> tuple[str, str]:

@@ -34,10 +34,12 @@ class Shards:
         return sorted(self.folder.glob("*.safetensors"))
 
     def add(self, samples: Sequence[Sample], kind: str, seconds: float, dropped: int = 0) -> int:
-        """Write a batch, of which ``dropped`` texts were not kept; returns its tokens' number."""
+        """Write a batch, of which ``dropped`` texts were not kept, maybe all; returns its tokens'
+        number."""
+        kept = samples or [Sample(torch.zeros(0), torch.zeros(0, 1))]  # files are numbered
         tensors = {
-            "tokens": torch.cat([sample.tokens for sample in samples]).int(),
-            "hidden": torch.cat([sample.hidden for sample in samples]).to("cpu", torch.bfloat16),
+            "tokens": torch.cat([sample.tokens for sample in kept]).int(),
+            "hidden": torch.cat([sample.hidden for sample in kept]).to("cpu", torch.bfloat16),
             "lengths": torch.tensor([len(sample.tokens) for sample in samples]).int(),
         }
         path = self.folder / f"{len(self):05}.safetensors"
@@ -63,13 +65,13 @@ class Shard:
             self.dropped = int(file.metadata()["dropped"])
             self.tokens: Tensor = file.get_tensor("tokens")
             ends = file.get_tensor("lengths").long().cumsum(0).tolist()
-        self.spans = list(zip([0, *ends[:-1]], ends, strict=True))
+        self.spans = list(zip([0, *ends][:-1], ends, strict=True))
 
     @property
     def shared(self) -> int:
         """How many tokens all its texts begin with: a chat's opening, 0 of plain texts."""
         texts = [self.tokens[first:end] for first, end in self.spans]
-        if len(texts) == 1:
+        if len(texts) <= 1:
             return 0
         shortest = min(map(len, texts))
         same = torch.stack([text[:shortest] for text in texts]).eq(texts[0][:shortest]).all(0)
