@@ -80,14 +80,15 @@ class BanditState:
             ``sequence``: one arm for a whole draft. ``token``: an arm for every slot, each slot
             with a table of its own.
         policy : {"ucb1", "ucb_tuned", "thompson_gaussian", "thompson_beta", "epsilon_greedy", \
-"fixed"}
+"ucbspec", "fixed"}
             How an arm is picked, see :func:`bandit_select`. ``ucb1`` takes ``exploration`` (1;
             0.2 with ``throughput``), ``thompson_gaussian`` ``sigma`` (0.5), ``epsilon_greedy``
-            ``epsilon`` (0.1), ``fixed`` ``arm`` (0).
+            ``epsilon`` (0.1), ``ucbspec`` ``delta`` (0.1), ``fixed`` ``arm`` (0).
         reward : str, optional
             How a round is judged, see :func:`bandit_update`. Level ``sequence``: ``blend`` (the
             default; takes ``alpha``, 0.5), ``simple`` or ``throughput``. Level ``token``:
-            ``decision`` (the default) or ``token_accept``.
+            ``decision`` (the default) or ``token_accept``. ``ucbspec`` takes ``simple`` alone:
+            it is its own reward, n_acc + 1, on another scale.
         seed : int
             Key of the policies that draw at random.
         device : torch.device or str, optional
@@ -101,11 +102,13 @@ class BanditState:
         ------
         ValueError
             For an unknown policy, level or parameter, a reward of the other level, ``ucb_tuned``
-            with ``throughput`` (which has no variance), a value out of range, or sizes below 1.
+            with ``throughput`` (which has no variance), ``ucbspec`` with anything but ``simple``, a
+            value out of range, or sizes below 1.
 
         Notes
         -----
-        Source: TapOut, arXiv 2511.02017; Auer et al. 2002 (UCB1, UCB-Tuned). Reward
+        Source: TapOut, arXiv 2511.02017; Auer et al. 2002 (UCB1, UCB-Tuned); BanditSpec,
+        2505.15141 (UCBSpec; its delta is this project's). Reward
         ``throughput``, credit ``decision`` and every default are this project's.
 
         Examples

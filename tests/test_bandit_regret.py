@@ -93,7 +93,7 @@ LEARNERS = [
     for policy in ("ucb1", "ucb_tuned", "thompson_gaussian", "thompson_beta", "epsilon_greedy")
     for reward in WORLDS
     if (policy, reward) != ("ucb_tuned", "throughput")
-]
+] + [("ucbspec", "simple")]
 
 
 def share_of_best(picked: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ TABLES = ("count", "reward_sum", "reward_sq", "tokens", "cost")
         ({"policy": "thompson_beta", "level": "token"}, [0.0, 0.0, 1.0]),
         ({"policy": "epsilon_greedy"}, [0.5, 0.1, 1.0]),
         ({"policy": "fixed", "arm": 2}, [0.5, 2.0, 1.0]),
+        ({"policy": "ucbspec"}, [0.0, 0.1, 1.0]),
+        ({"policy": "ucbspec", "reward": "simple", "delta": 0.5}, [0.0, 0.5, 1.0]),
     ],
 )
 def test_parameters_and_their_defaults(given, params):
@@ -61,6 +63,11 @@ WRONG = {
     "reward must be blend or simple with ucb_tuned, got 'throughput'": {
         "policy": "ucb_tuned", "reward": "throughput"
     },
+    "reward must be simple with ucbspec, whose own is n_acc + 1, got 'blend'": {
+        "policy": "ucbspec", "reward": "blend"
+    },
+    "level must be sequence with ucbspec, got 'token'": {"policy": "ucbspec", "level": "token"},
+    "delta must be in (0, 1), got 1": {"policy": "ucbspec", "delta": 1},
     "discount must be in (0, 1], got 0": {"discount": 0},
     "discount must be in (0, 1], got 1.5": {"discount": 1.5},
     "discount must be in (0, 1], got nan": {"discount": float("nan")},
@@ -82,7 +89,7 @@ def test_settings_that_make_no_sense_are_refused(message):
         BanditState.create(3, **WRONG[message])
 
 
-LATER = ("ucbspec", "exp3", "exp3spec", "hedge", "normalhedge", "metasd")
+LATER = ("exp3", "exp3spec", "hedge", "normalhedge", "metasd")
 
 
 @pytest.mark.parametrize("policy", LATER)
@@ -103,7 +110,7 @@ def test_select_needs_out_with_rows_and_one_batch():
 @pytest.mark.parametrize(
     ("op", "bandit", "name", "values"),
     [
-        ("bandit_select", "ucb1", "policy", [-1, 6, 1 << 40]),
+        ("bandit_select", "ucb1", "policy", [-1, 7, 1 << 40]),
         ("bandit_select", "ucb1", "slots", [0, -1]),
         ("bandit_select", "ucb1", "reward", [-1, 3, 4, 5]),  # 3 and 4: those of the token level
         ("bandit_update", "ucb1", "reward", [-1, 3, 4, 5]),

@@ -50,6 +50,10 @@ ORDER, EXIT = (
         test_cuda_launches.VERIFY.with_(batch=4, slots=6),
     )
 )
+UCBSPEC = Killer(
+    test_bandit_loops.test_pending_pulls_equal_a_loop_that_scores_everything_afresh,
+    bandit="ucbspec", seed=0,
+)  # fmt: skip
 TURNS = Killer(test_bandit_blocks.test_equal_arms_take_turns)
 CALLS = Killer(test_bandit_blocks.test_calls_advance_once_whatever_the_number_of_programs)
 BLOCKS = Killer(
@@ -131,6 +135,9 @@ MUTANTS = {
     ),
     "pending pulls do not count": Mutant(
         (Edit("cuda/bandit_pending.cuh", "arm.count + added", "arm.count"),), TURNS
+    ),
+    "ucbspec without the number of arms": Mutant(
+        (Edit("cuda/bandit_pending.cuh", "static_cast<double>(tables.arms)", "1.0"),), UCBSPEC,
     ),
     "credit that is discounted at once": Mutant(
         (Edit("cuda/bandit_learn.cuh", "count * factor + (own ? 1.0 : 0.0)",

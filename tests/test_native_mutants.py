@@ -9,6 +9,7 @@ neither: test_law_chi2.py::test_unmixed_keys_are_rejected.
 from __future__ import annotations
 
 import pytest
+import test_bandit_policies
 import test_conformance
 import test_known_answers
 import test_peers
@@ -44,6 +45,9 @@ OWN_NOISE = Killer(test_peers.test_draft_accept_and_recovery_have_noise_of_their
 RESIDUAL = Killer(test_peers.test_the_residual_subtracts_the_whole_draft_distribution)
 UNPROPOSED = Killer(test_peers.test_an_unproposed_slot_is_not_a_rejection)
 LAST_TILE = Killer(test_peers.test_no_recovered_id_lies_outside_the_vocabulary, vocab=2047)
+UCBSPEC = Killer(
+    test_bandit_policies.test_ucbspec_by_hand, policy="ucbspec", sums=[0.8, 5.49], best=0
+)
 ROW_END, TOP_K, TOP_P, TOP_K_DRAFT, BLOCK = (
     Killer(test_conformance.test_matches_the_reference, case=case)
     for case in (
@@ -120,6 +124,10 @@ MUTANTS = {
         (Edit("cpu/law.h", "log_probability(logit, law.moments.max, law.inv_temperature, law.kept)",
               "log_probability(logit, law.moments.max, law.inv_temperature, law.moments.sum)"),),
         TOP_K_DRAFT,
+    ),
+    "ucbspec over the total count": Mutant(
+        (Edit("core/bandit.h", "(sqrt(1.0 + pulls) / pulls)",
+              "(sqrt(1.0 + exp(log_t)) / exp(log_t))"),), UCBSPEC,
     ),
 }  # fmt: skip
 # Compiled once, so one worker runs them.

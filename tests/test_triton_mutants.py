@@ -10,6 +10,7 @@ from __future__ import annotations
 from unittest.mock import patch
 
 import pytest
+import test_bandit_policies
 import test_conformance
 import test_cutoff
 import test_gumbel
@@ -81,6 +82,9 @@ SPLITS = Killer(test_triton_launches.test_the_number_of_programs_changes_nothing
 ADVANCES = Killer(
     test_triton_launches.test_the_number_of_programs_changes_nothing,
     case=FILTERED.with_(op="sample"),
+)
+UCBSPEC = Killer(
+    test_bandit_policies.test_ucbspec_by_hand, policy="ucbspec", sums=[0.8, 5.49], best=0
 )
 EXIT = Killer(
     test_triton_launches.test_the_order_of_programs_changes_nothing,
@@ -195,6 +199,10 @@ MUTANTS = {
     ),
     "gumbel winner of the first tile only": Mutant(
         (Edit("gumbel.py", "known = tile < tiles", "known = tile < 1"),), ARGMAX
+    ),
+    "ucbspec over the total count": Mutant(
+        (Edit("core/bandit.py", "(tl.sqrt(1.0 + known) / known)",
+              "(tl.sqrt(1.0 + tl.exp(log_t)) / tl.exp(log_t))"),), UCBSPEC,
     ),
 }  # fmt: skip
 # The others are tests that this suite runs on the source itself.

@@ -53,8 +53,8 @@ BanditUpdateParams update_params(const BanditSizes& sizes, const TableTensors& t
 }
 
 static Policy checked_policy(const Arguments& arguments, int64_t value) {
-  if (value < 0 || value > static_cast<int64_t>(Policy::kEpsilonGreedy)) {
-    arguments.fail("policy", "0 (fixed) to 5 (epsilon_greedy)", std::to_string(value));
+  if (value < 0 || value > static_cast<int64_t>(Policy::kUcbSpec)) {
+    arguments.fail("policy", "0 (fixed) to 6 (ucbspec)", std::to_string(value));
   }
   return static_cast<Policy>(value);
 }

@@ -42,7 +42,8 @@ enum class Policy : int32_t {
   kUcbTuned = 2,
   kThompsonGaussian = 3,
   kThompsonBeta = 4,
-  kEpsilonGreedy = 5
+  kEpsilonGreedy = 5,
+  kUcbSpec = 6
 };
 // The last two are credits of the token level, the others rewards of the sequence level.
 enum class Reward : int32_t {
@@ -70,7 +71,7 @@ enum StatsColumn : int32_t {
 constexpr int64_t kRuleParams = 4;    // columns of rule_param [A,4] and memory [B,A,4]
 constexpr int64_t kBanditParams = 8;  // entries of a bandit's params:
 constexpr int64_t kAlpha = 0;         // weight of n_acc/K in the blended reward
-constexpr int64_t kPolicyParam = 1;   // exploration, sigma, epsilon, or the fixed arm
+constexpr int64_t kPolicyParam = 1;   // exploration, sigma, epsilon, delta, or the fixed arm
 constexpr int64_t kDiscount = 2;      // of the tables at every credited round; 1: none
 
 struct Logits {  // [B, rows, V], or [rows, V] with batch_stride 0; the vocabulary is contiguous
@@ -242,7 +243,7 @@ struct BanditTables {
   const double* params;  // [8]
 };
 
-// One arm while a call of ucb1 or ucb_tuned runs: `pulls` counts those of the call too.
+// One arm while a call of ucb1, ucb_tuned or ucbspec runs: `pulls` counts those of the call too.
 struct ScoredArm {
   double score;
   double pulls;
@@ -264,7 +265,7 @@ struct BanditSelectParams {
   int64_t* calls;       // [1]
   int32_t* arm;         // [R] or [R, K]
   int32_t* group_rows;  // [G] zeros, and
-  ScoredArm* scored;    // [G, table_slots, A]: scratch of ucb1 and ucb_tuned
+  ScoredArm* scored;    // [G, table_slots, A]: scratch of policies that count pending pulls
 };
 
 struct BanditUpdateParams {

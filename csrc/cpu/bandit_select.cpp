@@ -1,6 +1,6 @@
 // bandit_select: an arm for every row that takes part, by the serial definition (core/bandit.h).
-// ucb1 and ucb_tuned: a group's arms are scored once, at its first row; afterwards only the arm
-// that was pulled is scored again. The other policies draw from the state as it is.
+// ucb1, ucb_tuned and ucbspec: a group's arms are scored once, at its first row; afterwards only
+// the arm that was pulled is scored again. The other policies draw from the state as it is.
 #include "../core/bandit.h"
 #include "../core/rows.h"
 #include "ops.h"
@@ -31,9 +31,15 @@ static int64_t taking_part(const BanditSelectParams& params, int64_t b) {
 // ---- with pending pulls -----------------------------------------------------------------------
 
 static void score(const BanditSelectParams& params, ScoredArm& arm) {
-  arm.score = params.policy == Policy::kUcb1
-                  ? ucb1_score(arm.mean, arm.pulls, arm.log_t, policy_param(params))
-                  : ucb_tuned_score(arm.mean, arm.variance, arm.pulls, arm.log_t);
+  const double param = policy_param(params);
+  switch (params.policy) {
+    case Policy::kUcb1: arm.score = ucb1_score(arm.mean, arm.pulls, arm.log_t, param); break;
+    case Policy::kUcbSpec:
+      arm.score = ucbspec_score(arm.mean, arm.pulls, arm.log_t,
+                                static_cast<double>(params.tables.arms), param);
+      break;
+    default: arm.score = ucb_tuned_score(arm.mean, arm.variance, arm.pulls, arm.log_t);
+  }
 }
 
 static void score_slot(const BanditSelectParams& params, int64_t group, int64_t slot, double rate,
@@ -131,7 +137,7 @@ static void select_drawn(const BanditSelectParams& params) {
 }
 
 void bandit_select(const BanditSelectParams& params) {
-  if (params.policy == Policy::kUcb1 || params.policy == Policy::kUcbTuned) {
+  if (counts_pending(params.policy)) {
     select_pending(params);
   } else {
     select_drawn(params);

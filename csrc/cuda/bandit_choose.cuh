@@ -129,7 +129,8 @@ __device__ inline void choose(const BanditSelectParams& params, const ChoiceScra
   switch (params.policy) {
     case Policy::kFixed: choose_fixed(params, scratch, cell); break;
     case Policy::kUcb1:
-    case Policy::kUcbTuned: choose_pending(params, scratch, cell); break;
+    case Policy::kUcbTuned:
+    case Policy::kUcbSpec: choose_pending(params, scratch, cell); break;
     default: choose_drawn(params, scratch, cell);
   }
 }
@@ -163,7 +164,7 @@ struct ChoiceShape {
 
 inline ChoiceShape choice_shape(const BanditSelectParams& params, bool learns) {
   const int64_t slots = params.tables.table_slots, each = slots * params.batch;
-  const bool pending = params.policy == Policy::kUcb1 || params.policy == Policy::kUcbTuned;
+  const bool pending = counts_pending(params.policy);
   return {learns && slots > 1 ? each : 0, pending ? each : 0,
           pending ? each * params.tables.arms : 0};
 }

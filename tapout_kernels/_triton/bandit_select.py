@@ -17,6 +17,7 @@ from .core.bandit import (
     THOMPSON_GAUSSIAN,
     UCB1,
     UCB_TUNED,
+    UCBSPEC,
     ArmValue,
     arm_value,
     explored_arm,
@@ -99,7 +100,7 @@ def choose(
     """An arm for every row of the group."""
     param = tl.load(params + POLICY_PARAM)
     value = arm_value(arms, size.slots, REWARD)
-    if (POLICY == UCB1) | (POLICY == UCB_TUNED):
+    if (POLICY == UCB1) | (POLICY == UCB_TUNED) | (POLICY == UCBSPEC):
         choose_pending(
             value, lane, requests, choice, size, group, slot, param, longest, POLICY, ARMS, ROWS,
             TILE,
@@ -133,14 +134,14 @@ def bandit_select_kernel(
 
 
 def check_policy(op: str, policy: int) -> None:
-    if not 0 <= policy <= EPSILON_GREEDY.value:
-        raise RuntimeError(f"{op}: policy must be 0 (fixed) to 5 (epsilon_greedy), got {policy}")
+    if not 0 <= policy <= UCBSPEC.value:
+        raise RuntimeError(f"{op}: policy must be 0 (fixed) to 6 (ucbspec), got {policy}")
 
 
 def choice_shapes(size: Sizes, policy: int, staged: bool) -> tuple[Shape, ...]:
     """Of ``staged``, ``scores`` and ``ranked``; empty what is not needed."""
     each = size.table_slots * size.batch
-    pending = each if policy in (UCB1.value, UCB_TUNED.value) else 0
+    pending = each if policy in (UCB1.value, UCB_TUNED.value, UCBSPEC.value) else 0
     return (
         ((each if staged else 0,), torch.int32),
         ((pending * size.arms,), torch.float64),

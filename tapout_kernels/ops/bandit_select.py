@@ -29,7 +29,9 @@ def bandit_select(
     ``ucb1``: each arm once (lowest first), then
     :math:`\arg\max_a \mu_a + c \sqrt{2 \ln t / n_a}`.
     ``ucb_tuned``: :math:`\mu_a + \sqrt{\ln t / n_a \, \min(1/4, var_a + \sqrt{2 \ln t / n_a})}`.
-    In both, rows of one group choose in row order, and a pull made in this call counts in n, not
+    ``ucbspec``: :math:`\mu_a + \tfrac12 \sqrt{(1 + n_a) / n_a^2 \, (1 + 2 \ln(A t^2
+    \sqrt{1 + n_a} / \delta))}`, the score of its reward n_acc + 1 over the range K.
+    In these, rows of one group choose in row order, and a pull made in this call counts in n, not
     in the mean: one batch explores instead of repeating itself.
     ``thompson_gaussian``: the largest draw of
     :math:`N((1/2 + \sum r) / (n_a + 1), \sigma^2 / (n_a + 1))`.
@@ -70,7 +72,8 @@ def bandit_select(
     Notes
     -----
     Random draws are addressed by (batch row, slot and arm, ``calls``) under ``bandit.seed``.
-    Source: TapOut, arXiv 2511.02017; Auer et al. 2002 for ``ucb1`` and ``ucb_tuned``.
+    Source: TapOut, arXiv 2511.02017; Auer et al. 2002 for ``ucb1`` and ``ucb_tuned``; BanditSpec,
+    2505.15141, for ``ucbspec``.
 
     Examples
     --------

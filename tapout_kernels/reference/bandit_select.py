@@ -34,7 +34,7 @@ def bandit_select(
         takes_part = takes_part & live
     param = params[bandit.POLICY_PARAM]
     arms = bandit.arms_of(count, reward_sum, reward_sq, tokens, cost, reward, slots)
-    if policy in (bandit.UCB1, bandit.UCB_TUNED):
+    if policy in (bandit.UCB1, bandit.UCB_TUNED, bandit.UCBSPEC):
         picked = _with_pending_pulls(arms, param, policy, index, takes_part)
     else:
         picked = _each_on_its_own(arms.of(index), param, policy, Noise(seed, calls, len(index)))
@@ -56,6 +56,8 @@ def _with_pending_pulls(
         n, mean, variance = pulls[g], arms.mean[g], arms.variance[g]
         if policy == bandit.UCB1:
             score = bandit.ucb1_score(mean, n, log_t[g], exploration=param)
+        elif policy == bandit.UCBSPEC:
+            score = bandit.ucbspec_score(mean, n, log_t[g], delta=param)
         else:
             score = bandit.ucb_tuned_score(mean, variance, n, log_t[g])
         best = score.argmax(-1, keepdim=True)

@@ -32,6 +32,7 @@ BANDITS: dict[str, dict[str, object]] = {
     "epsilon": {"policy": "epsilon_greedy", "reward": "blend"},
     "epsilon_token": {"policy": "epsilon_greedy", "reward": "decision"},
     "fixed": {"policy": "fixed", "reward": "simple"},
+    "ucbspec": {"policy": "ucbspec", "reward": "simple", "rows": True, "discount": 0.9},
 }
 
 
@@ -104,9 +105,12 @@ def _tables(state: BanditState, generator: torch.Generator) -> dict[str, Tensor]
     if state.params[DISCOUNT] < 1:
         count = count * random(count.shape)
     rounds = count if state.level == "sequence" else count.sum(-1)
+    tokens = rounds * (1 + state.slots * random(rounds.shape))
+    if state.reward == "simple":  # the two say the same of the accepted tokens
+        tokens = count + state.slots * (count * share)
     return {
         "count": count, "reward_sum": count * share, "reward_sq": count * share * share,
-        "tokens": rounds * (1 + state.slots * random(rounds.shape)), "cost": rounds * 1.5,
+        "tokens": tokens, "cost": rounds * 1.5,
         "params": state.params,
     }  # fmt: skip
 

@@ -51,6 +51,8 @@ def score_of(args: dict, g: int, a: int, j: int, pending: int, t: float) -> floa
     n = count + pending
     if n == 0:
         return UNTRIED
+    if args["policy"] == POLICIES["ucbspec"]:
+        return ucbspec_score(args, g, a, n, t)
     if args["policy"] == POLICIES["ucb1"]:
         return mean + args["params"][1] * math.sqrt(2 * math.log(t) / n)
     second = args["reward_sq"][g][a][j] / count if count else 0.0
@@ -58,8 +60,16 @@ def score_of(args: dict, g: int, a: int, j: int, pending: int, t: float) -> floa
     return mean + math.sqrt(math.log(t) / n * min(0.25, spread))
 
 
+def ucbspec_score(args: dict, g: int, a: int, n: float, t: float) -> float:
+    """As the paper has it, in tokens: the range L of n_acc + 1 is K."""
+    arms, count, delta = len(args["count"][g]), args["count"][g][a][0], args["params"][1]
+    mean = args["tokens"][g][a] / count if count else 1.0
+    doubt = math.log(arms * t * t * math.sqrt(1 + n) / delta)
+    return mean + args["slots"] / 2 * math.sqrt((1 + n) / n**2 * (1 + 2 * doubt))
+
+
 def select(arguments: dict[str, object]) -> Tensor:
-    """The arms after a call of ucb1 or ucb_tuned: every row scores every arm afresh."""
+    """The arms after a call of ucb1, ucb_tuned or ucbspec: every row scores every arm afresh."""
     args = lists(arguments)
     batch = len(args["arm"]) if args["rows"] is None else len(args["rows"])
     rows = list(rows_of(args, batch))
