@@ -52,18 +52,18 @@ SCHEMAS: dict[str, str] = {
         "int reward, int slots, Tensor(a!) calls, Tensor(b!) arm) -> ()"
     ),
     "bandit_update": (
-        "(Tensor arm, Tensor? rows, Tensor draft_tokens, Tensor length, Tensor live, "
-        "Tensor stop_reason, Tensor num_accepted, Tensor status, Tensor? group, Tensor params, "
-        "Tensor cost_ratio, int reward, Tensor? rule_kind, Tensor? rule_param, "
-        "Tensor(a!) count, Tensor(b!) reward_sum, Tensor(c!) reward_sq, Tensor(d!) tokens, "
-        "Tensor(e!) cost, Tensor(f!)? memory) -> ()"
+        "(Tensor arm, Tensor? rows, Tensor draft_tokens, Tensor length, Tensor stats, "
+        "Tensor live, Tensor stop_reason, Tensor num_accepted, Tensor status, "
+        "Tensor? group, Tensor params, Tensor cost_ratio, int reward, Tensor? rule_kind, "
+        "Tensor? rule_param, Tensor(a!) count, Tensor(b!) reward_sum, Tensor(c!) reward_sq, "
+        "Tensor(d!) tokens, Tensor(e!) cost, Tensor(f!)? memory) -> ()"
     ),
     "bandit_step": (
-        "(Tensor arm, Tensor? rows, Tensor draft_tokens, Tensor length, Tensor live, "
-        "Tensor stop_reason, Tensor num_accepted, Tensor status, Tensor? group, Tensor params, "
-        "Tensor cost_ratio, Tensor? rule_kind, Tensor? rule_param, Tensor seed, "
-        "Tensor? next_live, int policy, int reward, Tensor(a!) count, Tensor(b!) reward_sum, "
-        "Tensor(c!) reward_sq, Tensor(d!) tokens, Tensor(e!) cost, Tensor(f!)? memory, "
-        "Tensor(g!) calls, Tensor(h!) next_arm) -> ()"
+        "(Tensor arm, Tensor? rows, Tensor draft_tokens, Tensor length, Tensor stats, "
+        "Tensor live, Tensor stop_reason, Tensor num_accepted, Tensor status, "
+        "Tensor? group, Tensor params, Tensor cost_ratio, Tensor? rule_kind, "
+        "Tensor? rule_param, Tensor seed, Tensor? next_live, int policy, int reward, "
+        "Tensor(a!) count, Tensor(b!) reward_sum, Tensor(c!) reward_sq, Tensor(d!) tokens, "
+        "Tensor(e!) cost, Tensor(f!)? memory, Tensor(g!) calls, Tensor(h!) next_arm) -> ()"
     ),
 }

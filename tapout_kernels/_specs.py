@@ -97,6 +97,7 @@ _UPDATE = {
     **_ROWS,
     "arm": Spec("R|R K", I32),
     "length": Spec("B", I32),
+    "stats": Spec("B K 8", F32),
     "live": Spec("B", BOOL),
     "stop_reason": Spec("B", I32),
     "num_accepted": Spec("B", I32),

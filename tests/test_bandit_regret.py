@@ -48,8 +48,9 @@ class Play:
         ok = torch.zeros(BATCH, dtype=torch.int32)
         self.call(
             "bandit_update", **shared, draft_tokens=torch.zeros(BATCH, K, dtype=torch.int64),
-            length=length, live=ok == 0, stop_reason=reason, num_accepted=accepted, status=ok,
-            cost_ratio=b.cost_ratio, rule_kind=None, rule_param=None, memory=None,
+            length=length, stats=torch.zeros(BATCH, K, 8), live=ok == 0, stop_reason=reason,
+            num_accepted=accepted, status=ok, cost_ratio=b.cost_ratio, rule_kind=None,
+            rule_param=None, memory=None,
         )  # fmt: skip
         self.picked.append(arm)
 

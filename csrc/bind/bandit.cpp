@@ -35,6 +35,7 @@ BanditUpdateParams update_params(const BanditSizes& sizes, const TableTensors& t
   params.rows = sizes.rows(round.rows);
   params.arm = sizes.arm("arm", round.arm);
   params.length = arguments.input<int32_t>("length", round.length, {batch});
+  params.stats = arguments.input<float>("stats", round.stats, {batch, params.slots, kStatsColumns});
   params.live = arguments.input<bool>("live", round.live, {batch});
   params.stop_reason = arguments.input<int32_t>("stop_reason", round.stop_reason, {batch});
   params.num_accepted = arguments.input<int32_t>("num_accepted", round.num_accepted, {batch});

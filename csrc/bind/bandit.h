@@ -68,9 +68,10 @@ struct TableTensors {
 // A finished round.
 struct RoundTensors {
   const Tensor& arm;           // [R] or [R, K]
-  const OptionalTensor& rows;  // [B], and the next seven
+  const OptionalTensor& rows;  // [B], and the next eight
   const Tensor& draft_tokens;  // [B, K], for K alone
   const Tensor& length;
+  const Tensor& stats;  // [B, K, 8]
   const Tensor& live;
   const Tensor& stop_reason;
   const Tensor& num_accepted;

@@ -8,6 +8,7 @@ void bandit_step(const Tensor& arm,                 // [R] or [R, K]
                  const OptionalTensor& rows,        // [B]
                  const Tensor& draft_tokens,        // [B, K], for K alone
                  const Tensor& length,              // [B]
+                 const Tensor& stats,               // [B, K, 8]
                  const Tensor& live,                // [B], of the finished round
                  const Tensor& stop_reason,         // [B]
                  const Tensor& num_accepted,        // [B]
@@ -30,9 +31,9 @@ void bandit_step(const Tensor& arm,                 // [R] or [R, K]
   const Arguments arguments("bandit_step", count);
   const BanditSizes sizes(arguments, count, rows, arm);
   const TableTensors tables = {count, reward_sum, reward_sq, tokens, cost, bandit_params};
-  const RoundTensors round = {arm,         rows,         draft_tokens, length, live,
-                              stop_reason, num_accepted, status,       group,  cost_ratio,
-                              rule_kind,   rule_param,   memory};
+  const RoundTensors round = {arm,        rows,        draft_tokens, length, stats,
+                              live,       stop_reason, num_accepted, status, group,
+                              cost_ratio, rule_kind,   rule_param,   memory};
   const ChoiceTensors choice = {seed, group, "next_live", next_live,
                                 rows, calls, "next_arm",  next_arm};
   const BanditUpdateParams update = update_params(sizes, tables, round, reward);

@@ -277,6 +277,7 @@ struct BanditUpdateParams {
   StateRows rows;
   const int32_t* arm;           // [R] or [R, K]
   const int32_t* length;        // [B]
+  const float* stats;           // [B, K, 8]
   const bool* live;             // [B]
   const int32_t* stop_reason;   // [B]
   const int32_t* num_accepted;  // [B]

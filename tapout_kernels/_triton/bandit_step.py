@@ -58,6 +58,7 @@ def bandit_step(
     rows: Tensor | None,
     draft_tokens: Tensor,  # [B, K] i64, for K alone
     length: Tensor,
+    stats: Tensor,  # [B, K, 8] f32
     live: Tensor,
     stop_reason: Tensor,
     num_accepted: Tensor,
@@ -90,7 +91,7 @@ def bandit_step(
     ticket = scratch.tickets if staged or policy in DRAWING else None
     launch(
         bandit_step_kernel, programs, Tables(count, reward_sum, reward_sq, tokens, cost, params),
-        Rounds(length, stop_reason, num_accepted, status, cost_ratio),
+        Rounds(length, stats, stop_reason, num_accepted, status, cost_ratio),
         Requests(rows, group, live), Rules(rule_kind, rule_param, arm, memory),
         Judged(who, ran, rewards), Requests(rows, group, next_live),
         Choice(next_arm, waiting if staged else None, scores, ranked, seed, calls, ticket), *size,

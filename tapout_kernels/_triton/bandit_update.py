@@ -43,6 +43,7 @@ class Rounds(NamedTuple):
     """[B] i32 of the rounds that ended, and what a draft step costs."""
 
     length: Pointer
+    stats: Pointer  # [B, K, 8] f32
     stop_reason: Pointer
     num_accepted: Pointer
     status: Pointer
@@ -162,6 +163,7 @@ def bandit_update(
     rows: Tensor | None,
     draft_tokens: Tensor,  # [B, K] i64, for K alone
     length: Tensor,
+    stats: Tensor,  # [B, K, 8] f32
     live: Tensor,
     stop_reason: Tensor,
     num_accepted: Tensor,
@@ -185,7 +187,7 @@ def bandit_update(
     launch(
         bandit_update_kernel, programs,
         Tables(count, reward_sum, reward_sq, tokens, cost, params),
-        Rounds(length, stop_reason, num_accepted, status, cost_ratio),
+        Rounds(length, stats, stop_reason, num_accepted, status, cost_ratio),
         Requests(rows, group, live), Rules(rule_kind, rule_param, arm, memory),
         Judged(*workspace(arm.device, 0, *judged_shapes(programs)).arrays), *size,
         warps=WARPS, REWARD=reward, ARMS=triton.next_power_of_2(size.arms), ROUNDS=ROUNDS,

@@ -30,7 +30,7 @@ def round_arguments(
         )
     return {
         "arm": arm, "rows": rows, "draft_tokens": proposal.tokens, "length": proposal.length,
-        "live": proposal.live, "stop_reason": proposal.stop_reason,
+        "stats": proposal.stats, "live": proposal.live, "stop_reason": proposal.stop_reason,
         "num_accepted": verdict.num_accepted, "status": verdict.status, "group": group,
         "params": bandit.params, "cost_ratio": bandit.cost_ratio,
         "reward": REWARDS[bandit.reward], "rule_kind": table["rule_kind"],

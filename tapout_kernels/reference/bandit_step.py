@@ -13,6 +13,7 @@ def bandit_step(
     rows: Tensor | None,  # [B] i32
     draft_tokens: Tensor,  # [B, K] i64, for K alone
     length: Tensor,  # [B] i32
+    stats: Tensor,  # [B, K, 8] f32
     live: Tensor,  # [B] bool, of the finished round
     stop_reason: Tensor,  # [B] i32
     num_accepted: Tensor,  # [B] i32
@@ -36,9 +37,9 @@ def bandit_step(
     next_arm: Tensor,  # like arm, and may be it; written for rows that take part
 ) -> None:
     bandit_update(
-        arm, rows, draft_tokens, length, live, stop_reason, num_accepted, status, group, params,
-        cost_ratio, reward, rule_kind, rule_param, count, reward_sum, reward_sq, tokens, cost,
-        memory,
+        arm, rows, draft_tokens, length, stats, live, stop_reason, num_accepted, status, group,
+        params, cost_ratio, reward, rule_kind, rule_param, count, reward_sum, reward_sq, tokens,
+        cost, memory,
     )  # fmt: skip
     bandit_select(
         count, reward_sum, reward_sq, tokens, cost, params, seed, group, next_live, rows, policy,

@@ -16,6 +16,7 @@ def bandit_update(
     rows: Tensor | None,  # [B] i32
     draft_tokens: Tensor,  # [B, K] i64, for K alone
     length: Tensor,  # [B] i32
+    stats: Tensor,  # [B, K, 8] f32
     live: Tensor,  # [B] bool
     stop_reason: Tensor,  # [B] i32
     num_accepted: Tensor,  # [B] i32

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..bandit_state import BanditState
 from ..policies import LEVELS
 from ..reference.bandit import DISCOUNT, POLICIES, REWARDS
+from ..reference.stats import NUM_STATS
 from ..reference.stop import PRE_DRAFT
 from ..stop_rules import StopRules, StopState
 
@@ -58,6 +59,7 @@ def bandit_update_inputs(
     return {
         **_tables(state, generator), **_rows(case), "reward": REWARDS[state.reward], "arm": arm,
         "draft_tokens": torch.zeros(batch, slots, dtype=torch.int64), "length": length,
+        "stats": torch.rand(batch, slots, NUM_STATS, generator=generator),
         "num_accepted": accepted, "status": (row % 7 == 6).int(),
         "stop_reason": torch.where(length == 0, PRE_DRAFT, row % 3).int(),
         "cost_ratio": torch.full((1,), 0.25), "rule_kind": rules.kind, "rule_param": rules.param,

@@ -166,7 +166,8 @@ class Chain:
         b, table = self.bandit, self._table()
         self.call(
             "bandit_update", arm=self.state.arm, rows=None, draft_tokens=p.tokens, length=p.length,
-            live=p.live, stop_reason=p.stop_reason, num_accepted=v.num_accepted, status=v.status,
-            group=self.group, **self._tables(), cost_ratio=b.cost_ratio, reward=REWARDS[b.reward],
+            stats=p.stats, live=p.live, stop_reason=p.stop_reason, num_accepted=v.num_accepted,
+            status=v.status, group=self.group, **self._tables(), cost_ratio=b.cost_ratio,
+            reward=REWARDS[b.reward],
             rule_kind=table["rule_kind"], rule_param=table["rule_param"], memory=table["memory"],
         )  # fmt: skip

@@ -215,6 +215,7 @@ BanditUpdateParams update() {
   params.rows = rows();
   params.arm = below<int32_t>(kBatch, kArms);
   params.length = constant<int32_t>(kBatch, kSlots);
+  params.stats = constant<float>(kBatch * kSlots * kStatsColumns, 0.5);
   params.live = constant<bool>(kBatch, 1);
   params.stop_reason = constant<int32_t>(kBatch, 1);
   params.num_accepted = constant<int32_t>(kBatch, 1);
