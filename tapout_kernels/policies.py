@@ -16,8 +16,10 @@ LEVELS: dict[str, tuple[str, ...]] = {
 }
 # Policies with a reward of their own, which is `simple` on another scale: that of BanditSpec is
 # Y = n_acc + 1, of range L = K, and (Y - 1) / L is n_acc / K.
-_SIMPLE_ONLY = ("ucbspec",)
-_LATER = ("exp3", "exp3spec", "hedge", "normalhedge", "metasd")
+_SIMPLE_ONLY = ("ucbspec", "exp3spec")
+# What they learn from a round is divided by the probability its arm was drawn with.
+WEIGHTED = ("exp3", "exp3spec")
+_LATER = ("hedge", "normalhedge", "metasd")
 
 
 def check_policy(policy: str, level: str, reward: str | None) -> str:
@@ -28,9 +30,9 @@ def check_policy(policy: str, level: str, reward: str | None) -> str:
         return _simple(policy, level, reward)
     reward = LEVELS[level][0] if reward is None else reward
     _one_of(f"reward at level {level}", reward, LEVELS[level])
-    if policy == "ucb_tuned" and reward == "throughput":
+    if policy in ("ucb_tuned", *WEIGHTED) and reward == "throughput":
         raise ValueError(
-            "BanditState: reward must be blend or simple with ucb_tuned, got 'throughput'"
+            f"BanditState: reward must be blend or simple with {policy}, got 'throughput'"
         )
     return reward
 
@@ -76,6 +78,7 @@ def _parameters(policy: str, reward: str, arms: int) -> dict[str, _Parameter]:
         "ucb1": {"exploration": scale(exploration)},
         "thompson_gaussian": {"sigma": scale(0.5)},
         "epsilon_greedy": {"epsilon": share(POLICY_PARAM, 0.1)},
+        "exp3": {"epsilon": share(POLICY_PARAM, 0.0)},
         "ucbspec": {
             "delta": _Parameter(POLICY_PARAM, 0.1, "in (0, 1)", lambda x: 0 < x < 1),
         },

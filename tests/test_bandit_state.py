@@ -34,6 +34,9 @@ TABLES = ("count", "reward_sum", "reward_sq", "tokens", "cost")
         ({"policy": "fixed", "arm": 2}, [0.5, 2.0, 1.0]),
         ({"policy": "ucbspec"}, [0.0, 0.1, 1.0]),
         ({"policy": "ucbspec", "reward": "simple", "delta": 0.5}, [0.0, 0.5, 1.0]),
+        ({"policy": "exp3", "rows": 2}, [0.5, 0.0, 1.0]),
+        ({"policy": "exp3", "rows": 2, "epsilon": 0.5, "alpha": 1}, [1.0, 0.5, 1.0]),
+        ({"policy": "exp3spec", "rows": 2}, [0.0, 0.0, 1.0]),
     ],
 )
 def test_parameters_and_their_defaults(given, params):
@@ -67,6 +70,16 @@ WRONG = {
         "policy": "ucbspec", "reward": "blend"
     },
     "level must be sequence with ucbspec, got 'token'": {"policy": "ucbspec", "level": "token"},
+    "reward must be blend or simple with exp3, got 'throughput'": {
+        "policy": "exp3", "reward": "throughput", "rows": 1
+    },
+    "reward must be simple with exp3spec, whose own is n_acc + 1, got 'blend'": {
+        "policy": "exp3spec", "reward": "blend", "rows": 1
+    },
+    "rows must be >= 1 with exp3, got 0": {"policy": "exp3"},
+    "exp3spec with simple takes discount, got epsilon": {
+        "policy": "exp3spec", "rows": 1, "epsilon": 0.1
+    },
     "delta must be in (0, 1), got 1": {"policy": "ucbspec", "delta": 1},
     "discount must be in (0, 1], got 0": {"discount": 0},
     "discount must be in (0, 1], got 1.5": {"discount": 1.5},
@@ -89,7 +102,7 @@ def test_settings_that_make_no_sense_are_refused(message):
         BanditState.create(3, **WRONG[message])
 
 
-LATER = ("exp3", "exp3spec", "hedge", "normalhedge", "metasd")
+LATER = ("hedge", "normalhedge", "metasd")
 
 
 @pytest.mark.parametrize("policy", LATER)
@@ -110,7 +123,7 @@ def test_select_needs_out_with_rows_and_one_batch():
 @pytest.mark.parametrize(
     ("op", "bandit", "name", "values"),
     [
-        ("bandit_select", "ucb1", "policy", [-1, 7, 1 << 40]),
+        ("bandit_select", "ucb1", "policy", [-1, 8, 1 << 40]),
         ("bandit_select", "ucb1", "slots", [0, -1]),
         ("bandit_select", "ucb1", "reward", [-1, 3, 4, 5]),  # 3 and 4: those of the token level
         ("bandit_update", "ucb1", "reward", [-1, 3, 4, 5]),
@@ -152,6 +165,7 @@ def play(bandit: BanditState, rounds: int) -> list[list]:
 SETTINGS = [
     {"policy": "ucb1", "discount": 0.9}, {"policy": "thompson_beta", "level": "token", "seed": 5},
     {"policy": "epsilon_greedy", "reward": "throughput", "epsilon": 0.5},
+    {"policy": "exp3", "rows": 3, "seed": 7},
 ]  # fmt: skip
 
 

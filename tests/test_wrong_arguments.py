@@ -33,7 +33,7 @@ EVERY = {
     "ragged": True,
     "rows": True,
     "extras": True,
-    "bandit": "ucb1_rows",
+    "bandit": "exp3_rows",
 }
 
 
@@ -202,6 +202,7 @@ def test_raw_operators_refuse_unknown_rules(library, op, rule):
     ("op", "name"),
     [
         ("bandit_select", "policy"),
+        ("bandit_update", "policy"),
         ("bandit_update", "reward"),
         ("bandit_step", "policy"),
         ("bandit_step", "reward"),
@@ -235,7 +236,7 @@ def later_features() -> dict[str, tuple]:
     return {
         "verify lossy": (*verify, {"rule": "lossy_typical"}),
         "verify allow_lossy": (*verify, {"allow_lossy": True}),
-        "BanditState policy": (tk.BanditState.create, 2, {"policy": "exp3"}),
+        "BanditState policy": (tk.BanditState.create, 2, {"policy": "metasd"}),
         "StopRules gammatune": (tk.StopRules, "gammatune", {}),
         "proposal_reset prediction": (proposal.reset, rng, {"prediction": logits[:, 0]}),
     }

@@ -23,7 +23,7 @@ static void set_tables(BanditUpdateParams& params, const BanditSizes& sizes,
 }
 
 BanditUpdateParams update_params(const BanditSizes& sizes, const TableTensors& tables,
-                                 const RoundTensors& round, int64_t reward) {
+                                 const RoundTensors& round, int64_t policy, int64_t reward) {
   const Arguments& arguments = sizes.arguments;
   const int64_t batch = sizes.batch, arms = sizes.arms;
   BanditUpdateParams params = {};
@@ -42,7 +42,9 @@ BanditUpdateParams update_params(const BanditSizes& sizes, const TableTensors& t
   params.status = arguments.input<int32_t>("status", round.status, {batch});
   params.group = arguments.input<int32_t>("group", round.group, {batch});
   params.cost_ratio = arguments.input<float>("cost_ratio", round.cost_ratio, {1});
+  params.policy = sizes.policy(policy);
   params.reward = sizes.reward(reward);
+  params.arm_prob = sizes.arm_prob(params.policy, round.arm_prob);
   params.rule_kind = arguments.input<int32_t>("rule_kind", round.rule_kind, {arms});
   arguments.input<float>("rule_param", round.rule_param, {arms, kRuleParams});
   set_tables(params, sizes, tables);
@@ -51,13 +53,6 @@ BanditUpdateParams update_params(const BanditSizes& sizes, const TableTensors& t
         arguments.data<float>("memory", *round.memory, {sizes.state_rows, arms, kRuleParams});
   }
   return params;
-}
-
-static Policy checked_policy(const Arguments& arguments, int64_t value) {
-  if (value < 0 || value > static_cast<int64_t>(Policy::kUcbSpec)) {
-    arguments.fail("policy", "0 (fixed) to 6 (ucbspec)", std::to_string(value));
-  }
-  return static_cast<Policy>(value);
 }
 
 BanditSelectParams select_params(const BanditSizes& sizes, const TableTensors& tables,
@@ -80,12 +75,16 @@ BanditSelectParams select_params(const BanditSizes& sizes, const TableTensors& t
   params.seed = arguments.input<int64_t>("seed", choice.seed, {1});
   params.group = arguments.input<int32_t>("group", choice.group, {sizes.batch});
   params.live = arguments.input<bool>(choice.live_name, choice.live, {sizes.batch});
-  params.policy = checked_policy(arguments, policy);
+  params.policy = sizes.policy(policy);
   params.reward = sizes.reward(reward);
   if (slots < 1) arguments.fail("slots", "at least 1", std::to_string(slots));
   params.slots = slots;
   params.calls = arguments.data<int64_t>("calls", choice.calls, {1});
   params.arm = sizes.arm(choice.arm_name, choice.arm);
+  sizes.arm_prob(params.policy, choice.arm_prob);
+  if (choice.arm_prob) {
+    params.arm_prob = arguments.data<double>("arm_prob", *choice.arm_prob, sizes.prob_shape());
+  }
   return params;
 }
 

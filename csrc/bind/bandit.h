@@ -1,6 +1,7 @@
 // What the operators of a bandit share: the sizes read off its tables, the checks, the parameters.
 #pragma once
 
+#include "../core/weights.h"
 #include "checks.h"
 
 namespace tapout::bind {
@@ -31,6 +32,25 @@ struct BanditSizes {
   double* data(const char* name, const Tensor& table) const {
     return token_level ? arguments.data<double>(name, table, {groups, arms, table_slots})
                        : arguments.data<double>(name, table, {groups, arms});
+  }
+
+  // Null without a tensor; a policy that draws by weight needs one.
+  const double* arm_prob(Policy policy, const OptionalTensor& prob) const {
+    if (!prob && draws_by_weight(policy)) {
+      arguments.fail("arm_prob", "a Tensor with this policy", "None");
+    }
+    return arguments.input<double>("arm_prob", prob, prob_shape());
+  }
+
+  Shape prob_shape() const {
+    return token_level ? Shape{state_rows, arms, table_slots} : Shape{state_rows, arms};
+  }
+
+  Policy policy(int64_t value) const {
+    if (value < 0 || value > static_cast<int64_t>(Policy::kExp3)) {
+      arguments.fail("policy", "0 (fixed) to 7 (exp3)", std::to_string(value));
+    }
+    return static_cast<Policy>(value);
   }
 
   int32_t* arm(const char* name, const Tensor& arm) const {
@@ -81,6 +101,7 @@ struct RoundTensors {
   const OptionalTensor& rule_kind;   // [A]
   const OptionalTensor& rule_param;  // [A, 4]
   const OptionalTensor& memory;      // [R, A, 4]
+  const OptionalTensor& arm_prob;    // [R, A] or [R, A, K]
 };
 
 // A selection; `arm` and `live` have a name of their own in each operator.
@@ -92,11 +113,12 @@ struct ChoiceTensors {
   const OptionalTensor& rows;  // [B]
   const Tensor& calls;         // [1]
   const char* arm_name;
-  const Tensor& arm;  // [R] or [R, K]
+  const Tensor& arm;               // [R] or [R, K]
+  const OptionalTensor& arm_prob;  // [R, A] or [R, A, K]
 };
 
 BanditUpdateParams update_params(const BanditSizes& sizes, const TableTensors& tables,
-                                 const RoundTensors& round, int64_t reward);
+                                 const RoundTensors& round, int64_t policy, int64_t reward);
 
 BanditSelectParams select_params(const BanditSizes& sizes, const TableTensors& tables,
                                  const ChoiceTensors& choice, int64_t policy, int64_t reward,

@@ -43,7 +43,8 @@ enum class Policy : int32_t {
   kThompsonGaussian = 3,
   kThompsonBeta = 4,
   kEpsilonGreedy = 5,
-  kUcbSpec = 6
+  kUcbSpec = 6,
+  kExp3 = 7
 };
 // The last two are credits of the token level, the others rewards of the sequence level.
 enum class Reward : int32_t {
@@ -237,10 +238,10 @@ struct BanditTables {
   int64_t table_slots;
   const double* count;  // [G, A] or [G, A, K], and the next two
   const double* reward_sum;
-  const double* reward_sq;
-  const double* tokens;  // [G, A]
-  const double* cost;    // [G, A]
-  const double* params;  // [8]
+  const double* reward_sq;  // or estimated losses (weights.h)
+  const double* tokens;     // [G, A]
+  const double* cost;       // [G, A]
+  const double* params;     // [8]
 };
 
 // One arm while a call of ucb1, ucb_tuned or ucbspec runs: `pulls` counts those of the call too.
@@ -264,6 +265,7 @@ struct BanditSelectParams {
   int64_t slots;        // K of the proposals
   int64_t* calls;       // [1]
   int32_t* arm;         // [R] or [R, K]
+  double* arm_prob;     // [R, A] or [R, A, K], of policies that draw by weight
   int32_t* group_rows;  // [G] zeros, and
   ScoredArm* scored;    // [G, table_slots, A]: scratch of policies that count pending pulls
 };
@@ -285,7 +287,9 @@ struct BanditUpdateParams {
   const int32_t* group;         // [B]
   const double* params;         // [8]
   const float* cost_ratio;      // [1]
+  Policy policy;
   Reward reward;
+  const double* arm_prob;    // [R, A] or [R, A, K], of policies that draw by weight
   const int32_t* rule_kind;  // [A]
   double* count;             // [G, A] or [G, A, K], and the next two
   double* reward_sum;

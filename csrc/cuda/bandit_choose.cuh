@@ -124,6 +124,22 @@ __device__ inline void choose_drawn(const BanditSelectParams& params, const Choi
   }
 }
 
+// A thread for each row: its distribution is where the round will look for it.
+__device__ inline void choose_weighted(const BanditSelectParams& params,
+                                       const ChoiceScratch& scratch, BanditCell cell) {
+  const int64_t slots = params.tables.table_slots, arms = params.tables.arms;
+  for (int64_t b = threadIdx.x; b < params.batch; b += kThreads) {
+    if (group_of(params, params.tables.groups, b) != cell.group) continue;
+    double* prob = params.arm_prob + state_row(params.rows, b) * arms * slots + cell.slot;
+    arm_probabilities(params.tables, cell.group, cell.slot, prob, slots);
+    const BanditNoise noise = {*params.seed, static_cast<uint32_t>(b),
+                               static_cast<uint32_t>(*params.calls)};
+    const double uniform = bandit_uniforms(noise, first_draw(arms, cell.slot, 0)).first;
+    const int64_t arm = drawn_by_weight(prob, slots, arms, uniform);
+    put(params, scratch, cell.slot, b, static_cast<int32_t>(arm));
+  }
+}
+
 __device__ inline void choose(const BanditSelectParams& params, const ChoiceScratch& scratch,
                               BanditCell cell) {
   switch (params.policy) {
@@ -131,6 +147,7 @@ __device__ inline void choose(const BanditSelectParams& params, const ChoiceScra
     case Policy::kUcb1:
     case Policy::kUcbTuned:
     case Policy::kUcbSpec: choose_pending(params, scratch, cell); break;
+    case Policy::kExp3: choose_weighted(params, scratch, cell); break;
     default: choose_drawn(params, scratch, cell);
   }
 }

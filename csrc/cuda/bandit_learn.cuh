@@ -9,6 +9,7 @@ namespace tapout::cuda {
 
 struct Lesson {
   double reward;
+  double square;  // what it adds to reward_sq
   double emitted;
   double spent;
   int32_t credited;  // the arm, or -1
@@ -28,9 +29,16 @@ __device__ inline void remember(const BanditUpdateParams& params, int64_t b, int
                 params.length[b], static_cast<double>(params.slots));
 }
 
+// With what probability the row's arm was drawn, where that matters.
+__device__ inline double drawn_chance(const BanditUpdateParams& params, int64_t row, int32_t arm,
+                                      int64_t slot) {
+  if (!draws_by_weight(params.policy)) return 1.0;
+  return params.arm_prob[(row * params.arms + arm) * params.table_slots + slot];
+}
+
 // Round b, for the arms of one slot. The block of slot 0 also keeps accounts and memories.
 __device__ inline Lesson judge(const BanditUpdateParams& params, BanditCell cell, int64_t b) {
-  Lesson lesson = {0.0, 0.0, 0.0, -1, -1};
+  Lesson lesson = {0.0, 0.0, 0.0, 0.0, -1, -1};
   if (group_of(params, params.groups, b) != cell.group) return lesson;
   if (static_cast<Status>(params.status[b]) != Status::kOk) return lesson;
   const int64_t row = state_row(params.rows, b);
@@ -45,6 +53,11 @@ __device__ inline Lesson judge(const BanditUpdateParams& params, BanditCell cell
   } else {
     lesson.reward = bandit_reward(params.reward, accepted, drafted,
                                   static_cast<double>(params.slots), params.params[kAlpha]);
+  }
+  if (lesson.credited >= 0) {
+    const double chance = drawn_chance(params, row, lesson.credited, cell.slot);
+    lesson.square = credited_square(params.policy, lesson.reward, chance);
+    if (lesson.square < 0.0) lesson.credited = -1;
   }
   if (cell.slot > 0) return lesson;
   const int64_t last = drafted < params.table_slots ? drafted : params.table_slots;
@@ -65,10 +78,9 @@ __device__ inline void credit(const BanditUpdateParams& params, BanditCell cell,
   for (int32_t i = 0; i < number; ++i) {  // without branches: only the sums wait for each other
     const bool own = lessons[i].credited == arm;
     const double factor = lessons[i].credited >= 0 ? kept : 1.0;
-    const double reward = own ? lessons[i].reward : 0.0;
     count = count * factor + (own ? 1.0 : 0.0);
-    sum = sum * factor + reward;
-    square = square * factor + reward * reward;
+    sum = sum * factor + (own ? lessons[i].reward : 0.0);
+    square = square * factor + (own ? lessons[i].square : 0.0);
   }
   params.count[at] = count;
   params.reward_sum[at] = sum;

@@ -45,7 +45,7 @@ class Controller:
         arms: Sequence[Arm] = TAPOUT_ARMS,
         slots: int = 8,
         policy: str = "ucb1",
-        reward: str = "blend",
+        reward: str | None = None,
         device: torch.device | str | None = None,
         **policy_params: float,
     ):
@@ -59,7 +59,7 @@ class Controller:
     def reset(self) -> None:
         """Forget every pull, and count requests from 0 again."""
         self.bandit = tk.BanditState.create(
-            len(self.rules), slots=self.slots, device=self.device, **self._policy
+            len(self.rules), slots=self.slots, device=self.device, rows=1, **self._policy
         )
         self.requests = 0
 
@@ -102,6 +102,7 @@ class Controller:
         """
         first, self.requests = self.requests, self.requests + len(seeds)
         self.state = tk.StopState.of(len(seeds), self.rules, device=self.device)
+        self.bandit = self.bandit.for_rows(len(seeds))
         return [tk.mix64(seed, first + i) for i, seed in enumerate(seeds)]
 
     def select(self, live: Tensor, backend: str | None = None) -> None:

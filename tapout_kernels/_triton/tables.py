@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .core.bandit import Arms
+from .core.bandit import EXP3, Arms
 from .core.rows import state_row
 from .params import Pointer
 
@@ -55,6 +55,13 @@ def check_reward(op: str, reward: int, count: Tensor) -> None:
         first, last, what = (0, 2, "0 (simple), 1 (blend) or 2 (throughput) at sequence level")
     if not first <= reward <= last:
         raise RuntimeError(f"{op}: reward must be {what}, got {reward}")
+
+
+def check_policy(op: str, policy: int, arm_prob: Tensor | None) -> None:
+    if not 0 <= policy <= EXP3.value:
+        raise RuntimeError(f"{op}: policy must be 0 (fixed) to 7 (exp3), got {policy}")
+    if policy == EXP3.value and arm_prob is None:
+        raise RuntimeError(f"{op}: arm_prob must be a Tensor with this policy, got None")
 
 
 @triton.jit

@@ -9,6 +9,7 @@ from .._check import require_tensor
 from ..backends import call
 from ..bandit_state import BanditState
 from ..reference.bandit import POLICIES, REWARDS
+from ._bandit import arm_prob_of
 
 
 def bandit_select(
@@ -38,12 +39,15 @@ def bandit_select(
     ``thompson_beta``: of :math:`Beta(1 + \sum r, 1 + n_a - \sum r)`, Marsaglia and Tsang's method
     with eight tries.
     ``epsilon_greedy``: any arm with probability epsilon, else the largest mean.
+    ``exp3``, ``exp3spec``: a draw with probability proportional to :math:`e^{-\eta L_a}`,
+    :math:`\eta = \sqrt{\ln A / (t A)}`, t = 1 + pulls, L the estimated losses; ``exp3`` mixes it
+    with the uniform one. The probabilities are kept in ``bandit.arm_prob``.
     ``fixed``: one arm for ever. Ties go to the lowest arm.
 
     Parameters
     ----------
     bandit : BanditState
-        ``calls`` advances by one; nothing else changes.
+        ``calls`` advances by one, ``arm_prob`` gets what rows drew from; nothing else changes.
     group : Tensor, optional
         [B] int32, the bandit's group of each row; a row outside [0, G) takes no part. None: 0.
     live : Tensor, optional
@@ -73,7 +77,7 @@ def bandit_select(
     -----
     Random draws are addressed by (batch row, slot and arm, ``calls``) under ``bandit.seed``.
     Source: TapOut, arXiv 2511.02017; Auer et al. 2002 for ``ucb1`` and ``ucb_tuned``; BanditSpec,
-    2505.15141, for ``ucbspec``.
+    2505.15141, for ``ucbspec`` and ``exp3spec``.
 
     Examples
     --------
@@ -100,5 +104,6 @@ def bandit_select(
         reward_sq=bandit.reward_sq, tokens=bandit.tokens, cost=bandit.cost, params=bandit.params,
         seed=bandit.seed, group=group, live=live, rows=rows, policy=POLICIES[bandit.policy],
         reward=REWARDS[bandit.reward], slots=bandit.slots, calls=bandit.calls, arm=out,
+        arm_prob=arm_prob_of(bandit),
     )  # fmt: skip
     return out

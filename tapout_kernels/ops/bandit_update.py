@@ -41,6 +41,9 @@ def bandit_update(
     ``token_accept``: 1 if token j was accepted, TapOut's own credit, which an arm cannot influence.
     Both: an arm that drafts nothing gets 0. Tokens and cost go to the arm of the last drafted slot.
 
+    ``exp3`` and ``exp3spec`` also add (1 - reward) / the probability the arm was drawn with to its
+    estimated losses; a row whose arm was not drawn, or not by the last selection, teaches nothing.
+
     ``adaedl`` moves its threshold as the Draft & Verify code does, in rounds its arm (of the last
     drafted slot) drafted something.
 

@@ -14,6 +14,7 @@ from . import raw
 def state_of(op: str, bandit: BanditState) -> dict[str, object]:
     """What an operator takes of the bandit itself; every other tensor it may take: none."""
     own = {**vars(bandit), "policy": POLICIES[bandit.policy], "reward": REWARDS[bandit.reward]}
+    own["arm_prob"] = bandit.arm_prob if len(bandit.arm_prob) else None
     return {name: own.get(name) for name in raw.names(op)}
 
 
@@ -34,6 +35,7 @@ def teach(
         "arm": arm, "draft_tokens": torch.zeros(batch, bandit.slots, dtype=torch.int64),
         "length": torch.tensor(length).int(), "live": torch.ones(batch, dtype=torch.bool),
         "stop_reason": torch.full((batch,), reason).int(),
+        "stats": torch.zeros(batch, bandit.slots, 8),
         "num_accepted": torch.tensor(accepted).int(), "status": torch.zeros(batch).int(),
     }  # fmt: skip
     call("bandit_update", **{**state_of("bandit_update", bandit), **rounds, **given})

@@ -21,6 +21,8 @@ def lists(args: dict[str, object]) -> dict[str, object]:
         for name in TABLES[:3]:
             plain[name] = [[[value] for value in arms] for arms in plain[name]]
         plain["arm"] = [[arm] for arm in plain["arm"]]
+        if plain["arm_prob"] is not None:
+            plain["arm_prob"] = [[[value] for value in arms] for arms in plain["arm_prob"]]
     return plain
 
 
@@ -114,6 +116,14 @@ def credits(args: dict, b: int, arm: list[int], slots: int) -> Iterator[tuple[in
                 yield j, arm[j], float(accepted == j)
 
 
+def square_of(args: dict, row: int, a: int, j: int, r: float) -> float | None:
+    """What goes to ``reward_sq``; None: the arm was not drawn, and teaches nothing."""
+    if args["policy"] != POLICIES["exp3"]:
+        return r * r
+    chance = args["arm_prob"][row][a][j]
+    return (1 - r) / chance if chance > 0 else None
+
+
 def update(arguments: dict[str, object]) -> dict[str, Tensor]:
     """The tables after a call."""
     args = lists(arguments)
@@ -123,8 +133,9 @@ def update(arguments: dict[str, object]) -> dict[str, Tensor]:
             continue
         arm, slots = args["arm"][row], arguments["draft_tokens"].shape[1]
         for j, a, r in credits(args, b, arm, slots):
-            if 0 <= a < arms:
-                for name, value in (("count", 1.0), ("reward_sum", r), ("reward_sq", r * r)):
+            square = square_of(args, row, a, j, r) if 0 <= a < arms else None
+            if square is not None:
+                for name, value in (("count", 1.0), ("reward_sum", r), ("reward_sq", square)):
                     table = args[name][g]
                     for other in range(arms):
                         table[other][j] *= keep

@@ -28,6 +28,7 @@ THOMPSON_GAUSSIAN = tl.constexpr(3)
 THOMPSON_BETA = tl.constexpr(4)
 EPSILON_GREEDY = tl.constexpr(5)
 UCBSPEC = tl.constexpr(6)
+EXP3 = tl.constexpr(7)
 BLEND = tl.constexpr(1)
 THROUGHPUT = tl.constexpr(2)
 DECISION = tl.constexpr(3)  # the first of the token level
@@ -46,7 +47,7 @@ class Arms(NamedTuple):
 
     count: object
     reward_sum: object
-    reward_sq: object
+    reward_sq: object  # or estimated losses (weights.py)
     tokens: object
     cost: object
 
@@ -224,7 +225,7 @@ def slot_credit(reason, slot, accepted, drafted, REWARD: tl.constexpr):
 
 
 @triton.jit
-def credited(arms, lane, who, ran, reward, emitted, spent, discount):
+def credited(arms, lane, who, ran, reward, square, emitted, spent, discount):
     """One round: ``who`` is credited, ``ran`` pays; for -1, nobody, nothing is discounted."""
     kept = tl.where(who >= 0, discount, 1.0)
     paid = tl.where(ran >= 0, discount, 1.0)
@@ -232,7 +233,7 @@ def credited(arms, lane, who, ran, reward, emitted, spent, discount):
     return Arms(
         arms.count * kept + tl.where(mine, 1.0, 0.0),
         arms.reward_sum * kept + tl.where(mine, reward, 0.0),
-        arms.reward_sq * kept + tl.where(mine, reward * reward, 0.0),
+        arms.reward_sq * kept + tl.where(mine, square, 0.0),
         arms.tokens * paid + tl.where(payer, emitted, 0.0),
         arms.cost * paid + tl.where(payer, spent, 0.0),
     )
