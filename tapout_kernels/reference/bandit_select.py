@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import bandit
 from .bandit import Arms, Noise
-from .rows import StateRows
+from .rows import StateRows, write_rows
 
 
 def bandit_select(
@@ -38,7 +38,7 @@ def bandit_select(
         picked = _with_pending_pulls(arms, param, policy, index, takes_part)
     else:
         picked = _each_on_its_own(arms.of(index), param, policy, Noise(seed, calls, len(index)))
-    bandit.write_rows(arm, state.index, takes_part, picked.view(-1, *arm.shape[1:]).to(arm.dtype))
+    write_rows(arm, state.index, takes_part, picked.view(-1, *arm.shape[1:]).to(arm.dtype))
     calls.add_(1)
 
 
