@@ -20,10 +20,11 @@ SCHEMAS: dict[str, str] = {
         "Tensor(c!) tokens) -> ()"
     ),
     "proposal_reset": (
-        f"(Tensor? max_length, Tensor? live, Tensor? rows, {RULES}, Tensor(a!) rng_round, "
-        "Tensor(b!) tokens, Tensor(c!) length, Tensor(d!) out_max_length, Tensor(e!) active, "
-        "Tensor(f!) out_live, Tensor(g!) round, Tensor(h!) num_active, Tensor(i!) stats, "
-        "Tensor(j!) stop_reason) -> ()"
+        "(Tensor? max_length, Tensor? prediction, Tensor? live, Tensor? rows, Tensor? rule_kind, "
+        "Tensor? rule_param, Tensor? arm, Tensor(a!)? memory, Tensor(b!) rng_round, "
+        "Tensor(c!) tokens, Tensor(d!) length, Tensor(e!) out_max_length, Tensor(f!) active, "
+        "Tensor(g!) out_live, Tensor(h!) round, Tensor(i!) num_active, Tensor(j!) stats, "
+        "Tensor(k!) stop_reason) -> ()"
     ),
     "proposal_load": (
         f"(Tensor source, Tensor? source_length, Tensor(a!)? logits, {SAMPLING}, "

@@ -137,6 +137,7 @@ TENSORS: dict[str, dict[str, Spec]] = {
         "round": Spec("B", I64),
         "rng_round": Spec("R", I64),
         "max_length": Spec("B", I32),
+        "prediction": Spec("B", F32),
         "live": Spec("B", BOOL),
         **_RULES,
     },

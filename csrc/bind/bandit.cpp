@@ -46,7 +46,10 @@ BanditUpdateParams update_params(const BanditSizes& sizes, const TableTensors& t
   params.reward = sizes.reward(reward);
   params.arm_prob = sizes.arm_prob(params.policy, round.arm_prob);
   params.rule_kind = arguments.input<int32_t>("rule_kind", round.rule_kind, {arms});
-  arguments.input<float>("rule_param", round.rule_param, {arms, kRuleParams});
+  if (round.rule_kind && !round.rule_param) {
+    arguments.fail("rule_param", "given with rule_kind", "None");
+  }
+  params.rule_param = arguments.input<float>("rule_param", round.rule_param, {arms, kRuleParams});
   set_tables(params, sizes, tables);
   if (round.memory) {
     params.memory =

@@ -34,7 +34,14 @@ enum class StopKind : int32_t {
   kSvipDifference = 3,
   kLogitMargin = 4,
   kAdaEdl = 5,
-  kSurvival = 6
+  kSurvival = 6,
+  kGammaTune = 7,
+  kGammaTunePlus = 8,
+  kHeuristic = 9,
+  kHysteresis = 10,
+  kAdaSdEntropy = 11,
+  kPredictedLength = 12,
+  kAdl = 13
 };
 enum class Policy : int32_t {
   kFixed = 0,
@@ -152,8 +159,10 @@ struct ProposalResetParams {
   ProposalView proposal;
   StateRows rows;
   const int32_t* max_length;  // [B]
+  const float* prediction;    // [B]
   const bool* live;           // [B]
   Rules rules;
+  float* memory;            // that of rules
   int64_t* rng_round;       // [R]
   int32_t* out_max_length;  // [B]
   bool* out_live;           // [B]
@@ -291,6 +300,7 @@ struct BanditUpdateParams {
   Reward reward;
   const double* arm_prob;    // [R, A] or [R, A, K], of policies that draw by weight
   const int32_t* rule_kind;  // [A]
+  const float* rule_param;   // [A, 4]
   double* count;             // [G, A] or [G, A, K], and the next two
   double* reward_sum;
   double* reward_sq;

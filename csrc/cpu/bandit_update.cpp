@@ -1,7 +1,8 @@
-// bandit_update: credit each row's arm, then its stop rule's memory (core/bandit.h, core/stop.h).
-// Row after row: what a credit touches (its slot of its group) is discounted, then credited.
+// bandit_update: credit each row's arm, then its stop rule's memory (core/bandit.h,
+// core/stop_memory.h). Row after row: what a credit touches (its slot of its group) is discounted,
+// then credited.
 #include "../core/rows.h"
-#include "../core/stop.h"
+#include "../core/stop_memory.h"
 #include "../core/weights.h"
 #include "ops.h"
 
@@ -41,13 +42,6 @@ static void spend(const BanditUpdateParams& params, int64_t b, int64_t group, in
   discount(params, params.cost + first, 1);
   params.tokens[first + arm] += static_cast<double>(params.num_accepted[b]) + 1.0;
   params.cost[first + arm] += bandit_cost(*params.cost_ratio, params.length[b]);
-}
-
-static void remember(const BanditUpdateParams& params, int64_t b, int64_t row, int64_t arm) {
-  if (!params.memory || !params.rule_kind || params.length[b] <= 0) return;
-  if (static_cast<StopKind>(params.rule_kind[arm]) != StopKind::kAdaEdl) return;
-  adaedl_update(params.memory + (row * params.arms + arm) * kRuleParams, params.num_accepted[b],
-                params.length[b], static_cast<double>(params.slots));
 }
 
 // `arm` of one row: [1], or [K] at token level.

@@ -2,7 +2,7 @@
 // thread has an arm and adds what the rounds say of it, in the order of the batch.
 #pragma once
 
-#include "../core/stop.h"
+#include "../core/stop_memory.h"
 #include "bandit_rows.cuh"
 
 namespace tapout::cuda {
@@ -19,14 +19,6 @@ struct Lesson {
 // An arm of the tables, -1 for any other number.
 __device__ inline int32_t known_arm(const BanditUpdateParams& params, int32_t arm) {
   return arm >= 0 && arm < params.arms ? arm : -1;
-}
-
-__device__ inline void remember(const BanditUpdateParams& params, int64_t b, int64_t row,
-                                int32_t arm) {
-  if (!params.memory || !params.rule_kind || params.length[b] <= 0) return;
-  if (static_cast<StopKind>(params.rule_kind[arm]) != StopKind::kAdaEdl) return;
-  adaedl_update(params.memory + (row * params.arms + arm) * kRuleParams, params.num_accepted[b],
-                params.length[b], static_cast<double>(params.slots));
 }
 
 // With what probability the row's arm was drawn, where that matters.

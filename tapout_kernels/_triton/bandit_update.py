@@ -23,7 +23,9 @@ from .core.bandit import (
     credited,
     slot_credit,
 )
-from .core.stop import ADAEDL, RULE_PARAMS, adaedl_update
+from .core.stats import NUM_STATS
+from .core.stop import PRE_DRAFT, RULE_PARAMS
+from .core.stop_memory import Finished, update_memory
 from .launch import launch, workspace
 from .params import Pointer, Rules
 from .tables import (
@@ -71,14 +73,18 @@ def known_arm(arms_of_row, size, slot, wanted):
 
 @triton.jit
 def remember(rules, rounds, size, b, row, ran):
-    """The memory of adaedl arms that drafted something; the arm's rows are this program's own."""
+    """The memory of the arms that ran; their rows are this program's own."""
     known = ran >= 0
     drafted = tl.load(rounds.length + b, mask=known, other=0).to(tl.float64)
     accepted = tl.load(rounds.num_accepted + b, mask=known, other=0).to(tl.float64)
-    known = known & (drafted > 0.0)
-    known = known & (tl.load(rules.kind + ran, mask=known, other=-1) == ADAEDL)
+    refused = tl.load(rounds.stop_reason + b, mask=known, other=0) == PRE_DRAFT
+    kind = tl.load(rules.kind + ran, mask=known, other=-1)
+    finished = Finished(
+        accepted, drafted, size.slots.to(tl.float64), refused & (drafted <= 0.0),
+        rounds.stats + b.to(tl.int64) * size.slots * NUM_STATS,
+    )  # fmt: skip
     memory = rules.memory + (row * size.arms + ran) * RULE_PARAMS
-    adaedl_update(memory, accepted, drafted, size.slots.to(tl.float64), known)
+    update_memory(kind, rules.param + ran * RULE_PARAMS, memory, finished, size.slots, known)
 
 
 @triton.jit

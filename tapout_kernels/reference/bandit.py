@@ -221,10 +221,3 @@ def groups_of(group: Tensor | None, like: Tensor, groups: int) -> tuple[Tensor, 
         return torch.zeros_like(like), torch.ones_like(like, dtype=torch.bool)
     known = (group >= 0) & (group < groups)
     return torch.where(known, group, 0).long(), known
-
-
-def write_rows(state: Tensor, index: Tensor, takes_part: Tensor, values: Tensor) -> None:
-    """``state[index[b]] = values[b]`` where b takes part; the others may name anything."""
-    spare = torch.cat([state, state[:1]])  # its last row takes what nobody asked for
-    spare[torch.where(takes_part, index, state.shape[0])] = values
-    state.copy_(spare[:-1])

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import bandit, weights
 from .bandit import Arms, Noise
-from .rows import StateRows
+from .rows import StateRows, write_rows
 
 
 def bandit_select(
@@ -42,10 +42,10 @@ def bandit_select(
         prob = weights.arm_probabilities(count, reward_sq, param)[index]
         picked = weights.draw(prob, Noise(seed, calls, len(index)))
         kept = prob.transpose(1, 2).reshape(-1, *arm_prob.shape[1:])
-        bandit.write_rows(arm_prob, state.index, takes_part, kept)
+        write_rows(arm_prob, state.index, takes_part, kept)
     else:
         picked = _each_on_its_own(arms.of(index), param, policy, Noise(seed, calls, len(index)))
-    bandit.write_rows(arm, state.index, takes_part, picked.view(-1, *arm.shape[1:]).to(arm.dtype))
+    write_rows(arm, state.index, takes_part, picked.view(-1, *arm.shape[1:]).to(arm.dtype))
     calls.add_(1)
 
 

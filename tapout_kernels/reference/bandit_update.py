@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from . import bandit, weights
-from .rows import StateRows
+from .rows import StateRows, write_rows
 from .stats import OK
-from .stop import ADAEDL, adaedl_memory
+from .stop import PRE_DRAFT, updated_memory
+from .stop_memory import FinishedRound
 
 
 def bandit_update(
@@ -60,8 +61,9 @@ def bandit_update(
                  (tokens, row_arm, emitted), (cost, row_arm, spent)],
                 index, params[bandit.DISCOUNT])  # fmt: skip
     if memory is not None and rule_kind is not None:
-        remembers = row_arm.any(1)[:, 0] & (length > 0)
-        _remember(memory, rule_kind, state.index, ran, remembers, num_accepted, length, slots)
+        ran = torch.where(row_arm.any(1)[:, 0], ran, -1)
+        finished = (num_accepted.double(), length.double(), stop_reason == PRE_DRAFT, stats)
+        _remember(memory, rule_kind, rule_param, state.index, ran, *finished)
 
 
 def _one_hot(arm: Tensor, learns: Tensor, arms: int) -> Tensor:
@@ -93,16 +95,20 @@ def _accumulate(
 def _remember(
     memory: Tensor,  # [R, A, 4]
     rule_kind: Tensor,
-    row: Tensor,
-    arm: Tensor,
-    ran: Tensor,
-    num_accepted: Tensor,
-    length: Tensor,
-    slots: int,
+    rule_param: Tensor,
+    row: Tensor,  # [B]
+    arm: Tensor,  # [B] that ran, -1 where none is known or the round teaches nothing
+    accepted: Tensor,  # [B] f64
+    drafted: Tensor,
+    refused: Tensor,
+    stats: Tensor,  # [B, K, 8]
 ) -> None:
-    arms = memory.shape[1]
-    known = torch.where(ran, arm, 0)
-    cell = row * arms + known
+    known = arm.clamp(min=0)
+    cell = row * memory.shape[1] + known
     flat = memory.view(-1, memory.shape[-1])
-    new = adaedl_memory(flat[cell].double(), num_accepted, length, slots).float()
-    bandit.write_rows(flat, cell, ran & (rule_kind[known] == ADAEDL), new)
+    finished = FinishedRound(
+        rule_param[known].double(), flat[cell].double(), accepted, drafted,
+        refused & (drafted <= 0), stats.double(),
+    )  # fmt: skip
+    new = updated_memory(rule_kind[known], finished).float()
+    write_rows(flat, cell, arm >= 0, new)

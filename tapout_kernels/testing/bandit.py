@@ -12,7 +12,8 @@ from ..policies import LEVELS
 from ..reference.bandit import DISCOUNT, POLICIES, REWARDS
 from ..reference.stats import NUM_STATS
 from ..reference.stop import PRE_DRAFT
-from ..stop_rules import StopRules, StopState
+from ..stop_rules import StopRules
+from .inputs import TABLES, remembered
 
 if TYPE_CHECKING:
     from .cases import Case
@@ -52,10 +53,8 @@ def bandit_select_inputs(
     }  # fmt: skip
 
 
-def bandit_update_inputs(
-    rules: StopRules, case: Case, generator: torch.Generator
-) -> dict[str, object]:
-    batch, slots = case.batch, case.slots
+def bandit_update_inputs(case: Case, generator: torch.Generator) -> dict[str, object]:
+    rules, batch, slots = TABLES[case.arms], case.batch, case.slots
     state = _state(rules, case, generator)
     arm, row = _arms(rules, case, generator), torch.arange(batch)
     length = ((slots - row) % (slots + 1)).int()
@@ -68,16 +67,14 @@ def bandit_update_inputs(
         "num_accepted": accepted, "status": (row % 7 == 6).int(),
         "stop_reason": torch.where(length == 0, PRE_DRAFT, row % 3).int(),
         "cost_ratio": torch.full((1,), 0.25), "rule_kind": rules.kind, "rule_param": rules.param,
-        "memory": StopState.of(len(arm), rules).memory,
+        "memory": remembered(len(arm), rules),
     }  # fmt: skip
 
 
-def bandit_step_inputs(
-    rules: StopRules, case: Case, generator: torch.Generator
-) -> dict[str, object]:
+def bandit_step_inputs(case: Case, generator: torch.Generator) -> dict[str, object]:
     """Other rows are live in the coming round; at token level arms of other slots are looked up."""
-    update = bandit_update_inputs(rules, case, generator)
-    state = _state(rules, case, generator)
+    update = bandit_update_inputs(case, generator)
+    state = _state(TABLES[case.arms], case, generator)
     return {
         **update, "seed": state.seed,
         "calls": torch.full((1,), 7), "next_live": torch.arange(case.batch) % 5 != 3,

@@ -41,6 +41,7 @@ class Chain:
     vocab: DraftVocab | None = None
     context: Tensor | None = None  # [V] i64; None: every token is a context of its own
     learner: dict[str, str] = field(default_factory=dict)  # level, policy, reward of the bandit
+    prediction: Tensor | None = None  # [B] f32
     one_hot: bool = False  # the draft table's argmax, proposed without logits
 
     def __post_init__(self):
@@ -116,7 +117,8 @@ class Chain:
 
     def _reset(self, p: Proposal, live: Tensor) -> None:
         self.call(
-            "proposal_reset", max_length=None, live=live, rows=None, **self._table(),
+            "proposal_reset", max_length=None, prediction=self.prediction, live=live, rows=None,
+            **self._table(),
             rng_round=self.round, tokens=p.tokens, length=p.length, out_max_length=p.max_length,
             active=p.active, out_live=p.live, round=p.round, num_active=p.num_active,
             stats=p.stats, stop_reason=p.stop_reason,

@@ -103,7 +103,8 @@ def drafted_length(
         "memory": state.memory,
     }  # fmt: skip
     call(
-        "proposal_reset", max_length=None, live=None, rows=None, **table, rng_round=rng.round,
+        "proposal_reset", max_length=None, prediction=None, live=None, rows=None, **table,
+        rng_round=rng.round,
         tokens=proposal.tokens, length=proposal.length, out_max_length=proposal.max_length,
         active=proposal.active, out_live=proposal.live, round=proposal.round,
         num_active=proposal.num_active, stats=proposal.stats, stop_reason=proposal.stop_reason,

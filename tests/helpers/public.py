@@ -82,8 +82,8 @@ def _proposal_reset(args, backend, rng):
     )
     rng, table = tk.RngState(rng.seed, args["rng_round"], rng.position), _rules(args)
     return lambda: proposal.reset(
-        rng, **table, max_length=args["max_length"], live=args["live"], rows=args["rows"],
-        backend=backend,
+        rng, **table, max_length=args["max_length"], live=args["live"],
+        prediction=args["prediction"], rows=args["rows"], backend=backend,
     )  # fmt: skip
 
 
