@@ -23,8 +23,8 @@ class BanditState:
     ----------
     count, reward_sum, reward_sq : Tensor
         [G, A] float64, or [G, A, K] at token level: pulls, their rewards and squared rewards, of
-        each arm of each group. A discounted count is no integer. Under ``exp3`` and ``exp3spec``
-        ``reward_sq`` is the sum of estimated losses, (1 - reward) / the probability of the draw.
+        each arm of each group. A discounted count is no integer. Under ``exp3``, ``exp3spec`` and
+        ``hedge`` ``reward_sq`` is the sum of estimated losses, under ``normalhedge`` of regrets.
     tokens, cost : Tensor
         [G, A] float64: tokens emitted, and cost in target forwards (``1 + cost_ratio * drafted``).
     arm_prob : Tensor
@@ -87,16 +87,17 @@ class BanditState:
             ``sequence``: one arm for a whole draft. ``token``: an arm for every slot, each slot
             with a table of its own.
         policy : {"ucb1", "ucb_tuned", "thompson_gaussian", "thompson_beta", "epsilon_greedy", \
-"ucbspec", "exp3", "exp3spec", "fixed"}
+"ucbspec", "exp3", "exp3spec", "hedge", "normalhedge", "fixed"}
             How an arm is picked, see :func:`bandit_select`. ``ucb1`` takes ``exploration`` (1;
             0.2 with ``throughput``), ``thompson_gaussian`` ``sigma`` (0.5), ``epsilon_greedy``
             ``epsilon`` (0.1), ``ucbspec`` ``delta`` (0.1), ``exp3``
-            ``epsilon`` (0), ``fixed`` ``arm`` (0).
+            and ``hedge`` ``epsilon`` (0), ``normalhedge`` too (0.1), ``fixed`` ``arm`` (0).
         reward : str, optional
             How a round is judged, see :func:`bandit_update`. Level ``sequence``: ``blend`` (the
             default; takes ``alpha``, 0.5), ``simple`` or ``throughput``. Level ``token``:
             ``decision`` (the default) or ``token_accept``. ``ucbspec`` and ``exp3spec`` take
-            ``simple`` alone: it is their own reward, n_acc + 1, on another scale.
+            ``simple`` alone: it is their own reward, n_acc + 1, on another scale. ``hedge`` and
+            ``normalhedge`` take ``blend`` or ``simple``: what a shorter draft would have earned.
         seed : int
             Key of the policies that draw at random.
         device : torch.device or str, optional
@@ -104,8 +105,8 @@ class BanditState:
             In (0, 1]: what a table keeps of its past at every credited round of its group, for
             traffic that drifts; 1 forgets nothing.
         rows : int
-            R, rows of the arms that are chosen (B without ``rows``). ``exp3`` and ``exp3spec`` need
-            it, to remember how likely each row's arm was.
+            R, rows of the arms that are chosen (B without ``rows``). ``exp3``, ``exp3spec``,
+            ``hedge`` and ``normalhedge`` need it, to remember how likely each row's arm was.
         **policy_params : float
             The parameters named above.
 
@@ -113,14 +114,17 @@ class BanditState:
         ------
         ValueError
             For an unknown policy, level or parameter, a reward of the other level, ``ucb_tuned``
-            or ``exp3`` with ``throughput`` (no sum over rounds), ``ucbspec`` or ``exp3spec`` with
-            anything but ``simple``, a value out of range, or sizes below 1.
+            or one that draws by weight with ``throughput`` (no sum over rounds), ``ucbspec`` or
+            ``exp3spec`` with anything but ``simple`` at level ``sequence``, a hedge at level
+            ``token``, a value out of range, or sizes below 1.
 
         Notes
         -----
-        Source: TapOut, arXiv 2511.02017; Auer et al. 2002 (UCB1, UCB-Tuned); BanditSpec,
-        2505.15141 (UCBSpec, EXP3Spec; delta is this project's). Reward
-        ``throughput``, credit ``decision`` and every default are this project's.
+        Source: TapOut, arXiv 2511.02017; Auer et al. 2002 (UCB1, UCB-Tuned; another paper of that
+        year: EXP3); BanditSpec, 2505.15141 (UCBSpec, EXP3Spec); Chaudhuri et al. 2009
+        (NormalHedge). Hedging over drafters is Not-a-Bandit's, 2510.20064; the estimate over stop
+        rules and hedge's rate are this project's, as are reward ``throughput``, credit ``decision``
+        and every default.
 
         Examples
         --------
@@ -222,7 +226,7 @@ class BanditState:
         Examples
         --------
         >>> sorted(BanditState.create(arms=2).state_dict())[:3]
-        ['calls', 'cost', 'cost_ratio']
+        ['arm_prob', 'calls', 'cost']
         """
         tensors = {name: getattr(self, name).clone() for name in _TENSORS}
         return tensors | {name: getattr(self, name) for name in _SETTINGS}

@@ -18,8 +18,10 @@ LEVELS: dict[str, tuple[str, ...]] = {
 # Y = n_acc + 1, of range L = K, and (Y - 1) / L is n_acc / K.
 _SIMPLE_ONLY = ("ucbspec", "exp3spec")
 # What they learn from a round is divided by the probability its arm was drawn with.
-WEIGHTED = ("exp3", "exp3spec")
-_LATER = ("hedge", "normalhedge", "metasd")
+# The hedges learn of every arm, by what its stop rule would have done.
+HEDGES = ("hedge", "normalhedge")
+WEIGHTED = ("exp3", "exp3spec", *HEDGES)
+_LATER = ("metasd",)
 
 
 def check_policy(policy: str, level: str, reward: str | None) -> str:
@@ -28,6 +30,8 @@ def check_policy(policy: str, level: str, reward: str | None) -> str:
     _one_of("level", level, tuple(LEVELS))
     if policy in _SIMPLE_ONLY:
         return _simple(policy, level, reward)
+    if policy in HEDGES and level != "sequence":
+        raise ValueError(f"BanditState: level must be sequence with {policy}, got {level!r}")
     reward = LEVELS[level][0] if reward is None else reward
     _one_of(f"reward at level {level}", reward, LEVELS[level])
     if policy in ("ucb_tuned", *WEIGHTED) and reward == "throughput":
@@ -79,6 +83,10 @@ def _parameters(policy: str, reward: str, arms: int) -> dict[str, _Parameter]:
         "thompson_gaussian": {"sigma": scale(0.5)},
         "epsilon_greedy": {"epsilon": share(POLICY_PARAM, 0.1)},
         "exp3": {"epsilon": share(POLICY_PARAM, 0.0)},
+        "hedge": {"epsilon": share(POLICY_PARAM, 0.0)},
+        "normalhedge": {
+            "epsilon": _Parameter(POLICY_PARAM, 0.1, "in [0, 1)", lambda x: 0 <= x < 1),
+        },
         "ucbspec": {
             "delta": _Parameter(POLICY_PARAM, 0.1, "in (0, 1)", lambda x: 0 < x < 1),
         },

@@ -67,7 +67,17 @@ def tables(policy: str, arms: int, groups: int, batch: int, seed: int) -> dict[s
 
 @pytest.mark.parametrize(("arms", "batch"), [(1, 9), (2, 70), (5, 70), (33, 20), (300, 1)])
 @pytest.mark.parametrize(
-    "policy", ["ucb1", "ucb_tuned", "thompson_beta", "epsilon_greedy", "ucbspec", "exp3"]
+    "policy",
+    [
+        "ucb1",
+        "ucb_tuned",
+        "thompson_beta",
+        "epsilon_greedy",
+        "ucbspec",
+        "exp3",
+        "hedge",
+        "normalhedge",
+    ],
 )
 def test_any_number_of_arms(compiled, policy, arms, batch):
     for groups in (1, 3):
@@ -119,7 +129,8 @@ def test_a_negative_exploration_is_the_serial_definition_too(compiled, seed):
 
 
 @pytest.mark.parametrize(
-    "policy", ["ucb1", "ucb_tuned", "ucbspec", "exp3", "thompson_gaussian", "thompson_beta"]
+    "policy",
+    ["ucb1", "ucb_tuned", "ucbspec", "exp3", "normalhedge", "thompson_gaussian", "thompson_beta"],
 )
 def test_tables_that_are_no_numbers_still_choose_an_arm(compiled, policy):
     """And never one that scratch memory happened to hold."""

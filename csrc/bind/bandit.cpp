@@ -22,6 +22,13 @@ static void set_tables(BanditUpdateParams& params, const BanditSizes& sizes,
   params.cost = arguments.data<double>("cost", tables.cost, {sizes.groups, sizes.arms});
 }
 
+// Hedges ask every rule what it would have done.
+static void check_rules(const Arguments& arguments, Policy policy, const RoundTensors& round) {
+  if (!learns_of_rules(policy)) return;
+  if (!round.rule_kind) arguments.fail("rule_kind", "a Tensor with this policy", "None");
+  if (!round.memory) arguments.fail("memory", "a Tensor with this policy", "None");
+}
+
 BanditUpdateParams update_params(const BanditSizes& sizes, const TableTensors& tables,
                                  const RoundTensors& round, int64_t policy, int64_t reward) {
   const Arguments& arguments = sizes.arguments;
@@ -45,6 +52,7 @@ BanditUpdateParams update_params(const BanditSizes& sizes, const TableTensors& t
   params.policy = sizes.policy(policy);
   params.reward = sizes.reward(reward);
   params.arm_prob = sizes.arm_prob(params.policy, round.arm_prob);
+  check_rules(arguments, params.policy, round);
   params.rule_kind = arguments.input<int32_t>("rule_kind", round.rule_kind, {arms});
   if (round.rule_kind && !round.rule_param) {
     arguments.fail("rule_param", "given with rule_kind", "None");
@@ -84,10 +92,7 @@ BanditSelectParams select_params(const BanditSizes& sizes, const TableTensors& t
   params.slots = slots;
   params.calls = arguments.data<int64_t>("calls", choice.calls, {1});
   params.arm = sizes.arm(choice.arm_name, choice.arm);
-  sizes.arm_prob(params.policy, choice.arm_prob);
-  if (choice.arm_prob) {
-    params.arm_prob = arguments.data<double>("arm_prob", *choice.arm_prob, sizes.prob_shape());
-  }
+  params.arm_prob = sizes.written_prob(params.policy, choice.arm_prob);
   return params;
 }
 

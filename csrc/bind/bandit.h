@@ -39,18 +39,25 @@ struct BanditSizes {
     if (!prob && draws_by_weight(policy)) {
       arguments.fail("arm_prob", "a Tensor with this policy", "None");
     }
-    return arguments.input<double>("arm_prob", prob, prob_shape());
+    return token_level ? arguments.input<double>("arm_prob", prob, {state_rows, arms, table_slots})
+                       : arguments.input<double>("arm_prob", prob, {state_rows, arms});
   }
 
-  Shape prob_shape() const {
-    return token_level ? Shape{state_rows, arms, table_slots} : Shape{state_rows, arms};
+  double* written_prob(Policy policy, const OptionalTensor& prob) const {
+    if (!arm_prob(policy, prob)) return nullptr;
+    return token_level ? arguments.data<double>("arm_prob", *prob, {state_rows, arms, table_slots})
+                       : arguments.data<double>("arm_prob", *prob, {state_rows, arms});
   }
 
   Policy policy(int64_t value) const {
-    if (value < 0 || value > static_cast<int64_t>(Policy::kExp3)) {
-      arguments.fail("policy", "0 (fixed) to 7 (exp3)", std::to_string(value));
+    if (value < 0 || value > static_cast<int64_t>(Policy::kNormalHedge)) {
+      arguments.fail("policy", "0 (fixed) to 9 (normalhedge)", std::to_string(value));
     }
-    return static_cast<Policy>(value);
+    const Policy policy = static_cast<Policy>(value);
+    if (token_level && learns_of_rules(policy)) {
+      arguments.fail("policy", "0 (fixed) to 7 (exp3) at token level", std::to_string(value));
+    }
+    return policy;
   }
 
   int32_t* arm(const char* name, const Tensor& arm) const {

@@ -1,6 +1,7 @@
 // The operators on the host: the kernels of the best instruction set, on the threads of torch.
 #include <memory>
 
+#include "../core/weights.h"
 #include "../cpu/dispatch.h"
 #include "backend.h"
 #include "team.h"
@@ -25,6 +26,20 @@ class Selection {
   std::unique_ptr<int32_t[]> group_rows_;
   std::unique_ptr<ScoredArm[]> scored_;
   BanditSelectParams params_;
+};
+
+// A round with the scratch that hedges need.
+class Lesson {
+ public:
+  explicit Lesson(const BanditUpdateParams& params) : params_(params) {
+    if (learns_of_rules(params.policy)) losses_.reset(new RuleLoss[params.arms]);
+    params_.losses = losses_.get();
+  }
+  const BanditUpdateParams& params() const { return params_; }
+
+ private:
+  std::unique_ptr<RuleLoss[]> losses_;
+  BanditUpdateParams params_;
 };
 
 }  // namespace
@@ -65,11 +80,14 @@ void run(const BanditSelectParams& params, const Tensor&) {
   cpu_ops().bandit_select(Selection(params).params());
 }
 
-void run(const BanditUpdateParams& params, const Tensor&) { cpu_ops().bandit_update(params); }
+void run(const BanditUpdateParams& params, const Tensor&) {
+  cpu_ops().bandit_update(Lesson(params).params());
+}
 
 void run(const BanditUpdateParams& update, const BanditSelectParams& select, const Tensor&) {
-  const Selection selection(select);  // what can fail comes before the first write
-  cpu_ops().bandit_update(update);
+  const Lesson lesson(update);  // what can fail comes before the first write
+  const Selection selection(select);
+  cpu_ops().bandit_update(lesson.params());
   cpu_ops().bandit_select(selection.params());
 }
 

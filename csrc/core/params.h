@@ -51,7 +51,9 @@ enum class Policy : int32_t {
   kThompsonBeta = 4,
   kEpsilonGreedy = 5,
   kUcbSpec = 6,
-  kExp3 = 7
+  kExp3 = 7,
+  kHedge = 8,
+  kNormalHedge = 9
 };
 // The last two are credits of the token level, the others rewards of the sequence level.
 enum class Reward : int32_t {
@@ -279,6 +281,12 @@ struct BanditSelectParams {
   ScoredArm* scored;    // [G, table_slots, A]: scratch of policies that count pending pulls
 };
 
+// What a round says of one stop rule.
+struct RuleLoss {
+  double estimate;
+  int32_t stop;
+};
+
 struct BanditUpdateParams {
   int64_t batch;
   int64_t slots;
@@ -304,9 +312,10 @@ struct BanditUpdateParams {
   double* count;             // [G, A] or [G, A, K], and the next two
   double* reward_sum;
   double* reward_sq;
-  double* tokens;  // [G, A]
-  double* cost;    // [G, A]
-  float* memory;   // [R, A, 4]
+  double* tokens;    // [G, A]
+  double* cost;      // [G, A]
+  float* memory;     // [R, A, 4]
+  RuleLoss* losses;  // scratch of hedge and normalhedge: [A], on a GPU [B, A]
 };
 
 }  // namespace tapout

@@ -151,7 +151,7 @@ static void select_weighted(const BanditSelectParams& params) {
     int32_t& first = params.group_rows[group];  // the group's first row of state, and 1
     if (first == 0) {
       for (int64_t j = 0; j < slots; ++j) {
-        arm_probabilities(params.tables, group, j, prob + j, slots);
+        arm_probabilities(params.tables, params.policy, group, j, prob + j, slots);
       }
       first = static_cast<int32_t>(row + 1);
     } else {

@@ -131,7 +131,7 @@ __device__ inline void choose_weighted(const BanditSelectParams& params,
   for (int64_t b = threadIdx.x; b < params.batch; b += kThreads) {
     if (group_of(params, params.tables.groups, b) != cell.group) continue;
     double* prob = params.arm_prob + state_row(params.rows, b) * arms * slots + cell.slot;
-    arm_probabilities(params.tables, cell.group, cell.slot, prob, slots);
+    arm_probabilities(params.tables, params.policy, cell.group, cell.slot, prob, slots);
     const BanditNoise noise = {*params.seed, static_cast<uint32_t>(b),
                                static_cast<uint32_t>(*params.calls)};
     const double uniform = bandit_uniforms(noise, first_draw(arms, cell.slot, 0)).first;
@@ -147,7 +147,9 @@ __device__ inline void choose(const BanditSelectParams& params, const ChoiceScra
     case Policy::kUcb1:
     case Policy::kUcbTuned:
     case Policy::kUcbSpec: choose_pending(params, scratch, cell); break;
-    case Policy::kExp3: choose_weighted(params, scratch, cell); break;
+    case Policy::kExp3:
+    case Policy::kHedge:
+    case Policy::kNormalHedge: choose_weighted(params, scratch, cell); break;
     default: choose_drawn(params, scratch, cell);
   }
 }

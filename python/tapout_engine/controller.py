@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import tapout_kernels as tk
+from tapout_kernels.policies import HEDGES
 
 from .arms import TAPOUT_ARMS, Arm
 from .errors import EngineError
@@ -69,13 +70,18 @@ class Controller:
         Raises
         ------
         EngineError
-            If an arm is for a drafter that is not there.
+            If an arm is for a drafter that is not there, or a hedge has arms of several.
         """
         wanted = [drafters or names[:1] for drafters in self.drafters]
         missing = sorted({name for arm in wanted for name in arm} - set(names))
         if missing:
             raise EngineError(
                 f"arms: drafters must be among {', '.join(names)}, got {', '.join(missing)}"
+            )
+        if self.bandit.policy in HEDGES and len(set(map(tuple, wanted))) > 1:
+            raise EngineError(
+                f"arms: {self.bandit.policy} judges a rule by another's draft: they must be for "
+                f"one drafter, got {len(set(map(tuple, wanted)))}"
             )
         most = max(map(len, wanted))
         order = [[names.index(name) for name in arm] for arm in wanted]

@@ -13,6 +13,8 @@ from .core.bandit import (
     EPSILON_GREEDY,
     EXP3,
     FIXED,
+    HEDGE,
+    NORMALHEDGE,
     POLICY_PARAM,
     THOMPSON_BETA,
     THOMPSON_GAUSSIAN,
@@ -36,7 +38,10 @@ ROWS = 128  # of the batch, looked at together
 TILE = 1024  # pairs of an entry and an arm, compared at once
 DRAWS = 256  # pairs of a row and an arm, drawn at once
 WARPS = 4
-DRAWING = (THOMPSON_GAUSSIAN.value, THOMPSON_BETA.value, EPSILON_GREEDY.value, EXP3.value)
+DRAWING = (
+    THOMPSON_GAUSSIAN.value, THOMPSON_BETA.value, EPSILON_GREEDY.value, EXP3.value, HEDGE.value,
+    NORMALHEDGE.value,
+)  # fmt: skip
 
 
 @triton.jit
@@ -96,12 +101,12 @@ def choose_drawn(
 
 @triton.jit
 def choose_weighted(
-    arms, lane, requests, choice, size, group, slot, epsilon, ARMS: tl.constexpr,
-    ROWS: tl.constexpr,
+    arms, lane, requests, choice, size, group, slot, epsilon, POLICY: tl.constexpr,
+    ARMS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Every row's distribution is where its round will look for it."""
     seed, calls = tl.load(choice.seed), tl.load(choice.calls)
-    prob = arm_probabilities(arms, lane, size.arms, epsilon)
+    prob = arm_probabilities(arms, lane, size.arms, epsilon, POLICY)
     for begin in range(0, size.batch, ROWS):
         b = begin + tl.arange(0, ROWS)
         row, own = group_of(requests, size, b)
@@ -128,8 +133,10 @@ def choose(
             value, lane, requests, choice, size, group, slot, param, longest, POLICY, ARMS, ROWS,
             TILE,
         )  # fmt: skip
-    elif POLICY == EXP3:
-        choose_weighted(arms, lane, requests, choice, size, group, slot, param, ARMS, DRAWS // ARMS)
+    elif POLICY >= EXP3:
+        choose_weighted(
+            arms, lane, requests, choice, size, group, slot, param, POLICY, ARMS, DRAWS // ARMS
+        )
     else:
         choose_drawn(
             value, lane, requests, choice, size, group, slot, param, POLICY, ARMS, DRAWS // ARMS
@@ -196,7 +203,7 @@ def bandit_select(
     arm: Tensor,  # [R] i32 or [R, K], written for rows that take part
     arm_prob: Tensor | None,  # [R, A] f64 or [R, A, K], and so is this
 ) -> None:
-    check_policy("bandit_select", policy, arm_prob)
+    check_policy("bandit_select", policy, count, arm_prob)
     check_reward("bandit_select", reward, count)
     size = sizes(arm, rows, count, slots)
     scratch = workspace(arm.device, 1, *choice_shapes(size, policy, staged=False))

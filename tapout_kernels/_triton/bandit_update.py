@@ -19,6 +19,7 @@ from .core.bandit import (
     DISCOUNT,
     EXP3,
     FIXED,
+    HEDGE,
     bandit_reward,
     credited,
     slot_credit,
@@ -26,6 +27,7 @@ from .core.bandit import (
 from .core.stats import NUM_STATS
 from .core.stop import PRE_DRAFT, RULE_PARAMS
 from .core.stop_memory import Finished, update_memory
+from .hedge import Said, ask_rules, check_rules, said_shapes
 from .launch import launch, workspace
 from .params import Pointer, Rules
 from .tables import (
@@ -112,7 +114,7 @@ def judge(
             accepted.to(tl.float64), drafted.to(tl.float64), slots, alpha, REWARD
         )
     square = reward * reward
-    if POLICY == EXP3:
+    if POLICY >= EXP3:
         cell = (row * size.arms + who) * size.table_slots + slot
         chance = tl.load(rounds.arm_prob + cell, mask=who >= 0, other=0.0)
         who = tl.where(chance > 0.0, who, -1)
@@ -126,13 +128,15 @@ def judge(
 
 @triton.jit
 def learn(
-    arms, lane, rounds, requests, rules, params, judged, size, group, slot, POLICY: tl.constexpr,
-    REWARD: tl.constexpr, ROUNDS: tl.constexpr,
+    arms, lane, rounds, requests, rules, params, judged, said, size, group, slot,
+    POLICY: tl.constexpr, REWARD: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
     """The tables after all rounds of the group."""
     discount = tl.load(params + DISCOUNT)
     cost_ratio = tl.load(rounds.cost_ratio).to(tl.float64)
     own = tl.program_id(0).to(tl.int64) * ROUNDS
+    if POLICY >= HEDGE:
+        ask_rules(rules, rounds, requests, params, said, size, group, lane, POLICY, REWARD)
     for begin in range(0, size.batch, ROUNDS):
         b = begin + tl.arange(0, ROUNDS)
         who, ran, reward, square = judge(
@@ -148,10 +152,15 @@ def learn(
         for i in tl.range(0, tl.minimum(size.batch - begin, ROUNDS), loop_unroll_factor=8):
             emitted = tl.load(rounds.num_accepted + begin + i).to(tl.float64) + 1.0
             spent = 1.0 + cost_ratio * tl.load(rounds.length + begin + i).to(tl.float64)
+            who = tl.load(judged.who + own + i)
+            squares = tl.where(lane == who, tl.load(judged.square + own + i), 0.0)
+            if POLICY >= HEDGE:
+                taught = (lane < size.arms) & (who >= 0)
+                cell = (begin + i) * size.arms + lane
+                squares = tl.load(said.estimate + cell, mask=taught, other=0.0)
             arms = credited(
-                arms, lane, tl.load(judged.who + own + i), tl.load(judged.ran + own + i),
-                tl.load(judged.reward + own + i), tl.load(judged.square + own + i),
-                emitted, spent, discount,
+                arms, lane, who, tl.load(judged.ran + own + i), tl.load(judged.reward + own + i),
+                squares, emitted, spent, discount,
             )  # fmt: skip
     return arms
 
@@ -161,7 +170,7 @@ SIZES = list(Sizes._fields)
 
 @triton.jit(do_not_specialize=SIZES)
 def bandit_update_kernel(
-    tables, rounds, requests, rules, judged,
+    tables, rounds, requests, rules, judged, said,
     batch: tl.int64, states: tl.int64, groups: tl.int64, arms: tl.int64, table_slots: tl.int64,
     slots: tl.int64, POLICY: tl.constexpr, REWARD: tl.constexpr, ARMS: tl.constexpr,
     ROUNDS: tl.constexpr,
@@ -172,8 +181,8 @@ def bandit_update_kernel(
     lane = tl.arange(0, ARMS)
     known = read_arms(tables, size, group, slot, lane)
     learnt = learn(
-        known, lane, rounds, requests, rules, tables.params, judged, size, group, slot, POLICY,
-        REWARD, ROUNDS,
+        known, lane, rounds, requests, rules, tables.params, judged, said, size, group, slot,
+        POLICY, REWARD, ROUNDS,
     )  # fmt: skip
     write_arms(tables, learnt, size, group, slot, lane)
 
@@ -208,16 +217,19 @@ def bandit_update(
     cost: Tensor,
     memory: Tensor | None,  # [R, A, 4] f32
 ) -> None:
-    check_policy("bandit_update", policy, arm_prob)
+    check_policy("bandit_update", policy, count, arm_prob)
     check_reward("bandit_update", reward, count)
+    check_rules("bandit_update", policy, rule_kind, memory)
     size = sizes(arm, rows, count, draft_tokens.shape[1])
     programs = size.groups * size.table_slots
+    shapes = (*judged_shapes(programs), *said_shapes(policy, size.batch * size.arms))
+    scratch = workspace(arm.device, 0, *shapes).arrays
     launch(
         bandit_update_kernel, programs,
         Tables(count, reward_sum, reward_sq, tokens, cost, params),
         Rounds(length, stats, stop_reason, num_accepted, status, cost_ratio, arm_prob),
         Requests(rows, group, live), Rules(rule_kind, rule_param, arm, memory),
-        Judged(*workspace(arm.device, 0, *judged_shapes(programs)).arrays), *size,
-        warps=WARPS, POLICY=policy if policy == EXP3.value else FIXED.value, REWARD=reward,
+        Judged(*scratch[:4]), Said(*scratch[4:]), *size,
+        warps=WARPS, POLICY=policy if policy >= EXP3.value else FIXED.value, REWARD=reward,
         ARMS=triton.next_power_of_2(size.arms), ROUNDS=ROUNDS,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..bandit_state import BanditState
-from ..policies import WEIGHTED
+from ..policies import HEDGES, WEIGHTED
 from ..proposal import Proposal
 from ..reference.bandit import POLICIES, REWARDS
 from ..stop_rules import StopRules, StopState, rule_arguments
@@ -34,6 +34,8 @@ def round_arguments(
             f"{op}: proposal must have {bandit.slots} slots, as the bandit was created "
             f"for throughput, got {proposal.slots}"
         )
+    if bandit.policy in HEDGES and rules is None:
+        raise ValueError(f"{op}: rules must be given with {bandit.policy}, got None")
     return {
         "arm": arm, "rows": rows, "draft_tokens": proposal.tokens, "length": proposal.length,
         "stats": proposal.stats, "live": proposal.live, "stop_reason": proposal.stop_reason,

@@ -40,8 +40,12 @@ def bandit_select(
     with eight tries.
     ``epsilon_greedy``: any arm with probability epsilon, else the largest mean.
     ``exp3``, ``exp3spec``: a draw with probability proportional to :math:`e^{-\eta L_a}`,
-    :math:`\eta = \sqrt{\ln A / (t A)}`, t = 1 + pulls, L the estimated losses; ``exp3`` mixes it
-    with the uniform one. The probabilities are kept in ``bandit.arm_prob``.
+    :math:`\eta = \sqrt{\ln A / (t A)}`, t = 1 + pulls, L the estimated losses. All of them but
+    ``exp3spec`` can mix in ``epsilon`` of uniform play. The probabilities are kept in
+    ``bandit.arm_prob``.
+    ``hedge``: the same with :math:`\eta = \sqrt{\ln A / t}`.
+    ``normalhedge``: with probability proportional to :math:`[R_a]_+ e^{[R_a]_+^2 / 2c}`, c the root
+    of mean :math:`e^{[R]_+^2 / 2c} = e`, R the estimated regrets; uniform where none is positive.
     ``fixed``: one arm for ever. Ties go to the lowest arm.
 
     Parameters
@@ -77,7 +81,8 @@ def bandit_select(
     -----
     Random draws are addressed by (batch row, slot and arm, ``calls``) under ``bandit.seed``.
     Source: TapOut, arXiv 2511.02017; Auer et al. 2002 for ``ucb1`` and ``ucb_tuned``; BanditSpec,
-    2505.15141, for ``ucbspec`` and ``exp3spec``.
+    2505.15141, for ``ucbspec`` and ``exp3spec``; Not-a-Bandit, 2510.20064, for hedging, there over
+    drafters; Chaudhuri et al. 2009 for ``normalhedge``.
 
     Examples
     --------

@@ -42,7 +42,14 @@ def bandit_update(
     Both: an arm that drafts nothing gets 0. Tokens and cost go to the arm of the last drafted slot.
 
     ``exp3`` and ``exp3spec`` also add (1 - reward) / the probability the arm was drawn with to its
-    estimated losses; a row whose arm was not drawn, or not by the last selection, teaches nothing.
+    estimated losses; a row whose arm was not drawn with any probability teaches nothing.
+    ``hedge`` and ``normalhedge`` learn of every stop rule i. With :math:`s_i` the length at which
+    it would have stopped on the drafted prefix (its own memory, the proposal's ``stats``), its loss
+    :math:`f_i` is 1 - the reward of min(n, s_i) of s_i tokens, and its estimate is
+    :math:`f_i / \sum_j p_j 1\{s_j \ge s_i\}` if the draft was as long or was cut by ``max_length``,
+    else 0, with p of the draw: unbiased. ``normalhedge`` adds up regrets, the loss of its own
+    weights less the rule's. They need ``rules`` and ``state``, and arms of one drafter: a shorter
+    draft is judged by the longer one's tokens.
 
     ``adaedl`` moves its threshold as the Draft & Verify code does, in rounds its arm (of the last
     drafted slot) drafted something.

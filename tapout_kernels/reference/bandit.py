@@ -19,12 +19,13 @@ from torch import Tensor
 from .rng import BANDIT, philox4x32, uniform_from_words
 from .stop import PRE_DRAFT, RULE
 
-FIXED, UCB1, UCB_TUNED, THOMPSON_GAUSSIAN, THOMPSON_BETA, EPSILON_GREEDY, UCBSPEC, EXP3 = range(8)
+FIXED, UCB1, UCB_TUNED, THOMPSON_GAUSSIAN, THOMPSON_BETA, EPSILON_GREEDY = range(6)
+UCBSPEC, EXP3, HEDGE, NORMALHEDGE = range(6, 10)
 SIMPLE, BLEND, THROUGHPUT, DECISION, TOKEN_ACCEPT = range(5)
 POLICIES = {
     "fixed": FIXED, "ucb1": UCB1, "ucb_tuned": UCB_TUNED, "thompson_gaussian": THOMPSON_GAUSSIAN,
     "thompson_beta": THOMPSON_BETA, "epsilon_greedy": EPSILON_GREEDY,
-    "ucbspec": UCBSPEC, "exp3": EXP3, "exp3spec": EXP3,
+    "ucbspec": UCBSPEC, "exp3": EXP3, "exp3spec": EXP3, "hedge": HEDGE, "normalhedge": NORMALHEDGE,
 }  # fmt: skip
 REWARDS = {
     "simple": SIMPLE, "blend": BLEND, "throughput": THROUGHPUT, "decision": DECISION,

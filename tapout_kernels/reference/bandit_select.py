@@ -39,7 +39,7 @@ def bandit_select(
     if policy in (bandit.UCB1, bandit.UCB_TUNED, bandit.UCBSPEC):
         picked = _with_pending_pulls(arms, param, policy, index, takes_part)
     elif policy in weights.WEIGHTED:
-        prob = weights.arm_probabilities(count, reward_sq, param)[index]
+        prob = weights.arm_probabilities(policy, count, reward_sq, param)[index]
         picked = weights.draw(prob, Noise(seed, calls, len(index)))
         kept = prob.transpose(1, 2).reshape(-1, *arm_prob.shape[1:])
         write_rows(arm_prob, state.index, takes_part, kept)

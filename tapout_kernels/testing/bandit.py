@@ -38,6 +38,8 @@ BANDITS: dict[str, dict[str, object]] = {
     "exp3": {"policy": "exp3", "reward": "blend", "discount": 0.9, "epsilon": 0.25},
     "exp3_rows": {"policy": "exp3", "reward": "simple", "rows": True},
     "exp3_token": {"policy": "exp3", "reward": "decision", "rows": True, "discount": 0.9},
+    "hedge": {"policy": "hedge", "reward": "blend", "rows": True},
+    "normalhedge": {"policy": "normalhedge", "reward": "simple", "discount": 0.9},
 }
 
 
@@ -114,10 +116,12 @@ def _tables(state: BanditState, generator: torch.Generator) -> dict[str, Tensor]
     tokens = rounds * (1 + state.slots * random(rounds.shape))
     if state.reward == "simple":  # the two say the same of the accepted tokens
         tokens = count + state.slots * (count * share)
+    squares = count * share * share
+    if state.policy == "normalhedge":  # regrets
+        squares = squares - squares.mean(1, keepdim=True)
     return {
-        "count": count, "reward_sum": count * share, "reward_sq": count * share * share,
-        "tokens": tokens, "cost": rounds * 1.5,
-        "params": state.params,
+        "count": count, "reward_sum": count * share, "reward_sq": squares, "tokens": tokens,
+        "cost": rounds * 1.5, "params": state.params,
     }  # fmt: skip
 
 

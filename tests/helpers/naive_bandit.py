@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from tapout_kernels.reference.bandit import POLICIES, REWARDS
+from tapout_kernels.reference.stop import Slot, should_stop, stop_before_drafting
 
 TABLES = ("count", "reward_sum", "reward_sq", "tokens", "cost")
 UNTRIED = math.inf
+HEDGES = (POLICIES["hedge"], POLICIES["normalhedge"])
 
 
 def lists(args: dict[str, object]) -> dict[str, object]:
@@ -118,10 +120,44 @@ def credits(args: dict, b: int, arm: list[int], slots: int) -> Iterator[tuple[in
 
 def square_of(args: dict, row: int, a: int, j: int, r: float) -> float | None:
     """What goes to ``reward_sq``; None: the arm was not drawn, and teaches nothing."""
-    if args["policy"] != POLICIES["exp3"]:
+    if args["policy"] < POLICIES["exp3"]:
         return r * r
     chance = args["arm_prob"][row][a][j]
     return (1 - r) / chance if chance > 0 else None
+
+
+def stop_of(arguments: dict, b: int, row: int, a: int) -> int:
+    """After how many tokens rule ``a`` stops; one more than there are where it goes on."""
+    kind = arguments["rule_kind"][a : a + 1].long()
+    param, memory = (x.double()[None] for x in (arguments["rule_param"][a],
+                                                arguments["memory"][row, a]))  # fmt: skip
+    if stop_before_drafting(kind, param, memory):
+        return 0
+    stats = arguments["stats"][b : b + 1].double()
+    for j in range(int(arguments["length"][b])):
+        if should_stop(kind, Slot(torch.tensor([j]), stats, param, memory)):
+            return j + 1
+    return min(int(arguments["length"][b]) + 1, stats.shape[1])
+
+
+def losses_of(arguments: dict, args: dict, b: int, row: int) -> list[float]:
+    """Every rule's estimated loss, for ``normalhedge`` its regret."""
+    arms, slots = len(args["arm_prob"][row]), arguments["draft_tokens"].shape[1]
+    prob = [args["arm_prob"][row][a][0] for a in range(arms)]
+    stops = [stop_of(arguments, b, row, a) for a in range(arms)]
+    losses = []
+    for stop in stops:
+        own = min(stop, args["length"][b])
+        short = {**args, "length": {b: own}, "num_accepted": {b: min(args["num_accepted"][b], own)}}
+        chance = sum(w for w, other in zip(prob, stops, strict=True) if other >= stop)
+        seen = stop <= args["length"][b] or args["stop_reason"][b] not in (1, 3)
+        losses.append((1 - reward_of(short, b, slots)) / chance if seen and chance > 0 else 0.0)
+    if args["policy"] == POLICIES["hedge"]:
+        return losses
+    epsilon = args["params"][1]
+    weights = [(w - epsilon / arms) / (1 - epsilon) for w in prob]
+    mean = sum(w * loss for w, loss in zip(weights, losses, strict=True))
+    return [mean - loss for loss in losses]
 
 
 def update(arguments: dict[str, object]) -> dict[str, Tensor]:
@@ -139,7 +175,11 @@ def update(arguments: dict[str, object]) -> dict[str, Tensor]:
                     table = args[name][g]
                     for other in range(arms):
                         table[other][j] *= keep
-                    table[a][j] += value
+                    if name != "reward_sq" or args["policy"] not in HEDGES:
+                        table[a][j] += value
+                if args["policy"] in HEDGES:
+                    for other, value in enumerate(losses_of(arguments, args, b, row)):
+                        args["reward_sq"][g][other][0] += value
         a = arm[min(max(args["length"][b] - 1, 0), len(arm) - 1)]
         if 0 <= a < arms:
             spent = 1 + args["cost_ratio"][0] * args["length"][b]

@@ -28,7 +28,9 @@ THOMPSON_GAUSSIAN = tl.constexpr(3)
 THOMPSON_BETA = tl.constexpr(4)
 EPSILON_GREEDY = tl.constexpr(5)
 UCBSPEC = tl.constexpr(6)
-EXP3 = tl.constexpr(7)
+EXP3 = tl.constexpr(7)  # the first that draws by weight
+HEDGE = tl.constexpr(8)  # the first that learns of every rule
+NORMALHEDGE = tl.constexpr(9)
 BLEND = tl.constexpr(1)
 THROUGHPUT = tl.constexpr(2)
 DECISION = tl.constexpr(3)  # the first of the token level
@@ -225,7 +227,7 @@ def slot_credit(reason, slot, accepted, drafted, REWARD: tl.constexpr):
 
 
 @triton.jit
-def credited(arms, lane, who, ran, reward, square, emitted, spent, discount):
+def credited(arms, lane, who, ran, reward, squares, emitted, spent, discount):
     """One round: ``who`` is credited, ``ran`` pays; for -1, nobody, nothing is discounted."""
     kept = tl.where(who >= 0, discount, 1.0)
     paid = tl.where(ran >= 0, discount, 1.0)
@@ -233,7 +235,7 @@ def credited(arms, lane, who, ran, reward, square, emitted, spent, discount):
     return Arms(
         arms.count * kept + tl.where(mine, 1.0, 0.0),
         arms.reward_sum * kept + tl.where(mine, reward, 0.0),
-        arms.reward_sq * kept + tl.where(mine, square, 0.0),
+        arms.reward_sq * kept + squares,
         arms.tokens * paid + tl.where(payer, emitted, 0.0),
         arms.cost * paid + tl.where(payer, spent, 0.0),
     )
