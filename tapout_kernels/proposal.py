@@ -146,8 +146,8 @@ class Proposal:
             [B] bool. None: every row.
         prediction : Tensor, optional
             [B] float32, how many drafts to make: what the arms of ``predicted_length`` remember
-            (``state.memory``) and stop at, rounded, halves up; one that rounds to 0 drafts
-            nothing. It may depend on all that is known before the round.
+            (``state.memory``) and stop at: rounded, halves up, in [0, K]; 0 drafts nothing, NaN
+            is no prediction. It may depend on all that is known before the round.
         rows : Tensor, optional
             [B] int32, the row of ``rng`` and ``state`` of each batch row; one outside them is not
             live. None: row b.

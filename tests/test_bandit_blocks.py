@@ -158,7 +158,7 @@ def test_a_reward_of_the_other_level_is_refused(compiled, op, bandit, reward):
     before = raw.clone(args)
     with pytest.raises(RuntimeError, match=f"{op}: reward must be .*level, got {reward}"):
         raw.caller(compiled)(op, **args)
-    for name in raw.written(op):
+    for name in (name for name in raw.written(op) if args[name] is not None):
         assert raw.equal_bits(args[name], before[name])
 
 

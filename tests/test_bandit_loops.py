@@ -121,6 +121,8 @@ def test_rows_name_where_a_batch_row_keeps_its_state(backend, bandit):
     drawn = select["arm_prob"] is not None
     prob = torch.full((8, *select["arm_prob"].shape[1:]), 9.0).double() if drawn else None
     select["arm_prob"] = select["arm_prob"][:4].contiguous() if drawn else None
+    if drawn:
+        prob[index] = select["arm_prob"]
     chosen = raw.run(raw.caller(backend), "bandit_select", select)
     packed = chosen["arm"]
     select.update(rows=rows, arm=torch.full((8, *packed.shape[1:]), -1, dtype=torch.int32))

@@ -146,7 +146,7 @@ def test_raw_operators_refuse_numbers_they_have_no_meaning_for(native, op, bandi
         before = raw.clone(args)
         with pytest.raises(RuntimeError, match=rf"{op}: {name} must be .*, got {value}"):
             raw.caller(native)(op, **args)
-        raw.same({n: args[n] for n in raw.written(op)}, before)
+        raw.same({n: args[n] for n in raw.written(op) if args[n] is not None}, before)
 
 
 # ---- reset, save, load ---------------------------------------------------------------------------

@@ -168,7 +168,7 @@ MUTANTS = {
     "the probability as it is now": (
         check_memory_of_the_draw,
         Edit("bandit_update.py", "weights.chance_of(arm_prob, state.index, picked)",
-             "weights.arm_probabilities(count, reward_sq, params[1])[index][:, 0].gather(1, "
+             "weights.arm_probabilities(policy, count, reward_sq, params[1])[index][:, 0].gather(1, "
              "picked)")),
     "rewards for losses": (
         check_estimates, Edit("weights.py", "(1 - reward) / torch", "reward / torch")),

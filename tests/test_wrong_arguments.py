@@ -237,8 +237,7 @@ def later_features() -> dict[str, tuple]:
         "verify lossy": (*verify, {"rule": "lossy_typical"}),
         "verify allow_lossy": (*verify, {"allow_lossy": True}),
         "BanditState policy": (tk.BanditState.create, 2, {"policy": "metasd"}),
-        "StopRules gammatune": (tk.StopRules, "gammatune", {}),
-        "proposal_reset prediction": (proposal.reset, rng, {"prediction": logits[:, 0]}),
+        "StopRules depth_logsumexp": (tk.StopRules, "depth_logsumexp", {}),
     }
 
 

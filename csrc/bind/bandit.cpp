@@ -24,7 +24,7 @@ static void set_tables(BanditUpdateParams& params, const BanditSizes& sizes,
 
 // Hedges ask every rule what it would have done.
 static void check_rules(const Arguments& arguments, Policy policy, const RoundTensors& round) {
-  if (!learns_of_rules(policy)) return;
+  if (policy < Policy::kHedge) return;
   if (!round.rule_kind) arguments.fail("rule_kind", "a Tensor with this policy", "None");
   if (!round.memory) arguments.fail("memory", "a Tensor with this policy", "None");
 }

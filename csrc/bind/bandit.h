@@ -1,7 +1,6 @@
 // What the operators of a bandit share: the sizes read off its tables, the checks, the parameters.
 #pragma once
 
-#include "../core/weights.h"
 #include "checks.h"
 
 namespace tapout::bind {
@@ -36,7 +35,7 @@ struct BanditSizes {
 
   // Null without a tensor; a policy that draws by weight needs one.
   const double* arm_prob(Policy policy, const OptionalTensor& prob) const {
-    if (!prob && draws_by_weight(policy)) {
+    if (!prob && policy >= Policy::kExp3) {
       arguments.fail("arm_prob", "a Tensor with this policy", "None");
     }
     return token_level ? arguments.input<double>("arm_prob", prob, {state_rows, arms, table_slots})
@@ -54,7 +53,7 @@ struct BanditSizes {
       arguments.fail("policy", "0 (fixed) to 9 (normalhedge)", std::to_string(value));
     }
     const Policy policy = static_cast<Policy>(value);
-    if (token_level && learns_of_rules(policy)) {
+    if (token_level && policy >= Policy::kHedge) {
       arguments.fail("policy", "0 (fixed) to 7 (exp3) at token level", std::to_string(value));
     }
     return policy;

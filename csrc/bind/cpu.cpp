@@ -1,7 +1,6 @@
 // The operators on the host: the kernels of the best instruction set, on the threads of torch.
 #include <memory>
 
-#include "../core/weights.h"
 #include "../cpu/dispatch.h"
 #include "backend.h"
 #include "team.h"
@@ -32,7 +31,7 @@ class Selection {
 class Lesson {
  public:
   explicit Lesson(const BanditUpdateParams& params) : params_(params) {
-    if (learns_of_rules(params.policy)) losses_.reset(new RuleLoss[params.arms]);
+    if (params.policy >= Policy::kHedge) losses_.reset(new RuleLoss[params.arms]);
     params_.losses = losses_.get();
   }
   const BanditUpdateParams& params() const { return params_; }

@@ -43,6 +43,7 @@ enum class StopKind : int32_t {
   kPredictedLength = 12,
   kAdl = 13
 };
+// From kExp3 on an arm is drawn by weight, from kHedge on a round tells of every stop rule.
 enum class Policy : int32_t {
   kFixed = 0,
   kUcb1 = 1,

@@ -80,9 +80,10 @@ TAPOUT_HD bool adasd_stops(const float* stats, const float* memory) {
   return (value > 0.0 ? value : 0.0) > (accepted + rejected) / 2.0;
 }
 
-// What predicted_length remembers: halves round up, NaN is no prediction.
-TAPOUT_HD float rounded_prediction(float prediction) {
-  return static_cast<float>(floor(prediction + 0.5));
+// What that rule remembers of a prediction: rounded, halves up, in [0, K]; NaN is none.
+TAPOUT_HD float predicted_length(float prediction, int64_t slots) {
+  const double length = floor(prediction + 0.5), most = static_cast<double>(slots);
+  return static_cast<float>(length < 0.0 ? 0.0 : length > most ? most : length);
 }
 
 // Every predicted_length arm of batch row b, which is live, remembers its prediction.
@@ -91,7 +92,7 @@ TAPOUT_HD void take_prediction(const ProposalResetParams& params, int64_t b, int
   for (int64_t arm = 0; arm < params.rules.arms; ++arm) {
     if (static_cast<StopKind>(params.rules.kind[arm]) != StopKind::kPredictedLength) continue;
     params.memory[(row * params.rules.arms + arm) * kRuleParams] =
-        rounded_prediction(params.prediction[b]);
+        predicted_length(params.prediction[b], params.proposal.slots);
   }
 }
 

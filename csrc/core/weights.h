@@ -18,14 +18,9 @@ inline namespace TAPOUT_ISA {
 
 constexpr int kNewtonSteps = 12;  // from above, at a convex function: as exact as doubles are
 
-// Whether a round tells something of every arm.
-TAPOUT_HD bool learns_of_rules(Policy policy) {
-  return policy == Policy::kHedge || policy == Policy::kNormalHedge;
-}
+TAPOUT_HD bool draws_by_weight(Policy policy) { return policy >= Policy::kExp3; }
 
-TAPOUT_HD bool draws_by_weight(Policy policy) {
-  return policy == Policy::kExp3 || learns_of_rules(policy);
-}
+TAPOUT_HD bool learns_of_rules(Policy policy) { return policy >= Policy::kHedge; }
 
 TAPOUT_HD double learning_rate(Policy policy, double arms, double pulls) {
   return sqrt(log(arms) / ((1.0 + pulls) * (policy == Policy::kExp3 ? arms : 1.0)));

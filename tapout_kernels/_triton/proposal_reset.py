@@ -64,7 +64,7 @@ def begin_rows(inputs, draft, rules, states, arms, arm_slots, slots, b, inside):
     limit = tl.minimum(tl.maximum(limit, 0), slots)
     reason = tl.where(limit == 0, MAX_LENGTH, NONE)
     if inputs.prediction is not None and rules.kind is not None:
-        take_prediction(rules, inputs.prediction, arms, row, b, live)
+        take_prediction(rules, inputs.prediction, arms, slots, row, b, live)
     stops = stops_before_drafting(rules, arms, arm_slots, row, live)
     reason = tl.where(live, tl.where(stops, PRE_DRAFT, reason), NOT_LIVE)
     taken = tl.load(draft.rng_round + row, mask=live, other=0)

@@ -14,7 +14,7 @@ from .stop import (
     PREDICTED_LENGTH,
     Rules,
     arm_of_slot,
-    rounded_prediction,
+    predicted_length,
     stop_before_drafting,
 )  # fmt: skip
 
@@ -44,7 +44,7 @@ def proposal_reset(
     limit = torch.full_like(out_max_length, tokens.shape[1]) if max_length is None else max_length
     limit = limit.clamp(0, tokens.shape[1])
     if prediction is not None and rule_kind is not None:
-        _predict(memory, rule_kind, state, live, prediction)
+        _predict(memory, rule_kind, state, live, predicted_length(prediction, tokens.shape[1]))
     rules = Rules(rule_kind, rule_param, state.of(arm), state.of(memory))
     first = arm_of_slot(rules, torch.zeros_like(round))
     reason = torch.where(limit == 0, MAX_LENGTH, NONE)
@@ -64,10 +64,9 @@ def proposal_reset(
 
 
 def _predict(
-    memory: Tensor, rule_kind: Tensor, state: StateRows, live: Tensor, prediction: Tensor
+    memory: Tensor, rule_kind: Tensor, state: StateRows, live: Tensor, length: Tensor
 ) -> None:
-    """Every ``predicted_length`` arm of a live row remembers the row's prediction."""
+    """Every ``predicted_length`` arm of a live row remembers the row's length."""
     new = state.of(memory)
-    told = rounded_prediction(prediction)[:, None]
-    new[..., 0] = torch.where(rule_kind == PREDICTED_LENGTH, told, new[..., 0])
+    new[..., 0] = torch.where(rule_kind == PREDICTED_LENGTH, length[:, None], new[..., 0])
     write_rows(memory, state.index, live, new)

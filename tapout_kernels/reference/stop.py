@@ -173,7 +173,7 @@ STOP_RULES: tuple[StopRule, ...] = (
         "predicted_length",
         {},
         _remembered_length,
-        lambda params: [math.inf],  # the rounded prediction: none yet
+        lambda params: [math.inf],  # the prediction: none yet
         refuses=lambda param, memory: memory[:, 0] <= 0,
     ),
     StopRule(
@@ -217,9 +217,9 @@ def updated_memory(kind: Tensor, finished: FinishedRound) -> Tensor:
     return memory
 
 
-def rounded_prediction(prediction: Tensor) -> Tensor:
-    """The length that ``predicted_length`` remembers; halves round up, NaN is none."""
-    return (prediction.double() + 0.5).floor().float()
+def predicted_length(prediction: Tensor, slots: int) -> Tensor:
+    """What that rule remembers of a prediction: rounded, halves up, in [0, K]; NaN is none."""
+    return (prediction.double() + 0.5).floor().clamp(0, slots).float()
 
 
 class Rules(NamedTuple):

@@ -127,6 +127,10 @@ void proposal_reset(int) {
   params.proposal = proposal();
   params.rows = rows();
   params.rules = rules();
+  params.rules.kind = constant<int32_t>(kArms, static_cast<double>(StopKind::kPredictedLength));
+  params.prediction = constant<float>(kBatch, 1);
+  params.memory = constant<float>(kBatch * kArms * kRuleParams, 0);
+  params.rules.memory = params.memory;
   params.rng_round = constant<int64_t>(kBatch, 0);
   params.out_max_length = constant<int32_t>(kBatch, 0);
   params.out_live = constant<bool>(kBatch, 0);
@@ -223,7 +227,10 @@ BanditUpdateParams update() {
   params.group = below<int32_t>(kBatch, kGroups);
   params.params = constant<double>(kBanditParams, 0.5);
   params.cost_ratio = constant<float>(1, 0.1);
-  params.rule_kind = constant<int32_t>(kArms, static_cast<double>(StopKind::kAdaEdl));
+  params.rule_kind = array<int32_t>(kArms, [](int64_t arm) {
+    return static_cast<double>(arm == 0 ? StopKind::kHysteresis : StopKind::kAdaSdEntropy);
+  });
+  params.rule_param = constant<float>(kArms * kRuleParams, 0.5);
   params.count = constant<double>(kGroups * kArms, 3);
   params.reward_sum = constant<double>(kGroups * kArms, 1);
   params.reward_sq = constant<double>(kGroups * kArms, 1);

@@ -150,15 +150,16 @@ def arm_stops_after(rules, arms, arm, row, slot, stats):
 
 
 @triton.jit
-def take_prediction(rules, prediction, arms, row, b, live):
-    """Every predicted_length arm of the live rows ``b`` remembers its prediction, halves rounded
-    up; NaN is no prediction."""
+def take_prediction(rules, prediction, arms, slots, row, b, live):
+    """Every predicted_length arm of the live rows ``b`` remembers its prediction: rounded, halves
+    up, in [0, K]; NaN is none."""
     told = tl.load(prediction + b, mask=live, other=0.0).to(tl.float64)
-    rounded = tl.floor(told + 0.5).to(tl.float32)
+    length = tl.floor(told + 0.5)
+    length = tl.where(length < 0.0, 0.0, tl.where(length > slots, slots, length)).to(tl.float32)
     for arm in range(arms):
         predicted = tl.load(rules.kind + arm) == PREDICTED_LENGTH
         cell = (row * arms + arm) * RULE_PARAMS
-        tl.store(rules.memory + cell, rounded, mask=live & predicted)
+        tl.store(rules.memory + cell, length, mask=live & predicted)
     tl.debug_barrier()  # the pre-draft test reads it
 
 
