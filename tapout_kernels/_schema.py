@@ -54,7 +54,7 @@ SCHEMAS: dict[str, str] = {
     ),
     "bandit_update": (
         "(Tensor arm, Tensor? rows, Tensor draft_tokens, Tensor length, Tensor stats, "
-        "Tensor live, Tensor stop_reason, Tensor num_accepted, Tensor status, "
+        "Tensor live, Tensor stop_reason, Tensor num_accepted, Tensor? overlap, Tensor status, "
         "Tensor? group, Tensor params, Tensor cost_ratio, int policy, int reward, "
         "Tensor? rule_kind, Tensor? rule_param, Tensor? arm_prob, Tensor(a!) count, "
         "Tensor(b!) reward_sum, Tensor(c!) reward_sq, Tensor(d!) tokens, Tensor(e!) cost, "
@@ -62,7 +62,7 @@ SCHEMAS: dict[str, str] = {
     ),
     "bandit_step": (
         "(Tensor arm, Tensor? rows, Tensor draft_tokens, Tensor length, Tensor stats, "
-        "Tensor live, Tensor stop_reason, Tensor num_accepted, Tensor status, "
+        "Tensor live, Tensor stop_reason, Tensor num_accepted, Tensor? overlap, Tensor status, "
         "Tensor? group, Tensor params, Tensor cost_ratio, Tensor? rule_kind, "
         "Tensor? rule_param, Tensor seed, Tensor? next_live, int policy, int reward, "
         "Tensor(a!) count, Tensor(b!) reward_sum, Tensor(c!) reward_sq, Tensor(d!) tokens, "

@@ -103,6 +103,7 @@ _UPDATE = {
     "live": Spec("B", BOOL),
     "stop_reason": Spec("B", I32),
     "num_accepted": Spec("B", I32),
+    "overlap": Spec("B K", F32),
     "status": Spec("B", I32),
     "group": Spec("B", I32),
     "rule_kind": Spec("A", I32),

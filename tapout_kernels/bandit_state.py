@@ -87,17 +87,18 @@ class BanditState:
             ``sequence``: one arm for a whole draft. ``token``: an arm for every slot, each slot
             with a table of its own.
         policy : {"ucb1", "ucb_tuned", "thompson_gaussian", "thompson_beta", "epsilon_greedy", \
-"ucbspec", "exp3", "exp3spec", "hedge", "normalhedge", "fixed"}
-            How an arm is picked, see :func:`bandit_select`. ``ucb1`` takes ``exploration`` (1;
-            0.2 with ``throughput``), ``thompson_gaussian`` ``sigma`` (0.5), ``epsilon_greedy``
-            ``epsilon`` (0.1), ``ucbspec`` ``delta`` (0.1), ``exp3``
-            and ``hedge`` ``epsilon`` (0), ``normalhedge`` too (0.1), ``fixed`` ``arm`` (0).
+"ucbspec", "exp3", "exp3spec", "hedge", "normalhedge", "metasd", "fixed"}
+            How an arm is picked, see :func:`bandit_select`. ``ucb1`` takes ``exploration`` (1; 0.2
+            with ``throughput``), as does ``metasd``; ``thompson_gaussian`` ``sigma`` (0.5),
+            ``epsilon_greedy`` ``epsilon`` (0.1), as do ``exp3``, ``hedge`` (0) and ``normalhedge``
+            (0.1); ``ucbspec`` ``delta`` (0.1), ``fixed`` ``arm`` (0).
         reward : str, optional
             How a round is judged, see :func:`bandit_update`. Level ``sequence``: ``blend`` (the
-            default; takes ``alpha``, 0.5), ``simple`` or ``throughput``. Level ``token``:
-            ``decision`` (the default) or ``token_accept``. ``ucbspec`` and ``exp3spec`` take
-            ``simple`` alone: it is their own reward, n_acc + 1, on another scale. ``hedge`` and
-            ``normalhedge`` take ``blend`` or ``simple``: what a shorter draft would have earned.
+            default; takes ``alpha``, 0.5), ``simple``, ``throughput`` or ``overlap``. Level
+            ``token``: ``decision`` (the default) or ``token_accept``. ``ucbspec`` and ``exp3spec``
+            take ``simple`` alone: it is their own reward, n_acc + 1, on another scale. ``hedge``
+            and ``normalhedge`` take all but ``throughput``: what a shorter draft would have earned.
+            ``metasd`` is ``ucb1`` with ``overlap``.
         seed : int
             Key of the policies that draw at random.
         device : torch.device or str, optional
@@ -114,8 +115,8 @@ class BanditState:
         ------
         ValueError
             For an unknown policy, level or parameter, a reward of the other level, ``ucb_tuned``
-            or one that draws by weight with ``throughput`` (no sum over rounds), ``ucbspec`` or
-            ``exp3spec`` with anything but ``simple`` at level ``sequence``, a hedge at level
+            or one that draws by weight with ``throughput`` (no sum over rounds), ``ucbspec``,
+            ``exp3spec`` or ``metasd`` with a reward that is not theirs, these or a hedge at level
             ``token``, a value out of range, or sizes below 1.
 
         Notes
@@ -124,7 +125,7 @@ class BanditState:
         year: EXP3); BanditSpec, 2505.15141 (UCBSpec, EXP3Spec); Chaudhuri et al. 2009
         (NormalHedge). Hedging over drafters is Not-a-Bandit's, 2510.20064; the estimate over stop
         rules and hedge's rate are this project's, as are reward ``throughput``, credit ``decision``
-        and every default.
+        and every default. ``overlap``: MetaSD, 2604.05417.
 
         Examples
         --------

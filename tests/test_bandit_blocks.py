@@ -20,7 +20,7 @@ def equal_to_the_reference(
 ) -> None:
     found = raw.run(raw.caller(backend), op, args)
     for name, expected in raw.run(raw.reference, op, args).items():
-        key = "memory" if name == "memory" else "bandit"
+        key = name if name in ("memory", "arm_prob") else "bandit"
         atol, rtol = TOLERANCES[key] if expected.is_floating_point() else (0, 0)
         torch.testing.assert_close(
             found[name], expected, atol=atol, rtol=rtol, equal_nan=True,

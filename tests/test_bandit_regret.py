@@ -58,7 +58,7 @@ class Play:
         self.call(
             "bandit_update", **shared, draft_tokens=torch.zeros(BATCH, K, dtype=torch.int64),
             length=length, stats=torch.zeros(BATCH, K, 8), live=ok == 0, stop_reason=reason,
-            num_accepted=accepted, status=ok, cost_ratio=b.cost_ratio, rule_kind=None,
+            num_accepted=accepted, overlap=None, status=ok, cost_ratio=b.cost_ratio, rule_kind=None,
             rule_param=None, memory=None,
         )  # fmt: skip
         self.picked.append(arm)

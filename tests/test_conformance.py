@@ -40,7 +40,9 @@ def check_outputs(backend: str, case: Case, args: dict, found: dict, expected: d
         return compare_verify.check_verify(args, found, expected, target_cutoffs(backend, args))
     for name, value in expected.items():
         if value.is_floating_point():
-            compare.close("memory" if name == "memory" else "bandit", found[name], value, case.name)
+            compare.close(
+                name if name in ("memory", "arm_prob") else "bandit", found[name], value, case.name
+            )
         else:
             assert torch.equal(found[name], value), f"{case.name} {name}"
     return 0

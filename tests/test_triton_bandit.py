@@ -82,4 +82,4 @@ def run_in_place(op: str, args: dict[str, object]) -> dict[str, torch.Tensor]:
     if op == "bandit_step":
         own["next_arm"] = own["arm"]
     triton(op, **own)
-    return {name: own[name] for name in raw.written(op)}
+    return {name: own[name] for name in raw.written(op) if own[name] is not None}

@@ -236,7 +236,6 @@ def later_features() -> dict[str, tuple]:
     return {
         "verify lossy": (*verify, {"rule": "lossy_typical"}),
         "verify allow_lossy": (*verify, {"allow_lossy": True}),
-        "BanditState policy": (tk.BanditState.create, 2, {"policy": "metasd"}),
         "StopRules depth_logsumexp": (tk.StopRules, "depth_logsumexp", {}),
     }
 

@@ -46,11 +46,15 @@ BanditUpdateParams update_params(const BanditSizes& sizes, const TableTensors& t
   params.live = arguments.input<bool>("live", round.live, {batch});
   params.stop_reason = arguments.input<int32_t>("stop_reason", round.stop_reason, {batch});
   params.num_accepted = arguments.input<int32_t>("num_accepted", round.num_accepted, {batch});
+  params.overlap = arguments.input<float>("overlap", round.overlap, {batch, params.slots});
   params.status = arguments.input<int32_t>("status", round.status, {batch});
   params.group = arguments.input<int32_t>("group", round.group, {batch});
   params.cost_ratio = arguments.input<float>("cost_ratio", round.cost_ratio, {1});
   params.policy = sizes.policy(policy);
   params.reward = sizes.reward(reward);
+  if (params.reward == Reward::kOverlap && !round.overlap) {
+    arguments.fail("overlap", "a Tensor with this reward", "None");
+  }
   params.arm_prob = sizes.arm_prob(params.policy, round.arm_prob);
   check_rules(arguments, params.policy, round);
   params.rule_kind = arguments.input<int32_t>("rule_kind", round.rule_kind, {arms});

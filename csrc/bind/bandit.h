@@ -65,16 +65,16 @@ struct BanditSizes {
   }
 
   Reward reward(int64_t value) const {
-    const int64_t first = static_cast<int64_t>(token_level ? Reward::kDecision : Reward::kSimple);
-    const int64_t last =
-        static_cast<int64_t>(token_level ? Reward::kTokenAccept : Reward::kThroughput);
-    if (value < first || value > last) {
+    const Reward reward = static_cast<Reward>(value);
+    const bool of_slots = reward == Reward::kDecision || reward == Reward::kTokenAccept;
+    if (value < 0 || value > static_cast<int64_t>(Reward::kOverlap) || of_slots != token_level) {
       arguments.fail("reward",
                      token_level ? "3 (decision) or 4 (token_accept) at token level"
-                                 : "0 (simple), 1 (blend) or 2 (throughput) at sequence level",
+                                 : "0 (simple), 1 (blend), 2 (throughput) or 5 (overlap) at "
+                                   "sequence level",
                      std::to_string(value));
     }
-    return static_cast<Reward>(value);
+    return reward;
   }
 
   const Arguments& arguments;
@@ -101,6 +101,7 @@ struct RoundTensors {
   const Tensor& live;
   const Tensor& stop_reason;
   const Tensor& num_accepted;
+  const OptionalTensor& overlap;  // [B, K]
   const Tensor& status;
   const OptionalTensor& group;
   const Tensor& cost_ratio;          // [1]

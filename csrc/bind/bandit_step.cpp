@@ -12,6 +12,7 @@ void bandit_step(const Tensor& arm,                 // [R] or [R, K]
                  const Tensor& live,                // [B], of the finished round
                  const Tensor& stop_reason,         // [B]
                  const Tensor& num_accepted,        // [B]
+                 const OptionalTensor& overlap,     // [B, K]
                  const Tensor& status,              // [B]
                  const OptionalTensor& group,       // [B]
                  const Tensor& bandit_params,       // [8]
@@ -32,9 +33,9 @@ void bandit_step(const Tensor& arm,                 // [R] or [R, K]
   const Arguments arguments("bandit_step", count);
   const BanditSizes sizes(arguments, count, rows, arm);
   const TableTensors tables = {count, reward_sum, reward_sq, tokens, cost, bandit_params};
-  const RoundTensors round = {arm,        rows,        draft_tokens, length, stats,
-                              live,       stop_reason, num_accepted, status, group,
-                              cost_ratio, rule_kind,   rule_param,   memory, arm_prob};
+  const RoundTensors round = {arm,         rows,         draft_tokens, length,  stats, live,
+                              stop_reason, num_accepted, overlap,      status,  group, cost_ratio,
+                              rule_kind,   rule_param,   memory,       arm_prob};
   const ChoiceTensors choice = {seed,  group,      "next_live", next_live, rows,
                                 calls, "next_arm", next_arm,    arm_prob};
   const BanditUpdateParams update = update_params(sizes, tables, round, policy, reward);

@@ -12,6 +12,7 @@
 //   epsilon_greedy     any arm with probability epsilon, else the best mean (+inf untried)
 // The best score wins, the lowest arm on ties.
 //   simple = n_acc / K;  blend = alpha n_acc / K + (1 - alpha) n_acc / n_draft;  0 undrafted
+//   overlap = sum over drafted slots of sum min(p_target, p_draft) / K   (MetaSD, 2604.05417)
 //   throughput: mean = clip(1/2 + (tokens - rate cost) / (2 (K + 1) n), 0, 1), rate = the group's
 //       tokens / cost (1 at first), tokens = n_acc + 1, cost = 1 + cost_ratio n_draft
 #pragma once
@@ -202,6 +203,29 @@ TAPOUT_HD double bandit_reward(Reward kind, double accepted, double drafted, dou
   if (!(drafted > 0.0) || kind == Reward::kThroughput) return 0.0;
   const double simple = accepted / slots;
   return kind == Reward::kSimple ? simple : alpha * simple + (1.0 - alpha) * accepted / drafted;
+}
+
+// `overlap` [K] of one draft, -1 where there is none.
+TAPOUT_HD double overlap_reward(const float* overlap, int64_t drafted, int64_t slots) {
+  double total = 0.0;
+  for (int64_t j = 0; j < drafted; ++j) total += overlap[j] > 0.0f ? overlap[j] : 0.0f;
+  return total / static_cast<double>(slots);
+}
+
+TAPOUT_HD int64_t drafted_slots(const BanditUpdateParams& params, int64_t b) {
+  const int64_t length = params.length[b];
+  return length < 0 ? 0 : length < params.slots ? length : params.slots;
+}
+
+// Of round b at sequence level, had it ended after `drafted` slots, no more than there are.
+TAPOUT_HD double round_reward(const BanditUpdateParams& params, int64_t b, int64_t drafted) {
+  if (params.reward == Reward::kOverlap) {
+    return overlap_reward(params.overlap + b * params.slots, drafted, params.slots);
+  }
+  const int64_t accepted = params.num_accepted[b];
+  return bandit_reward(params.reward, static_cast<double>(accepted < drafted ? accepted : drafted),
+                       static_cast<double>(drafted), static_cast<double>(params.slots),
+                       params.params[kAlpha]);
 }
 
 TAPOUT_HD double bandit_cost(double cost_ratio, double drafted) {

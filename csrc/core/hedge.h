@@ -16,11 +16,6 @@
 namespace tapout {
 inline namespace TAPOUT_ISA {
 
-TAPOUT_HD int64_t drafted_slots(const BanditUpdateParams& params, int64_t b) {
-  const int64_t length = params.length[b];
-  return length < 0 ? 0 : length < params.slots ? length : params.slots;
-}
-
 TAPOUT_HD int32_t would_stop(const BanditUpdateParams& params, int64_t b, int64_t row,
                              int64_t arm) {
   const Rules rules = {params.rule_kind, params.rule_param, params.arm,
@@ -35,11 +30,9 @@ TAPOUT_HD int32_t would_stop(const BanditUpdateParams& params, int64_t b, int64_
   return static_cast<int32_t>(drafted < params.slots ? drafted + 1 : params.slots);
 }
 
-TAPOUT_HD double loss_until(const BanditUpdateParams& params, int64_t b, int32_t stop) {
-  const double drafted = static_cast<double>(drafted_slots(params, b));
-  const double own = stop < drafted ? stop : drafted, accepted = params.num_accepted[b];
-  return 1.0 - bandit_reward(params.reward, accepted < own ? accepted : own, own,
-                             static_cast<double>(params.slots), params.params[kAlpha]);
+TAPOUT_HD double loss_until(const BanditUpdateParams& params, int64_t b, int64_t stop) {
+  const int64_t drafted = drafted_slots(params, b);
+  return 1.0 - round_reward(params, b, stop < drafted ? stop : drafted);
 }
 
 // f^ of every arm from the stops of all.

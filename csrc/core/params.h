@@ -56,13 +56,15 @@ enum class Policy : int32_t {
   kHedge = 8,
   kNormalHedge = 9
 };
-// The last two are credits of the token level, the others rewards of the sequence level.
+// kDecision and kTokenAccept are credits of the token level, the others rewards of the sequence
+// level.
 enum class Reward : int32_t {
   kSimple = 0,
   kBlend = 1,
   kThroughput = 2,
   kDecision = 3,
-  kTokenAccept = 4
+  kTokenAccept = 4,
+  kOverlap = 5
 };
 enum class Domain : uint32_t { kDraft = 0, kAccept = 1, kResidual = 2, kBandit = 3, kGumbel = 4 };
 
@@ -301,6 +303,7 @@ struct BanditUpdateParams {
   const bool* live;             // [B]
   const int32_t* stop_reason;   // [B]
   const int32_t* num_accepted;  // [B]
+  const float* overlap;         // [B, K], for the reward of that name
   const int32_t* status;        // [B]
   const int32_t* group;         // [B]
   const double* params;         // [8]

@@ -15,11 +15,6 @@ static void discount(const BanditUpdateParams& params, double* group_table, int6
   for (int64_t a = 0; a < params.arms; ++a) group_table[a * stride] *= kept;
 }
 
-static double sequence_reward(const BanditUpdateParams& params, int64_t b) {
-  return bandit_reward(params.reward, params.num_accepted[b], params.length[b],
-                       static_cast<double>(params.slots), params.params[kAlpha]);
-}
-
 static void credit(const BanditUpdateParams& params, int64_t row, int64_t group, int64_t arm,
                    int64_t slot, double reward) {
   const double square =
@@ -43,7 +38,7 @@ static void credit_rules(const BanditUpdateParams& params, int64_t b, int64_t ro
   double* const tables[] = {params.count, params.reward_sum, params.reward_sq};
   for (double* table : tables) discount(params, table + first, 1);
   params.count[first + arm] += 1.0;
-  params.reward_sum[first + arm] += sequence_reward(params, b);
+  params.reward_sum[first + arm] += round_reward(params, b, drafted_slots(params, b));
   for (int64_t a = 0; a < params.arms; ++a) {
     params.reward_sq[first + a] += params.losses[a].estimate;
   }
@@ -60,7 +55,7 @@ static void spend(const BanditUpdateParams& params, int64_t b, int64_t group, in
 // `arm` of one row: [1], or [K] at token level.
 static void credit_sequence(const BanditUpdateParams& params, int64_t b, int64_t row, int64_t group,
                             int32_t arm) {
-  credit(params, row, group, arm, 0, sequence_reward(params, b));
+  credit(params, row, group, arm, 0, round_reward(params, b, drafted_slots(params, b)));
 }
 
 static void credit_slots(const BanditUpdateParams& params, int64_t b, int64_t row, int64_t group,

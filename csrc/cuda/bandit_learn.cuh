@@ -38,8 +38,7 @@ __device__ inline Lesson judge(const BanditUpdateParams& params, BanditCell cell
     lesson.reward = credit;
     if (credit < 0) lesson.credited = -1;
   } else {
-    lesson.reward = bandit_reward(params.reward, accepted, drafted,
-                                  static_cast<double>(params.slots), params.params[kAlpha]);
+    lesson.reward = round_reward(params, b, drafted_slots(params, b));
   }
   if (lesson.credited >= 0) {
     const double chance = drawn_chance(params, row, lesson.credited, cell.slot);

@@ -27,6 +27,7 @@ from .tables import (
     Requests,
     Sizes,
     Tables,
+    check_overlap,
     check_policy,
     check_reward,
     read_arms,
@@ -71,6 +72,7 @@ def bandit_step(
     live: Tensor,
     stop_reason: Tensor,
     num_accepted: Tensor,
+    overlap: Tensor | None,  # [B, K] f32
     status: Tensor,
     group: Tensor | None,
     params: Tensor,
@@ -93,6 +95,7 @@ def bandit_step(
 ) -> None:
     check_policy("bandit_step", policy, count, arm_prob)
     check_reward("bandit_step", reward, count)
+    check_overlap("bandit_step", reward, overlap)
     check_rules("bandit_step", policy, rule_kind, memory)
     size = sizes(arm, rows, count, draft_tokens.shape[1])
     programs, staged = size.groups * size.table_slots, count.dim() == 3
@@ -103,7 +106,7 @@ def bandit_step(
     ticket = scratch.tickets if staged or policy in DRAWING else None
     launch(
         bandit_step_kernel, programs, Tables(count, reward_sum, reward_sq, tokens, cost, params),
-        Rounds(length, stats, stop_reason, num_accepted, status, cost_ratio, arm_prob),
+        Rounds(length, stats, stop_reason, num_accepted, overlap, status, cost_ratio, arm_prob),
         Requests(rows, group, live), Rules(rule_kind, rule_param, arm, memory),
         Judged(*scratch.arrays[:4]), Said(*scratch.arrays[4:6]), Requests(rows, group, next_live),
         Choice(

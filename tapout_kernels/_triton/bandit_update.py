@@ -20,8 +20,11 @@ from .core.bandit import (
     EXP3,
     FIXED,
     HEDGE,
+    OVERLAP,
+    TOKEN_ACCEPT,
     bandit_reward,
     credited,
+    overlap_reward,
     slot_credit,
 )
 from .core.stats import NUM_STATS
@@ -34,6 +37,7 @@ from .tables import (
     Requests,
     Sizes,
     Tables,
+    check_overlap,
     check_policy,
     check_reward,
     group_of,
@@ -53,6 +57,7 @@ class Rounds(NamedTuple):
     stats: Pointer  # [B, K, 8] f32
     stop_reason: Pointer
     num_accepted: Pointer
+    overlap: Pointer  # [B, K] f32, for the reward of that name
     status: Pointer
     cost_ratio: Pointer  # [1] f32
     arm_prob: Pointer  # [R, A] or [R, A, K] f64 that arms were drawn with, or None
@@ -102,11 +107,13 @@ def judge(
     drafted = tl.load(rounds.length + b, mask=mine, other=0)
     arms_of_row = rules.arm + row * size.table_slots
     who = known_arm(arms_of_row, size, slot, mine)
-    if REWARD >= DECISION:
+    if (REWARD == DECISION) | (REWARD == TOKEN_ACCEPT):
         reason = tl.load(rounds.stop_reason + b, mask=mine, other=0)
         credit = slot_credit(reason, slot, accepted, drafted, REWARD)
         who = tl.where(credit >= 0, who, -1)
         reward = credit.to(tl.float64)
+    elif REWARD == OVERLAP:
+        reward = overlap_reward(rounds.overlap + b * size.slots, drafted, size.slots, mine)
     else:
         alpha = tl.load(params + ALPHA)
         slots = size.slots.to(tl.float64)
@@ -201,6 +208,7 @@ def bandit_update(
     live: Tensor,
     stop_reason: Tensor,
     num_accepted: Tensor,
+    overlap: Tensor | None,  # [B, K] f32
     status: Tensor,
     group: Tensor | None,
     params: Tensor,
@@ -219,6 +227,7 @@ def bandit_update(
 ) -> None:
     check_policy("bandit_update", policy, count, arm_prob)
     check_reward("bandit_update", reward, count)
+    check_overlap("bandit_update", reward, overlap)
     check_rules("bandit_update", policy, rule_kind, memory)
     size = sizes(arm, rows, count, draft_tokens.shape[1])
     programs = size.groups * size.table_slots
@@ -227,7 +236,7 @@ def bandit_update(
     launch(
         bandit_update_kernel, programs,
         Tables(count, reward_sum, reward_sq, tokens, cost, params),
-        Rounds(length, stats, stop_reason, num_accepted, status, cost_ratio, arm_prob),
+        Rounds(length, stats, stop_reason, num_accepted, overlap, status, cost_ratio, arm_prob),
         Requests(rows, group, live), Rules(rule_kind, rule_param, arm, memory),
         Judged(*scratch[:4]), Said(*scratch[4:]), *size,
         warps=WARPS, POLICY=policy if policy >= EXP3.value else FIXED.value, REWARD=reward,

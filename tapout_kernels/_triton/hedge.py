@@ -16,7 +16,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .core.bandit import ALPHA, HEDGE, NORMALHEDGE, POLICY_PARAM, bandit_reward
+from .core.bandit import (
+    ALPHA,
+    HEDGE,
+    NORMALHEDGE,
+    OVERLAP,
+    POLICY_PARAM,
+    bandit_reward,
+    overlap_reward,
+)
 from .core.stats import NUM_STATS
 from .core.stop import PRE_DRAFT, RULE, arm_stops_after, arm_stops_before_drafting
 from .params import Pointer
@@ -42,22 +50,31 @@ def would_stop(rules, stats, size, row, arm, drafted):
 
 @triton.jit
 def loss_estimates(
-    stop, prob, known, params, size, accepted, drafted, reason, POLICY: tl.constexpr,
+    lane, stop, prob, known, params, size, accepted, overlap, drafted, reason, POLICY: tl.constexpr,
     REWARD: tl.constexpr,
 ):  # fmt: skip
     """[ARMS] of one round; lanes are arms."""
-    as_long = (stop[None, :] >= stop[:, None]) & known[None, :]
-    chance = tl.sum(tl.where(as_long, prob[None, :], 0.0), 1)
-    own = tl.minimum(stop.to(tl.int64), drafted).to(tl.float64)
-    slots, alpha = size.slots.to(tl.float64), tl.load(params + ALPHA)
-    reward = bandit_reward(tl.minimum(accepted.to(tl.float64), own), own, slots, alpha, REWARD)
+    chance = prob * 0.0
+    for arm in range(size.arms):  # first to last, as the definition: regrets cancel
+        as_long = tl.sum(tl.where(lane == arm, stop, 0), 0) >= stop
+        chance += tl.where(as_long, tl.sum(tl.where(lane == arm, prob, 0.0), 0), 0.0)
+    own = tl.minimum(stop.to(tl.int64), drafted)
+    if REWARD == OVERLAP:
+        reward = overlap_reward(overlap, own, size.slots, known)
+    else:
+        slots, alpha = size.slots.to(tl.float64), tl.load(params + ALPHA)
+        taken = tl.minimum(accepted.to(tl.int64), own).to(tl.float64)
+        reward = bandit_reward(taken, own.to(tl.float64), slots, alpha, REWARD)
     cut = (reason != RULE) & (reason != PRE_DRAFT)
     seen = (cut | (stop <= drafted)) & known & (chance > 0.0)
     estimate = tl.where(seen, (1.0 - reward) / tl.where(seen, chance, 1.0), 0.0)
     if POLICY == NORMALHEDGE:
         epsilon = tl.load(params + POLICY_PARAM)
         weight = (prob - epsilon / size.arms.to(tl.float64)) / (1.0 - epsilon)
-        estimate = tl.sum(tl.where(known, weight * estimate, 0.0), 0) - estimate
+        lost, mean = weight * estimate, epsilon * 0.0
+        for arm in range(size.arms):
+            mean += tl.sum(tl.where(lane == arm, lost, 0.0), 0)
+        estimate = mean - estimate
     return estimate
 
 
@@ -83,8 +100,9 @@ def ask_rules(
             accepted = tl.load(rounds.num_accepted + b)
             reason = tl.load(rounds.stop_reason + b)
             estimate = loss_estimates(
-                stop, prob, known, params, size, accepted, drafted, reason, POLICY, REWARD
-            )
+                lane, stop, prob, known, params, size, accepted, overlap, drafted, reason, POLICY,
+                REWARD,
+            )  # fmt: skip
             tl.store(said.estimate + b * size.arms + lane, estimate, mask=known)
 
 

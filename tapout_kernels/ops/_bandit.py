@@ -36,11 +36,14 @@ def round_arguments(
         )
     if bandit.policy in HEDGES and rules is None:
         raise ValueError(f"{op}: rules must be given with {bandit.policy}, got None")
+    overlap = verdict.overlap if bandit.reward == "overlap" else None
+    if bandit.reward == "overlap" and overlap is None:
+        raise ValueError(f"{op}: verdict must have overlap (verify(overlap=True)), got None")
     return {
         "arm": arm, "rows": rows, "draft_tokens": proposal.tokens, "length": proposal.length,
         "stats": proposal.stats, "live": proposal.live, "stop_reason": proposal.stop_reason,
-        "num_accepted": verdict.num_accepted, "status": verdict.status, "group": group,
-        "params": bandit.params, "cost_ratio": bandit.cost_ratio,
+        "num_accepted": verdict.num_accepted, "overlap": overlap, "status": verdict.status,
+        "group": group, "params": bandit.params, "cost_ratio": bandit.cost_ratio,
         "policy": POLICIES[bandit.policy], "reward": REWARDS[bandit.reward],
         "rule_kind": table["rule_kind"], "rule_param": table["rule_param"],
         "arm_prob": arm_prob_of(bandit), "count": bandit.count, "reward_sum": bandit.reward_sum,

@@ -29,6 +29,7 @@ def bandit_select(
 
     ``ucb1``: each arm once (lowest first), then
     :math:`\arg\max_a \mu_a + c \sqrt{2 \ln t / n_a}`.
+    ``metasd``: the same, with the reward ``overlap``.
     ``ucb_tuned``: :math:`\mu_a + \sqrt{\ln t / n_a \, \min(1/4, var_a + \sqrt{2 \ln t / n_a})}`.
     ``ucbspec``: :math:`\mu_a + \tfrac12 \sqrt{(1 + n_a) / n_a^2 \, (1 + 2 \ln(A t^2
     \sqrt{1 + n_a} / \delta))}`, the score of its reward n_acc + 1 over the range K.

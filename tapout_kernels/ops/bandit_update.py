@@ -30,6 +30,8 @@ def bandit_update(
 
     ``simple``: n / K.
     ``blend``: ``alpha * n / K + (1 - alpha) * n / d``; both are 0 when nothing was drafted.
+    ``overlap``: the sum of ``verdict.overlap`` over the draft, / K: 1 less the total variation of
+    target and draft, slot by slot. It needs ``verify(overlap=True)``.
     ``throughput``: the mean of arm a is
     :math:`1/2 + (tokens_a - \rho \, cost_a) / (2 (K+1) n_a)`, clipped to [0, 1], from tokens
     :math:`n + 1` and cost ``1 + cost_ratio * d`` summed over rounds, :math:`\rho` the group's

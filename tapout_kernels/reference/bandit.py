@@ -21,15 +21,16 @@ from .stop import PRE_DRAFT, RULE
 
 FIXED, UCB1, UCB_TUNED, THOMPSON_GAUSSIAN, THOMPSON_BETA, EPSILON_GREEDY = range(6)
 UCBSPEC, EXP3, HEDGE, NORMALHEDGE = range(6, 10)
-SIMPLE, BLEND, THROUGHPUT, DECISION, TOKEN_ACCEPT = range(5)
+SIMPLE, BLEND, THROUGHPUT, DECISION, TOKEN_ACCEPT, OVERLAP = range(6)
 POLICIES = {
     "fixed": FIXED, "ucb1": UCB1, "ucb_tuned": UCB_TUNED, "thompson_gaussian": THOMPSON_GAUSSIAN,
     "thompson_beta": THOMPSON_BETA, "epsilon_greedy": EPSILON_GREEDY,
     "ucbspec": UCBSPEC, "exp3": EXP3, "exp3spec": EXP3, "hedge": HEDGE, "normalhedge": NORMALHEDGE,
+    "metasd": UCB1,
 }  # fmt: skip
 REWARDS = {
     "simple": SIMPLE, "blend": BLEND, "throughput": THROUGHPUT, "decision": DECISION,
-    "token_accept": TOKEN_ACCEPT,
+    "token_accept": TOKEN_ACCEPT, "overlap": OVERLAP,
 }  # fmt: skip
 NUM_PARAMS = 8
 ALPHA, POLICY_PARAM, DISCOUNT = 0, 1, 2  # columns of params
@@ -192,6 +193,18 @@ def reward_of(
     if reward == BLEND:
         simple = alpha * simple + (1 - alpha) * accepted / length.clamp(min=1)
     return torch.where(length > 0, simple, 0.0)
+
+
+def overlap_reward(overlap: Tensor, drafted: Tensor) -> Tensor:
+    """Sum over drafted slots of sum min(p_target, p_draft), over K; -1 where it is not known.
+
+    ``overlap`` [B, K]; ``drafted`` [B, ...] ends the draft there.
+    """
+    slots = overlap.shape[1]
+    slot = torch.arange(slots, device=overlap.device)
+    inside = slot < drafted[..., None]
+    known = overlap.double().clamp(min=0).view(-1, *[1] * (drafted.dim() - 1), slots)
+    return in_order_sum(torch.where(inside, known, 0.0)) / slots
 
 
 def slot_credit(

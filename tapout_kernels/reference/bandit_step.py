@@ -17,6 +17,7 @@ def bandit_step(
     live: Tensor,  # [B] bool, of the finished round
     stop_reason: Tensor,  # [B] i32
     num_accepted: Tensor,  # [B] i32
+    overlap: Tensor | None,  # [B, K] f32
     status: Tensor,  # [B] i32
     group: Tensor | None,  # [B] i32
     params: Tensor,  # [8] f64
@@ -38,9 +39,9 @@ def bandit_step(
     arm_prob: Tensor | None,  # [R, A] f64 or [R, A, K]: of the finished round, then of the next
 ) -> None:
     bandit_update(
-        arm, rows, draft_tokens, length, stats, live, stop_reason, num_accepted, status, group,
-        params, cost_ratio, policy, reward, rule_kind, rule_param, arm_prob, count, reward_sum,
-        reward_sq, tokens, cost, memory,
+        arm, rows, draft_tokens, length, stats, live, stop_reason, num_accepted, overlap, status,
+        group, params, cost_ratio, policy, reward, rule_kind, rule_param, arm_prob, count,
+        reward_sum, reward_sq, tokens, cost, memory,
     )  # fmt: skip
     bandit_select(
         count, reward_sum, reward_sq, tokens, cost, params, seed, group, next_live, rows, policy,

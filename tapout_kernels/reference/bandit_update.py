@@ -21,6 +21,7 @@ def bandit_update(
     live: Tensor,  # [B] bool
     stop_reason: Tensor,  # [B] i32
     num_accepted: Tensor,  # [B] i32
+    overlap: Tensor | None,  # [B, K] f32
     status: Tensor,  # [B] i32
     group: Tensor | None,  # [B] i32
     params: Tensor,  # [8] f64
@@ -39,13 +40,18 @@ def bandit_update(
 ) -> None:
     weights.require_prob("bandit_update", policy, arm_prob)
     hedge.require_rules("bandit_update", policy, rule_kind, memory)
+    if reward == bandit.OVERLAP and overlap is None:
+        raise RuntimeError("bandit_update: overlap must be a Tensor with this reward, got None")
     slots, arms = draft_tokens.shape[1], count.shape[1]
     state = StateRows(rows, arm.shape[0], arm.device)
     index, known = bandit.groups_of(group, state.index, count.shape[0])
     learns = live & (status == OK) & known & state.known
     picked = arm.view(arm.shape[0], -1)[state.index].long()  # [B, S]
     if arm.dim() == 1:
-        r = bandit.reward_of(reward, num_accepted, length, slots, params[bandit.ALPHA])[:, None]
+        if reward == bandit.OVERLAP:
+            r = bandit.overlap_reward(overlap, length)[:, None]
+        else:
+            r = bandit.reward_of(reward, num_accepted, length, slots, params[bandit.ALPHA])[:, None]
         taught, ran = torch.ones_like(r, dtype=torch.bool), picked[:, 0]
     else:
         r, taught = bandit.slot_credit(reward, num_accepted, length, stop_reason, slots)
@@ -58,7 +64,7 @@ def bandit_update(
     square_arm = slot_arm
     if policy in weights.HEDGES:  # before the memories move
         who = state.index
-        said = hedge.Finished(num_accepted, length.clamp(0, slots), stop_reason, stats)
+        said = hedge.Finished(num_accepted, length.clamp(0, slots), stop_reason, stats, overlap)
         stops = hedge.would_stop(rule_kind, rule_param, memory[who], said)
         square = hedge.loss_estimates(policy, reward, params, arm_prob[who], stops, said)
         square_arm = slot_arm.any(1, keepdim=True).double().expand_as(slot_arm)

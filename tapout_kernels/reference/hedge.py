@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .bandit import ALPHA, POLICY_PARAM, in_order_sum, reward_of
+from .bandit import ALPHA, OVERLAP, POLICY_PARAM, in_order_sum, overlap_reward, reward_of
 from .stop import PRE_DRAFT, RULE, Slot, should_stop, stop_before_drafting
 from .weights import HEDGES, NORMALHEDGE
 
@@ -24,6 +24,7 @@ class Finished(NamedTuple):
     drafted: Tensor  # at most K
     stop_reason: Tensor
     stats: Tensor  # [B, K, 8]
+    overlap: Tensor | None  # [B, K], for the reward of that name
 
 
 def require_rules(op: str, policy: int, rule_kind: Tensor | None, memory: Tensor | None) -> None:
@@ -66,7 +67,10 @@ def loss_estimates(
     drafted, reason = finished.drafted[:, None], finished.stop_reason[:, None]
     own = torch.minimum(stops, drafted)
     accepted = torch.minimum(finished.num_accepted[:, None], own)
-    loss = 1 - reward_of(reward, accepted, own, finished.stats.shape[1], params[ALPHA])
+    if reward == OVERLAP:
+        loss = 1 - overlap_reward(finished.overlap, own)
+    else:
+        loss = 1 - reward_of(reward, accepted, own, finished.stats.shape[1], params[ALPHA])
     as_long = stops[:, None, :] >= stops[:, :, None]
     chance = in_order_sum(torch.where(as_long, prob[:, None, :], 0.0))
     cut = (reason != RULE) & (reason != PRE_DRAFT)

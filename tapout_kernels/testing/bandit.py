@@ -39,6 +39,8 @@ BANDITS: dict[str, dict[str, object]] = {
     "exp3_rows": {"policy": "exp3", "reward": "simple", "rows": True},
     "exp3_token": {"policy": "exp3", "reward": "decision", "rows": True, "discount": 0.9},
     "hedge": {"policy": "hedge", "reward": "blend", "rows": True},
+    "overlap": {"policy": "metasd", "reward": "overlap", "rows": True, "discount": 0.9},
+    "hedge_overlap": {"policy": "hedge", "reward": "overlap"},
     "normalhedge": {"policy": "normalhedge", "reward": "simple", "discount": 0.9},
 }
 
@@ -67,6 +69,7 @@ def bandit_update_inputs(case: Case, generator: torch.Generator) -> dict[str, ob
         "draft_tokens": torch.zeros(batch, slots, dtype=torch.int64), "length": length,
         "stats": torch.rand(batch, slots, NUM_STATS, generator=generator),
         "num_accepted": accepted, "status": (row % 7 == 6).int(),
+        "overlap": _overlap(state, length, slots, generator),
         "stop_reason": torch.where(length == 0, PRE_DRAFT, row % 3).int(),
         "cost_ratio": torch.full((1,), 0.25), "rule_kind": rules.kind, "rule_param": rules.param,
         "memory": remembered(len(arm), rules),
@@ -132,6 +135,17 @@ def _arm_prob(state: BanditState, generator: torch.Generator) -> Tensor | None:
     weight = torch.rand(state.arm_prob.shape, generator=generator, dtype=torch.float64)
     weight = (weight - 0.2).clamp(min=0)
     return weight / weight.sum(1, keepdim=True)
+
+
+def _overlap(
+    state: BanditState, length: Tensor, slots: int, generator: torch.Generator
+) -> Tensor | None:
+    """Now and then a row that could not be verified: -1 from there on."""
+    if state.reward != "overlap":
+        return None
+    known = torch.rand(len(length), slots, generator=generator)
+    missing = (torch.arange(slots) >= length[:, None]) | (known < 0.1).cumsum(1).bool()
+    return known.masked_fill(missing, -1.0)
 
 
 def _rows(case: Case) -> dict[str, Tensor | None]:

@@ -147,7 +147,9 @@ def test_a_hedge_has_one_drafter():
             SpeculativeDecoder(ToyLM(VOCAB), drafters(), Controller(arms, policy=policy))
 
 
-@pytest.mark.parametrize("policy", ["ucbspec", "exp3", "exp3spec", "hedge", "normalhedge"])
+@pytest.mark.parametrize(
+    "policy", ["ucbspec", "exp3", "exp3spec", "hedge", "normalhedge", "metasd"]
+)
 def test_every_controller_decodes(policy):
     target, arms = ToyLM(VOCAB), tuple(("fixed_length", {"n": n}) for n in (0, 1, 2, 8))
     controller = Controller(arms, slots=8, policy=policy)

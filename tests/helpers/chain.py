@@ -169,6 +169,7 @@ class Chain:
         self.call(
             "bandit_update", arm=self.state.arm, rows=None, draft_tokens=p.tokens, length=p.length,
             stats=p.stats, live=p.live, stop_reason=p.stop_reason, num_accepted=v.num_accepted,
+            overlap=None,
             status=v.status, group=self.group, **self._tables(), cost_ratio=b.cost_ratio,
             policy=POLICIES[b.policy], reward=REWARDS[b.reward], arm_prob=None,
             rule_kind=table["rule_kind"], rule_param=table["rule_param"], memory=table["memory"],

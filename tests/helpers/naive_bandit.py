@@ -96,6 +96,8 @@ def reward_of(args: dict, b: int, slots: int) -> float:
         return 0.0
     if args["reward"] == REWARDS["simple"]:
         return accepted / slots
+    if args["reward"] == REWARDS["overlap"]:
+        return sum(max(value, 0.0) for value in args["overlap"][b][:drafted]) / slots
     alpha = args["params"][0]
     return alpha * (accepted / slots) + (1 - alpha) * accepted / drafted
 

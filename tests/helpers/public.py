@@ -143,7 +143,9 @@ def _bandit_select(args, backend, rng):
 
 def _bandit_update(args, backend, rng):
     bandit = _bandit(args, policy=_POLICY[args["policy"]])
-    verdict = tk.Verdict(None, args["num_accepted"], None, None, args["status"], None)
+    verdict = tk.Verdict(
+        None, args["num_accepted"], None, None, args["status"], None, args["overlap"]
+    )
     proposal = _proposal(args, tokens=args["draft_tokens"], logits=None)
     table = _rules({**args, "arm": None})
     return lambda: tk.bandit_update(
@@ -154,7 +156,9 @@ def _bandit_update(args, backend, rng):
 
 def _bandit_step(args, backend, rng):
     bandit = _bandit(args, policy=_POLICY[args["policy"]])
-    verdict = tk.Verdict(None, args["num_accepted"], None, None, args["status"], None)
+    verdict = tk.Verdict(
+        None, args["num_accepted"], None, None, args["status"], None, args["overlap"]
+    )
     proposal = _proposal(args, tokens=args["draft_tokens"], logits=None)
     table = _rules({**args, "arm": None})
     return lambda: tk.bandit_step(

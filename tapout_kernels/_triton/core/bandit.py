@@ -33,8 +33,9 @@ HEDGE = tl.constexpr(8)  # the first that learns of every rule
 NORMALHEDGE = tl.constexpr(9)
 BLEND = tl.constexpr(1)
 THROUGHPUT = tl.constexpr(2)
-DECISION = tl.constexpr(3)  # the first of the token level
+DECISION = tl.constexpr(3)  # of the token level, and the next
 TOKEN_ACCEPT = tl.constexpr(4)
+OVERLAP = tl.constexpr(5)
 
 ALPHA = tl.constexpr(0)  # entries of params
 POLICY_PARAM = tl.constexpr(1)
@@ -212,6 +213,17 @@ def bandit_reward(accepted, drafted, slots, alpha, REWARD: tl.constexpr):
     if REWARD == THROUGHPUT:
         reward = accepted * 0.0
     return tl.where(drafted > 0.0, reward, 0.0)
+
+
+@triton.jit
+def overlap_reward(overlap, drafted, slots, known):
+    """MetaSD's: ``overlap`` points to slot 0 of each draft, -1 where it is not known."""
+    total = drafted.to(tl.float64) * 0.0
+    for slot in range(slots):
+        inside = known & (slot < drafted)
+        value = tl.load(overlap + slot, mask=inside, other=0.0).to(tl.float64)
+        total += tl.where(inside, tl.maximum(value, 0.0), 0.0)
+    return total / slots.to(tl.float64)
 
 
 @triton.jit
