@@ -50,21 +50,23 @@ def would_stop(rules, stats, size, row, arm, drafted):
 
 @triton.jit
 def loss_estimates(
-    lane, stop, prob, known, params, size, accepted, overlap, drafted, reason, POLICY: tl.constexpr,
+    lane, stop, prob, known, params, size, rounds, b, drafted, POLICY: tl.constexpr,
     REWARD: tl.constexpr,
 ):  # fmt: skip
-    """[ARMS] of one round; lanes are arms."""
+    """[ARMS] of round ``b``; lanes are arms."""
     chance = prob * 0.0
     for arm in range(size.arms):  # first to last, as the definition: regrets cancel
         as_long = tl.sum(tl.where(lane == arm, stop, 0), 0) >= stop
         chance += tl.where(as_long, tl.sum(tl.where(lane == arm, prob, 0.0), 0), 0.0)
     own = tl.minimum(stop.to(tl.int64), drafted)
     if REWARD == OVERLAP:
-        reward = overlap_reward(overlap, own, size.slots, known)
+        reward = overlap_reward(rounds.overlap + b * size.slots, own, size.slots, known)
     else:
         slots, alpha = size.slots.to(tl.float64), tl.load(params + ALPHA)
-        taken = tl.minimum(accepted.to(tl.int64), own).to(tl.float64)
+        accepted = tl.load(rounds.num_accepted + b).to(tl.int64)
+        taken = tl.minimum(accepted, own).to(tl.float64)
         reward = bandit_reward(taken, own.to(tl.float64), slots, alpha, REWARD)
+    reason = tl.load(rounds.stop_reason + b)
     cut = (reason != RULE) & (reason != PRE_DRAFT)
     seen = (cut | (stop <= drafted)) & known & (chance > 0.0)
     estimate = tl.where(seen, (1.0 - reward) / tl.where(seen, chance, 1.0), 0.0)
@@ -97,12 +99,9 @@ def ask_rules(
             tl.debug_barrier()
             stop = tl.load(said.stop + b * size.arms + lane, mask=known, other=0)
             prob = tl.load(rounds.arm_prob + row * size.arms + lane, mask=known, other=0.0)
-            accepted = tl.load(rounds.num_accepted + b)
-            reason = tl.load(rounds.stop_reason + b)
             estimate = loss_estimates(
-                lane, stop, prob, known, params, size, accepted, overlap, drafted, reason, POLICY,
-                REWARD,
-            )  # fmt: skip
+                lane, stop, prob, known, params, size, rounds, b, drafted, POLICY, REWARD
+            )
             tl.store(said.estimate + b * size.arms + lane, estimate, mask=known)
 
 

@@ -40,18 +40,13 @@ def bandit_update(
 ) -> None:
     weights.require_prob("bandit_update", policy, arm_prob)
     hedge.require_rules("bandit_update", policy, rule_kind, memory)
-    if reward == bandit.OVERLAP and overlap is None:
-        raise RuntimeError("bandit_update: overlap must be a Tensor with this reward, got None")
     slots, arms = draft_tokens.shape[1], count.shape[1]
     state = StateRows(rows, arm.shape[0], arm.device)
     index, known = bandit.groups_of(group, state.index, count.shape[0])
     learns = live & (status == OK) & known & state.known
     picked = arm.view(arm.shape[0], -1)[state.index].long()  # [B, S]
     if arm.dim() == 1:
-        if reward == bandit.OVERLAP:
-            r = bandit.overlap_reward(overlap, length)[:, None]
-        else:
-            r = bandit.reward_of(reward, num_accepted, length, slots, params[bandit.ALPHA])[:, None]
+        r = _sequence_reward(reward, params, num_accepted, overlap, length, slots)[:, None]
         taught, ran = torch.ones_like(r, dtype=torch.bool), picked[:, 0]
     else:
         r, taught = bandit.slot_credit(reward, num_accepted, length, stop_reason, slots)
@@ -80,6 +75,22 @@ def bandit_update(
         ran = torch.where(row_arm.any(1)[:, 0], ran, -1)
         finished = (num_accepted.double(), length.double(), stop_reason == PRE_DRAFT, stats)
         _remember(memory, rule_kind, rule_param, state.index, ran, *finished)
+
+
+def _sequence_reward(
+    reward: int,
+    params: Tensor,
+    num_accepted: Tensor,
+    overlap: Tensor | None,
+    length: Tensor,
+    slots: int,
+) -> Tensor:
+    """[B]"""
+    if reward != bandit.OVERLAP:
+        return bandit.reward_of(reward, num_accepted, length, slots, params[bandit.ALPHA])
+    if overlap is None:
+        raise RuntimeError("bandit_update: overlap must be a Tensor with this reward, got None")
+    return bandit.overlap_reward(overlap, length)
 
 
 def _one_hot(arm: Tensor, learns: Tensor, arms: int) -> Tensor:

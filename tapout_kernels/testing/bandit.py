@@ -36,7 +36,7 @@ BANDITS: dict[str, dict[str, object]] = {
     "fixed": {"policy": "fixed", "reward": "simple"},
     "ucbspec": {"policy": "ucbspec", "reward": "simple", "rows": True, "discount": 0.9},
     "exp3": {"policy": "exp3", "reward": "blend", "discount": 0.9, "epsilon": 0.25},
-    "exp3_rows": {"policy": "exp3", "reward": "simple", "rows": True},
+    "exp3_rows": {"policy": "exp3", "reward": "overlap", "rows": True},
     "exp3_token": {"policy": "exp3", "reward": "decision", "rows": True, "discount": 0.9},
     "hedge": {"policy": "hedge", "reward": "blend", "rows": True},
     "overlap": {"policy": "metasd", "reward": "overlap", "rows": True, "discount": 0.9},
