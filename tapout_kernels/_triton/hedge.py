@@ -60,7 +60,8 @@ def loss_estimates(
         chance += tl.where(as_long, tl.sum(tl.where(lane == arm, prob, 0.0), 0), 0.0)
     own = tl.minimum(stop.to(tl.int64), drafted)
     if REWARD == OVERLAP:
-        reward = overlap_reward(rounds.overlap + b * size.slots, own, size.slots, known)
+        own_draft = rounds.overlap + b * size.slots + lane * 0  # the same for every lane
+        reward = overlap_reward(own_draft, own, size.slots, known)
     else:
         slots, alpha = size.slots.to(tl.float64), tl.load(params + ALPHA)
         accepted = tl.load(rounds.num_accepted + b).to(tl.int64)
