@@ -13,6 +13,7 @@ import test_conformance
 import test_known_answers
 import test_peers
 import torch
+from helpers import stop_mutants
 from helpers.killers import Killer, Mutant
 from helpers.mutants import Edit
 from helpers.native_mutants import NativeMutants, chosen
@@ -121,6 +122,8 @@ MUTANTS = {
               "log_probability(logit, law.moments.max, law.inv_temperature, law.moments.sum)"),),
         TOP_K_DRAFT,
     ),
+    **stop_mutants.CORE,
+    **stop_mutants.CPU,
 }  # fmt: skip
 # Compiled once, so one worker runs them.
 pytestmark = pytest.mark.xdist_group("native mutants")

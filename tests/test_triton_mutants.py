@@ -20,6 +20,7 @@ import test_verify_rules
 import torch
 import triton
 import triton.language as tl
+from helpers import stop_mutants
 from helpers.killers import Killer, Mutant
 from helpers.mutants import Edit
 from helpers.triton_mutants import Kernels
@@ -196,6 +197,7 @@ MUTANTS = {
     "gumbel winner of the first tile only": Mutant(
         (Edit("gumbel.py", "known = tile < tiles", "known = tile < 1"),), ARGMAX
     ),
+    **stop_mutants.TRITON,
 }  # fmt: skip
 # The others are tests that this suite runs on the source itself.
 KILLERS = {killer.name: killer for killer in (MASK, COIN, ADDRESS, SPLITS)}

@@ -41,8 +41,10 @@ def bandit_update(
     ``token_accept``: 1 if token j was accepted, TapOut's own credit, which an arm cannot influence.
     Both: an arm that drafts nothing gets 0. Tokens and cost go to the arm of the last drafted slot.
 
-    ``adaedl`` moves its threshold as the Draft & Verify code does, in rounds its arm (of the last
-    drafted slot) drafted something.
+    Stop rules that learn (``adaedl``, ``gammatune``, ``gammatune_plus``, ``heuristic``,
+    ``hysteresis``, ``adasd_entropy``, ``adl``) do so in rounds their arm (of the last drafted slot)
+    drafted something; ``hysteresis`` counts the rounds it refused to draft, too. The formulas:
+    docs/algorithms.md.
 
     Parameters
     ----------

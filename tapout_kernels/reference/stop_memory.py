@@ -67,7 +67,7 @@ def gammatune(r: FinishedRound) -> Tensor:
     delta, eta = r.param[:, 1], r.param[:, 2]
     reached = r.accepted >= gamma
     moved = _stored(((1 - eta) * mean + eta * r.accepted).clamp(1, r.slots))
-    longer = (gamma + delta).clamp(max=r.slots)
+    longer = (gamma + delta).clamp(1, r.slots)
     return _with(
         r.memory, torch.where(reached, longer, moved.ceil()), torch.where(reached, mean, moved)
     )
