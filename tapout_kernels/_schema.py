@@ -50,14 +50,15 @@ SCHEMAS: dict[str, str] = {
     "bandit_select": (
         "(Tensor count, Tensor reward_sum, Tensor reward_sq, Tensor tokens, Tensor cost, "
         "Tensor params, Tensor seed, Tensor? group, Tensor? live, Tensor? rows, int policy, "
-        "int reward, int slots, Tensor(a!) calls, Tensor(b!) arm) -> ()"
+        "int reward, int slots, Tensor(a!) calls, Tensor(b!) arm, Tensor(c!)? arm_prob) -> ()"
     ),
     "bandit_update": (
         "(Tensor arm, Tensor? rows, Tensor draft_tokens, Tensor length, Tensor stats, "
         "Tensor live, Tensor stop_reason, Tensor num_accepted, Tensor status, "
-        "Tensor? group, Tensor params, Tensor cost_ratio, int reward, Tensor? rule_kind, "
-        "Tensor? rule_param, Tensor(a!) count, Tensor(b!) reward_sum, Tensor(c!) reward_sq, "
-        "Tensor(d!) tokens, Tensor(e!) cost, Tensor(f!)? memory) -> ()"
+        "Tensor? group, Tensor params, Tensor cost_ratio, int policy, int reward, "
+        "Tensor? rule_kind, Tensor? rule_param, Tensor? arm_prob, Tensor(a!) count, "
+        "Tensor(b!) reward_sum, Tensor(c!) reward_sq, Tensor(d!) tokens, Tensor(e!) cost, "
+        "Tensor(f!)? memory) -> ()"
     ),
     "bandit_step": (
         "(Tensor arm, Tensor? rows, Tensor draft_tokens, Tensor length, Tensor stats, "
@@ -65,6 +66,7 @@ SCHEMAS: dict[str, str] = {
         "Tensor? group, Tensor params, Tensor cost_ratio, Tensor? rule_kind, "
         "Tensor? rule_param, Tensor seed, Tensor? next_live, int policy, int reward, "
         "Tensor(a!) count, Tensor(b!) reward_sum, Tensor(c!) reward_sq, Tensor(d!) tokens, "
-        "Tensor(e!) cost, Tensor(f!)? memory, Tensor(g!) calls, Tensor(h!) next_arm) -> ()"
+        "Tensor(e!) cost, Tensor(f!)? memory, Tensor(g!) calls, Tensor(h!) next_arm, "
+        "Tensor(i!)? arm_prob) -> ()"
     ),
 }

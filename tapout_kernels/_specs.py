@@ -90,11 +90,13 @@ _TABLES = {
     "cost": Spec("G A", F64),
     "params": Spec("8", F64),
 }
+_DRAWN = {"arm_prob": Spec("R A|R A K", F64)}
 _UPDATE = {
     **_TABLES,
     "cost_ratio": Spec("1", F32),
     "draft_tokens": Spec("B K", I64),
     **_ROWS,
+    **_DRAWN,
     "arm": Spec("R|R K", I32),
     "length": Spec("B", I32),
     "stats": Spec("B K 8", F32),
@@ -198,6 +200,7 @@ TENSORS: dict[str, dict[str, Spec]] = {
         **_TABLES,
         "seed": Spec("1", I64),
         "calls": Spec("1", I64),
+        **_DRAWN,
         "arm": Spec("R|R K", I32),
         **_ROWS,
         "group": Spec("B", I32),

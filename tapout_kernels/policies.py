@@ -14,20 +14,42 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "sequence": ("blend", "simple", "throughput"),
     "token": ("decision", "token_accept"),
 }
-_LATER = ("ucbspec", "exp3", "exp3spec", "hedge", "normalhedge", "metasd")
+# Policies with a reward of their own, which is `simple` on another scale: that of BanditSpec is
+# Y = n_acc + 1, of range L = K, and (Y - 1) / L is n_acc / K.
+_SIMPLE_ONLY = ("ucbspec", "exp3spec")
+# What they learn from a round is divided by the probability its arm was drawn with.
+# The hedges learn of every arm, by what its stop rule would have done.
+HEDGES = ("hedge", "normalhedge")
+WEIGHTED = ("exp3", "exp3spec", *HEDGES)
+_LATER = ("metasd",)
 
 
 def check_policy(policy: str, level: str, reward: str | None) -> str:
     """The reward's name (None: the level's default), if the three go together."""
     _one_of("policy", policy, tuple(POLICIES))
     _one_of("level", level, tuple(LEVELS))
+    if policy in _SIMPLE_ONLY:
+        return _simple(policy, level, reward)
+    if policy in HEDGES and level != "sequence":
+        raise ValueError(f"BanditState: level must be sequence with {policy}, got {level!r}")
     reward = LEVELS[level][0] if reward is None else reward
     _one_of(f"reward at level {level}", reward, LEVELS[level])
-    if policy == "ucb_tuned" and reward == "throughput":
+    if policy in ("ucb_tuned", *WEIGHTED) and reward == "throughput":
         raise ValueError(
-            "BanditState: reward must be blend or simple with ucb_tuned, got 'throughput'"
+            f"BanditState: reward must be blend or simple with {policy}, got 'throughput'"
         )
     return reward
+
+
+def _simple(policy: str, level: str, reward: str | None) -> str:
+    if level != "sequence":
+        raise ValueError(f"BanditState: level must be sequence with {policy}, got {level!r}")
+    if reward not in (None, "simple"):
+        raise ValueError(
+            f"BanditState: reward must be simple with {policy}, whose own is n_acc + 1, "
+            f"got {reward!r}"
+        )
+    return "simple"
 
 
 def _one_of(what: str, name: str, known: tuple[str, ...]) -> None:
@@ -60,6 +82,14 @@ def _parameters(policy: str, reward: str, arms: int) -> dict[str, _Parameter]:
         "ucb1": {"exploration": scale(exploration)},
         "thompson_gaussian": {"sigma": scale(0.5)},
         "epsilon_greedy": {"epsilon": share(POLICY_PARAM, 0.1)},
+        "exp3": {"epsilon": share(POLICY_PARAM, 0.0)},
+        "hedge": {"epsilon": share(POLICY_PARAM, 0.0)},
+        "normalhedge": {
+            "epsilon": _Parameter(POLICY_PARAM, 0.1, "in [0, 1)", lambda x: 0 <= x < 1),
+        },
+        "ucbspec": {
+            "delta": _Parameter(POLICY_PARAM, 0.1, "in (0, 1)", lambda x: 0 < x < 1),
+        },
     }
     discount = _Parameter(DISCOUNT, 1.0, "in (0, 1]", lambda x: 0 < x <= 1)
     of_reward = {"blend": {"alpha": share(ALPHA, 0.5)}}

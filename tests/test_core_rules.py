@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 
 import numpy as np
@@ -156,6 +157,19 @@ def test_ucb_tuned(core):
     )
     assert core.probe_ucb_tuned(0.5, 0.2, 400, 801) == pytest.approx(0.5 + math.sqrt(share / 4))
     assert core.probe_ucb_tuned(0.5, 0.2, 400, 1) == 0.5
+
+
+def test_ucbspec(core):
+    """In units of L: 1/2 sqrt((1 + n) / n^2 (1 + 2 ln(A t^2 sqrt(1 + n) / delta))) on the mean."""
+    assert core.probe_ucbspec(0.5, 0, 8, 2, 0.1) == math.inf
+    for n, t, arms, delta in ((4, 14, 2, 0.1), (9, 14, 2, 0.1), (1, 1, 1, 0.9), (2.5, 8, 7, 0.01)):
+        log = math.log(arms * t * t * math.sqrt(1 + n) / delta)
+        expected = 0.25 + math.sqrt((1 + n) / n**2 * (1 + 2 * log)) / 2
+        assert core.probe_ucbspec(0.25, n, t, arms, delta) == pytest.approx(expected, rel=1e-14)
+    assert core.probe_ucbspec(0.5, 5e-324, 8, 2, 0.1) == math.inf  # discounted to almost nothing
+    for delta in (0.1, 3.0, 1e9, -1.0, 0.0):  # the merge of pending pulls depends on it
+        scores = [core.probe_ucbspec(0.5, n, 1, 2, delta) for n in (1, 2, 3, 5, 9, 1000)]
+        assert all(a >= b for a, b in itertools.pairwise(scores)), (delta, scores)
 
 
 def test_throughput(core):

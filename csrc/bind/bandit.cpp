@@ -22,8 +22,15 @@ static void set_tables(BanditUpdateParams& params, const BanditSizes& sizes,
   params.cost = arguments.data<double>("cost", tables.cost, {sizes.groups, sizes.arms});
 }
 
+// Hedges ask every rule what it would have done.
+static void check_rules(const Arguments& arguments, Policy policy, const RoundTensors& round) {
+  if (policy < Policy::kHedge) return;
+  if (!round.rule_kind) arguments.fail("rule_kind", "a Tensor with this policy", "None");
+  if (!round.memory) arguments.fail("memory", "a Tensor with this policy", "None");
+}
+
 BanditUpdateParams update_params(const BanditSizes& sizes, const TableTensors& tables,
-                                 const RoundTensors& round, int64_t reward) {
+                                 const RoundTensors& round, int64_t policy, int64_t reward) {
   const Arguments& arguments = sizes.arguments;
   const int64_t batch = sizes.batch, arms = sizes.arms;
   BanditUpdateParams params = {};
@@ -42,7 +49,10 @@ BanditUpdateParams update_params(const BanditSizes& sizes, const TableTensors& t
   params.status = arguments.input<int32_t>("status", round.status, {batch});
   params.group = arguments.input<int32_t>("group", round.group, {batch});
   params.cost_ratio = arguments.input<float>("cost_ratio", round.cost_ratio, {1});
+  params.policy = sizes.policy(policy);
   params.reward = sizes.reward(reward);
+  params.arm_prob = sizes.arm_prob(params.policy, round.arm_prob);
+  check_rules(arguments, params.policy, round);
   params.rule_kind = arguments.input<int32_t>("rule_kind", round.rule_kind, {arms});
   if (round.rule_kind && !round.rule_param) {
     arguments.fail("rule_param", "given with rule_kind", "None");
@@ -54,13 +64,6 @@ BanditUpdateParams update_params(const BanditSizes& sizes, const TableTensors& t
         arguments.data<float>("memory", *round.memory, {sizes.state_rows, arms, kRuleParams});
   }
   return params;
-}
-
-static Policy checked_policy(const Arguments& arguments, int64_t value) {
-  if (value < 0 || value > static_cast<int64_t>(Policy::kEpsilonGreedy)) {
-    arguments.fail("policy", "0 (fixed) to 5 (epsilon_greedy)", std::to_string(value));
-  }
-  return static_cast<Policy>(value);
 }
 
 BanditSelectParams select_params(const BanditSizes& sizes, const TableTensors& tables,
@@ -83,12 +86,13 @@ BanditSelectParams select_params(const BanditSizes& sizes, const TableTensors& t
   params.seed = arguments.input<int64_t>("seed", choice.seed, {1});
   params.group = arguments.input<int32_t>("group", choice.group, {sizes.batch});
   params.live = arguments.input<bool>(choice.live_name, choice.live, {sizes.batch});
-  params.policy = checked_policy(arguments, policy);
+  params.policy = sizes.policy(policy);
   params.reward = sizes.reward(reward);
   if (slots < 1) arguments.fail("slots", "at least 1", std::to_string(slots));
   params.slots = slots;
   params.calls = arguments.data<int64_t>("calls", choice.calls, {1});
   params.arm = sizes.arm(choice.arm_name, choice.arm);
+  params.arm_prob = sizes.written_prob(params.policy, choice.arm_prob);
   return params;
 }
 

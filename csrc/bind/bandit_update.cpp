@@ -15,9 +15,10 @@ void bandit_update(const Tensor& arm,            // [R] or [R, K]
                    const OptionalTensor& group,  // [B]
                    const Tensor& bandit_params,  // [8]
                    const Tensor& cost_ratio,     // [1]
-                   int64_t reward,
+                   int64_t policy, int64_t reward,
                    const OptionalTensor& rule_kind,   // [A]
                    const OptionalTensor& rule_param,  // [A, 4]
+                   const OptionalTensor& arm_prob,    // [R, A] or [R, A, K]
                    const Tensor& count,               // [G, A] or [G, A, K], and the next two
                    const Tensor& reward_sum, const Tensor& reward_sq,
                    const Tensor& tokens,            // [G, A]
@@ -28,8 +29,8 @@ void bandit_update(const Tensor& arm,            // [R] or [R, K]
   const TableTensors tables = {count, reward_sum, reward_sq, tokens, cost, bandit_params};
   const RoundTensors round = {arm,        rows,        draft_tokens, length, stats,
                               live,       stop_reason, num_accepted, status, group,
-                              cost_ratio, rule_kind,   rule_param,   memory};
-  run(update_params(sizes, tables, round, reward), count);
+                              cost_ratio, rule_kind,   rule_param,   memory, arm_prob};
+  run(update_params(sizes, tables, round, policy, reward), count);
 }
 
 }  // namespace tapout::bind

@@ -2,7 +2,10 @@
 // one for every slot too. Of an arm, by completed pulls: n, mean = reward_sum / n (0 untried), var.
 //   ucb1               mean + c sqrt(2 ln t / n)                                 (Auer et al. 2002)
 //   ucb_tuned          mean + sqrt(ln t / n min(1/4, var + sqrt(2 ln t / n)))
-//       in both n counts this call's pulls too, n = 0 scores +inf, t = max(1, pulls + rows of the
+//   ucbspec            mean + 1/2 sqrt((1 + n) / n^2 (1 + 2 ln(A t^2 sqrt(1 + n) / delta)))
+//       (BanditSpec, 2505.15141, every score divided by the range L = K of its reward n_acc + 1:
+//       mean is that of n_acc / K, and a constant is left out)
+//       in these n counts this call's pulls too, n = 0 scores +inf, t = max(1, pulls + rows of the
 //       call)
 //   thompson_gaussian  N((1/2 + reward_sum) / (n + 1), sigma^2 / (n + 1))
 //   thompson_beta      Beta(1 + reward_sum, 1 + n - reward_sum)   (Marsaglia and Tsang 2000)
@@ -90,6 +93,18 @@ TAPOUT_HD double ucb_tuned_score(double mean, double variance, double pulls, dou
   if (!(pulls > 0.0)) return INFINITY;
   const double share = log_t / pulls, spread = variance + sqrt(2.0 * share);
   return mean + sqrt(share * (spread < 0.25 ? spread : 0.25));
+}
+
+// The logarithm is not let below 0, so that no delta makes a score rise with its pulls.
+TAPOUT_HD double ucbspec_score(double mean, double pulls, double log_t, double arms, double delta) {
+  if (!(pulls > 0.0)) return INFINITY;
+  const double doubt = log(arms / delta) + 2.0 * log_t + 0.5 * log(1.0 + pulls);
+  return mean + 0.5 * (sqrt(1.0 + pulls) / pulls) * sqrt(1.0 + 2.0 * (doubt > 0.0 ? doubt : 0.0));
+}
+
+// Whether a pull of a call counts in the scores of its later rows.
+TAPOUT_HD bool counts_pending(Policy policy) {
+  return policy == Policy::kUcb1 || policy == Policy::kUcbTuned || policy == Policy::kUcbSpec;
 }
 
 TAPOUT_HD double greedy_score(const ArmValue& arm) { return arm.count > 0.0 ? arm.mean : INFINITY; }

@@ -96,9 +96,7 @@ TAPOUT_HD void take_prediction(const ProposalResetParams& params, int64_t b, int
   }
 }
 
-TAPOUT_HD bool stops_before_drafting(const Rules& rules, int64_t row) {
-  const int64_t arm = slot_arm(rules, row, 0);
-  if (arm < 0) return false;
+TAPOUT_HD bool arm_stops_before_drafting(const Rules& rules, int64_t row, int64_t arm) {
   const float* param = rules.param + arm * kRuleParams;
   switch (static_cast<StopKind>(rules.kind[arm])) {
     case StopKind::kFixedLength: return param[0] <= 0.0f;
@@ -108,10 +106,14 @@ TAPOUT_HD bool stops_before_drafting(const Rules& rules, int64_t row) {
   }
 }
 
+TAPOUT_HD bool stops_before_drafting(const Rules& rules, int64_t row) {
+  const int64_t arm = slot_arm(rules, row, 0);
+  return arm >= 0 && arm_stops_before_drafting(rules, row, arm);
+}
+
 // `stats` points at the row of slot j inside [K, 8]: the row before it is slot j - 1.
-TAPOUT_HD bool stops_after(const Rules& rules, int64_t row, int64_t slot, const float* stats) {
-  const int64_t arm = slot_arm(rules, row, slot);
-  if (arm < 0) return false;
+TAPOUT_HD bool arm_stops_after(const Rules& rules, int64_t row, int64_t arm, int64_t slot,
+                               const float* stats) {
   const float* memory = arm_memory(rules, row, arm);
   const float* param = rules.param + arm * kRuleParams;
   const double limit = param[0], spread = root_entropy(stats);
@@ -133,6 +135,11 @@ TAPOUT_HD bool stops_after(const Rules& rules, int64_t row, int64_t slot, const 
     case StopKind::kAdaSdEntropy: return adasd_stops(stats, memory);
   }
   return false;
+}
+
+TAPOUT_HD bool stops_after(const Rules& rules, int64_t row, int64_t slot, const float* stats) {
+  const int64_t arm = slot_arm(rules, row, slot);
+  return arm >= 0 && arm_stops_after(rules, row, arm, slot, stats);
 }
 
 }  // namespace TAPOUT_ISA

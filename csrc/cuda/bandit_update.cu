@@ -9,12 +9,16 @@ static __global__ void __launch_bounds__(kThreads)
   learn(params, cell_of_block(params.table_slots));
 }
 
-WorkspaceSize bandit_update_workspace(const BanditUpdateParams&) { return {0, 0}; }
+WorkspaceSize bandit_update_workspace(const BanditUpdateParams& params) {
+  return {losses_bytes(params), 0};
+}
 
-cudaError_t bandit_update(const BanditUpdateParams& params, Workspace, Queue queue) {
+cudaError_t bandit_update(const BanditUpdateParams& params, Workspace workspace, Queue queue) {
   if (params.batch == 0) return cudaSuccess;
+  BanditUpdateParams own = params;
+  own.losses = reinterpret_cast<RuleLoss*>(workspace.bytes);
   return launch(bandit_update_kernel, bandit_blocks(params.groups, params.table_slots), kThreads,
-                {queue.stream}, params);
+                {queue.stream}, own);
 }
 
 }  // namespace tapout::cuda

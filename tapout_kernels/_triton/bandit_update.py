@@ -17,6 +17,9 @@ from .core.bandit import (
     ALPHA,
     DECISION,
     DISCOUNT,
+    EXP3,
+    FIXED,
+    HEDGE,
     bandit_reward,
     credited,
     slot_credit,
@@ -24,12 +27,14 @@ from .core.bandit import (
 from .core.stats import NUM_STATS
 from .core.stop import PRE_DRAFT, RULE_PARAMS
 from .core.stop_memory import Finished, update_memory
+from .hedge import Said, ask_rules, check_rules, said_shapes
 from .launch import launch, workspace
 from .params import Pointer, Rules
 from .tables import (
     Requests,
     Sizes,
     Tables,
+    check_policy,
     check_reward,
     group_of,
     read_arms,
@@ -42,7 +47,7 @@ WARPS = 4
 
 
 class Rounds(NamedTuple):
-    """[B] i32 of the rounds that ended, and what a draft step costs."""
+    """[B] i32 of the rounds that ended, and what their arms were drawn with."""
 
     length: Pointer
     stats: Pointer  # [B, K, 8] f32
@@ -50,14 +55,16 @@ class Rounds(NamedTuple):
     num_accepted: Pointer
     status: Pointer
     cost_ratio: Pointer  # [1] f32
+    arm_prob: Pointer  # [R, A] or [R, A, K] f64 that arms were drawn with, or None
 
 
 class Judged(NamedTuple):
-    """[programs, ROUNDS]: who is credited and who pays, an arm or -1, and the reward."""
+    """[programs, ROUNDS]: who is credited and who pays, an arm or -1, and with what."""
 
     who: Pointer  # i32
     ran: Pointer  # i32
     reward: Pointer  # f64
+    square: Pointer  # f64, for reward_sq
 
 
 @triton.jit
@@ -83,8 +90,11 @@ def remember(rules, rounds, size, b, row, ran):
 
 
 @triton.jit
-def judge(rounds, requests, rules, params, size, group, slot, b, REWARD: tl.constexpr):
-    """Who is credited for the rounds ``b``, who pays, the reward: [ROUNDS] each."""
+def judge(
+    rounds, requests, rules, params, size, group, slot, b, POLICY: tl.constexpr,
+    REWARD: tl.constexpr,
+):  # fmt: skip
+    """Who is credited for the rounds ``b``, who pays, with what: [ROUNDS] each."""
     row, own = group_of(requests, size, b)
     mine = own == group
     mine = mine & (tl.load(rounds.status + b, mask=mine, other=1) == 0)
@@ -103,37 +113,54 @@ def judge(rounds, requests, rules, params, size, group, slot, b, REWARD: tl.cons
         reward = bandit_reward(
             accepted.to(tl.float64), drafted.to(tl.float64), slots, alpha, REWARD
         )
+    square = reward * reward
+    if POLICY >= EXP3:
+        cell = (row * size.arms + who) * size.table_slots + slot
+        chance = tl.load(rounds.arm_prob + cell, mask=who >= 0, other=0.0)
+        who = tl.where(chance > 0.0, who, -1)
+        square = (1.0 - reward) / tl.where(chance > 0.0, chance, 1.0)
     last = tl.minimum(tl.maximum(drafted, 1), size.table_slots) - 1
     ran = known_arm(arms_of_row, size, last, mine & (slot == 0))
     if rules.kind is not None and rules.memory is not None:
         remember(rules, rounds, size, b, row, ran)
-    return who, ran, reward
+    return who, ran, reward, square
 
 
 @triton.jit
 def learn(
-    arms, lane, rounds, requests, rules, params, judged, size, group, slot,
-    REWARD: tl.constexpr, ROUNDS: tl.constexpr,
+    arms, lane, rounds, requests, rules, params, judged, said, size, group, slot,
+    POLICY: tl.constexpr, REWARD: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
     """The tables after all rounds of the group."""
     discount = tl.load(params + DISCOUNT)
     cost_ratio = tl.load(rounds.cost_ratio).to(tl.float64)
     own = tl.program_id(0).to(tl.int64) * ROUNDS
+    if POLICY >= HEDGE:
+        ask_rules(rules, rounds, requests, params, said, size, group, lane, POLICY, REWARD)
     for begin in range(0, size.batch, ROUNDS):
         b = begin + tl.arange(0, ROUNDS)
-        who, ran, reward = judge(rounds, requests, rules, params, size, group, slot, b, REWARD)
+        who, ran, reward, square = judge(
+            rounds, requests, rules, params, size, group, slot, b, POLICY, REWARD
+        )
         at = own + tl.arange(0, ROUNDS)
         tl.debug_barrier()  # the block before has been read
         tl.store(judged.who + at, who.to(tl.int32))
         tl.store(judged.ran + at, ran.to(tl.int32))
         tl.store(judged.reward + at, reward)
+        tl.store(judged.square + at, square)
         tl.debug_barrier()
         for i in tl.range(0, tl.minimum(size.batch - begin, ROUNDS), loop_unroll_factor=8):
             emitted = tl.load(rounds.num_accepted + begin + i).to(tl.float64) + 1.0
             spent = 1.0 + cost_ratio * tl.load(rounds.length + begin + i).to(tl.float64)
+            who = tl.load(judged.who + own + i)
+            squares = tl.where(lane == who, tl.load(judged.square + own + i), 0.0)
+            if POLICY >= HEDGE:
+                taught = (lane < size.arms) & (who >= 0)
+                cell = (begin + i) * size.arms + lane
+                squares = tl.load(said.estimate + cell, mask=taught, other=0.0)
             arms = credited(
-                arms, lane, tl.load(judged.who + own + i), tl.load(judged.ran + own + i),
-                tl.load(judged.reward + own + i), emitted, spent, discount,
+                arms, lane, who, tl.load(judged.ran + own + i), tl.load(judged.reward + own + i),
+                squares, emitted, spent, discount,
             )  # fmt: skip
     return arms
 
@@ -143,9 +170,10 @@ SIZES = list(Sizes._fields)
 
 @triton.jit(do_not_specialize=SIZES)
 def bandit_update_kernel(
-    tables, rounds, requests, rules, judged,
+    tables, rounds, requests, rules, judged, said,
     batch: tl.int64, states: tl.int64, groups: tl.int64, arms: tl.int64, table_slots: tl.int64,
-    slots: tl.int64, REWARD: tl.constexpr, ARMS: tl.constexpr, ROUNDS: tl.constexpr,
+    slots: tl.int64, POLICY: tl.constexpr, REWARD: tl.constexpr, ARMS: tl.constexpr,
+    ROUNDS: tl.constexpr,
 ):  # fmt: skip
     size = Sizes(batch, states, groups, arms, table_slots, slots)
     program = tl.program_id(0).to(tl.int64)
@@ -153,15 +181,15 @@ def bandit_update_kernel(
     lane = tl.arange(0, ARMS)
     known = read_arms(tables, size, group, slot, lane)
     learnt = learn(
-        known, lane, rounds, requests, rules, tables.params, judged, size, group, slot, REWARD,
-        ROUNDS,
+        known, lane, rounds, requests, rules, tables.params, judged, said, size, group, slot,
+        POLICY, REWARD, ROUNDS,
     )  # fmt: skip
     write_arms(tables, learnt, size, group, slot, lane)
 
 
 def judged_shapes(programs: int) -> tuple:
     shape = (programs, ROUNDS)
-    return (shape, torch.int32), (shape, torch.int32), (shape, torch.float64)
+    return 2 * ((shape, torch.int32),) + 2 * ((shape, torch.float64),)
 
 
 def bandit_update(
@@ -177,9 +205,11 @@ def bandit_update(
     group: Tensor | None,
     params: Tensor,
     cost_ratio: Tensor,
+    policy: int,
     reward: int,
     rule_kind: Tensor | None,
     rule_param: Tensor | None,
+    arm_prob: Tensor | None,  # [R, A] f64 or [R, A, K]
     count: Tensor,  # [G, A] f64 or [G, A, K], and everything below but memory: accumulated
     reward_sum: Tensor,
     reward_sq: Tensor,
@@ -187,14 +217,19 @@ def bandit_update(
     cost: Tensor,
     memory: Tensor | None,  # [R, A, 4] f32
 ) -> None:
+    check_policy("bandit_update", policy, count, arm_prob)
     check_reward("bandit_update", reward, count)
+    check_rules("bandit_update", policy, rule_kind, memory)
     size = sizes(arm, rows, count, draft_tokens.shape[1])
     programs = size.groups * size.table_slots
+    shapes = (*judged_shapes(programs), *said_shapes(policy, size.batch * size.arms))
+    scratch = workspace(arm.device, 0, *shapes).arrays
     launch(
         bandit_update_kernel, programs,
         Tables(count, reward_sum, reward_sq, tokens, cost, params),
-        Rounds(length, stats, stop_reason, num_accepted, status, cost_ratio),
+        Rounds(length, stats, stop_reason, num_accepted, status, cost_ratio, arm_prob),
         Requests(rows, group, live), Rules(rule_kind, rule_param, arm, memory),
-        Judged(*workspace(arm.device, 0, *judged_shapes(programs)).arrays), *size,
-        warps=WARPS, REWARD=reward, ARMS=triton.next_power_of_2(size.arms), ROUNDS=ROUNDS,
+        Judged(*scratch[:4]), Said(*scratch[4:]), *size,
+        warps=WARPS, POLICY=policy if policy >= EXP3.value else FIXED.value, REWARD=reward,
+        ARMS=triton.next_power_of_2(size.arms), ROUNDS=ROUNDS,
     )  # fmt: skip

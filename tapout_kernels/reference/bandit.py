@@ -2,6 +2,7 @@
 
 A group of requests has one table of arms, at token level one for every slot.  Here a table is
 [..., S, A]: S slots (1 at sequence level), then the arms.  UCB1 and UCB-Tuned: Auer et al. 2002.
+UCBSpec: BanditSpec, arXiv 2505.15141.
 Gamma variates: Marsaglia and Tsang 2000, with a fixed number of tries.
 """
 
@@ -19,10 +20,12 @@ from .rng import BANDIT, philox4x32, uniform_from_words
 from .stop import PRE_DRAFT, RULE
 
 FIXED, UCB1, UCB_TUNED, THOMPSON_GAUSSIAN, THOMPSON_BETA, EPSILON_GREEDY = range(6)
+UCBSPEC, EXP3, HEDGE, NORMALHEDGE = range(6, 10)
 SIMPLE, BLEND, THROUGHPUT, DECISION, TOKEN_ACCEPT = range(5)
 POLICIES = {
     "fixed": FIXED, "ucb1": UCB1, "ucb_tuned": UCB_TUNED, "thompson_gaussian": THOMPSON_GAUSSIAN,
     "thompson_beta": THOMPSON_BETA, "epsilon_greedy": EPSILON_GREEDY,
+    "ucbspec": UCBSPEC, "exp3": EXP3, "exp3spec": EXP3, "hedge": HEDGE, "normalhedge": NORMALHEDGE,
 }  # fmt: skip
 REWARDS = {
     "simple": SIMPLE, "blend": BLEND, "throughput": THROUGHPUT, "decision": DECISION,
@@ -98,6 +101,18 @@ def ucb1_score(mean: Tensor, pulls: Tensor, log_t: Tensor, exploration: Tensor) 
 def ucb_tuned_score(mean: Tensor, variance: Tensor, pulls: Tensor, log_t: Tensor) -> Tensor:
     share = log_t / pulls
     bonus = (share * (variance + (2 * share).sqrt()).clamp(max=0.25)).sqrt()
+    return torch.where(pulls > 0, mean + bonus, math.inf)
+
+
+def ucbspec_score(mean: Tensor, pulls: Tensor, log_t: Tensor, delta: Tensor) -> Tensor:
+    """BanditSpec's score over the range L = K of its reward n_acc + 1; ``mean`` is of n_acc / K.
+
+    The logarithm is not let below 0, so that no delta makes a score rise with its pulls.
+    """
+    arms = pulls.shape[-1]
+    doubt = (arms / delta).log() + 2 * log_t + 0.5 * (1 + pulls).log()
+    spread = (1 + 2 * torch.where(doubt > 0, doubt, 0.0)).sqrt()
+    bonus = 0.5 * ((1 + pulls).sqrt() / pulls) * spread
     return torch.where(pulls > 0, mean + bonus, math.inf)
 
 

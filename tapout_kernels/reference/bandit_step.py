@@ -35,13 +35,14 @@ def bandit_step(
     memory: Tensor | None,  # [R, A, 4] f32
     calls: Tensor,  # [1] i64, advanced
     next_arm: Tensor,  # like arm, and may be it; written for rows that take part
+    arm_prob: Tensor | None,  # [R, A] f64 or [R, A, K]: of the finished round, then of the next
 ) -> None:
     bandit_update(
         arm, rows, draft_tokens, length, stats, live, stop_reason, num_accepted, status, group,
-        params, cost_ratio, reward, rule_kind, rule_param, count, reward_sum, reward_sq, tokens,
-        cost, memory,
+        params, cost_ratio, policy, reward, rule_kind, rule_param, arm_prob, count, reward_sum,
+        reward_sq, tokens, cost, memory,
     )  # fmt: skip
     bandit_select(
         count, reward_sum, reward_sq, tokens, cost, params, seed, group, next_live, rows, policy,
-        reward, draft_tokens.shape[1], calls, next_arm,
+        reward, draft_tokens.shape[1], calls, next_arm, arm_prob,
     )  # fmt: skip

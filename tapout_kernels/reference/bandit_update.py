@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import bandit
+from . import bandit, hedge, weights
 from .rows import StateRows, write_rows
 from .stats import OK
 from .stop import PRE_DRAFT, updated_memory
@@ -25,9 +25,11 @@ def bandit_update(
     group: Tensor | None,  # [B] i32
     params: Tensor,  # [8] f64
     cost_ratio: Tensor,  # [1] f32
+    policy: int,
     reward: int,
     rule_kind: Tensor | None,  # [A] i32
     rule_param: Tensor | None,  # [A, 4] f32
+    arm_prob: Tensor | None,  # [R, A] f64 or [R, A, K]
     count: Tensor,  # [G, A] f64 or [G, A, K], and the next two: accumulated
     reward_sum: Tensor,
     reward_sq: Tensor,
@@ -35,6 +37,8 @@ def bandit_update(
     cost: Tensor,
     memory: Tensor | None,  # [R, A, 4] f32
 ) -> None:
+    weights.require_prob("bandit_update", policy, arm_prob)
+    hedge.require_rules("bandit_update", policy, rule_kind, memory)
     slots, arms = draft_tokens.shape[1], count.shape[1]
     state = StateRows(rows, arm.shape[0], arm.device)
     index, known = bandit.groups_of(group, state.index, count.shape[0])
@@ -46,11 +50,24 @@ def bandit_update(
     else:
         r, taught = bandit.slot_credit(reward, num_accepted, length, stop_reason, slots)
         ran = picked.gather(1, length.clamp(1, slots)[:, None].long() - 1)[:, 0]
+    square = r * r
+    if policy in weights.WEIGHTED:
+        chance = weights.chance_of(arm_prob, state.index, picked)
+        taught, square = taught & (chance > 0), weights.loss_estimate(r, chance)
     slot_arm = _one_hot(picked, taught & learns[:, None], arms)  # [B, A, S]
+    square_arm = slot_arm
+    if policy in weights.HEDGES:  # before the memories move
+        who = state.index
+        said = hedge.Finished(num_accepted, length.clamp(0, slots), stop_reason, stats)
+        stops = hedge.would_stop(rule_kind, rule_param, memory[who], said)
+        square = hedge.loss_estimates(policy, reward, params, arm_prob[who], stops, said)
+        square_arm = slot_arm.any(1, keepdim=True).double().expand_as(slot_arm)
+        square = torch.where(square_arm[..., 0] > 0, square, 0.0)
     row_arm = _one_hot(ran[:, None], learns[:, None], arms)  # [B, A, 1]
     emitted, spent = num_accepted.double() + 1, 1 + cost_ratio.double() * length
     r, emitted, spent = (x.view(len(index), 1, -1) for x in (r, emitted, spent))
-    _accumulate([(count, slot_arm, 1.0), (reward_sum, slot_arm, r), (reward_sq, slot_arm, r * r),
+    square = square.view(len(index), -1, slot_arm.shape[2])
+    _accumulate([(count, slot_arm, 1.0), (reward_sum, slot_arm, r), (reward_sq, square_arm, square),
                  (tokens, row_arm, emitted), (cost, row_arm, spent)],
                 index, params[bandit.DISCOUNT])  # fmt: skip
     if memory is not None and rule_kind is not None:

@@ -112,7 +112,7 @@ class Chain:
         self.call(
             "bandit_select", **self._tables(), seed=b.seed, group=self.group, live=live, rows=None,
             policy=POLICIES[b.policy], reward=REWARDS[b.reward], slots=self.slots, calls=b.calls,
-            arm=self.state.arm,
+            arm=self.state.arm, arm_prob=None,
         )  # fmt: skip
 
     def _reset(self, p: Proposal, live: Tensor, last: Tensor) -> None:
@@ -171,6 +171,6 @@ class Chain:
             "bandit_update", arm=self.state.arm, rows=None, draft_tokens=p.tokens, length=p.length,
             stats=p.stats, live=p.live, stop_reason=p.stop_reason, num_accepted=v.num_accepted,
             status=v.status, group=self.group, **self._tables(), cost_ratio=b.cost_ratio,
-            reward=REWARDS[b.reward],
+            policy=POLICIES[b.policy], reward=REWARDS[b.reward], arm_prob=None,
             rule_kind=table["rule_kind"], rule_param=table["rule_param"], memory=table["memory"],
         )  # fmt: skip

@@ -67,6 +67,7 @@ SIGNATURES = {
     "probe_draft_probability": (F64, [F32]),
     "probe_ucb1": (F64, [F64, F64, F64, F64]),
     "probe_ucb_tuned": (F64, [F64, F64, F64, F64]),
+    "probe_ucbspec": (F64, [F64, F64, F64, F64, F64]),
     "probe_throughput_mean": (F64, [F64, F64, F64, F64, F64]),
     "probe_token_rate": (F64, [ctypes.c_void_p, ctypes.c_void_p, I64, I64]),
     "probe_thompson": (F64, [ctypes.c_int, F64, F64, F64, I64, U32, U32, I64]),

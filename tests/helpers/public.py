@@ -142,7 +142,7 @@ def _bandit_select(args, backend, rng):
 
 
 def _bandit_update(args, backend, rng):
-    bandit = _bandit(args)
+    bandit = _bandit(args, policy=_POLICY[args["policy"]])
     verdict = tk.Verdict(None, args["num_accepted"], None, None, args["status"], None)
     proposal = _proposal(args, tokens=args["draft_tokens"], logits=None)
     table = _rules({**args, "arm": None})

@@ -199,6 +199,9 @@ double probe_ucb1(double mean, double pulls, double t, double exploration) {
 double probe_ucb_tuned(double mean, double variance, double pulls, double t) {
   return ucb_tuned_score(mean, variance, pulls, log_pulls(t));
 }
+double probe_ucbspec(double mean, double pulls, double t, double arms, double delta) {
+  return ucbspec_score(mean, pulls, log_pulls(t), arms, delta);
+}
 double probe_throughput_mean(double count, double tokens, double cost, double rate, double slots) {
   return throughput_mean(count, tokens, cost, rate, slots);
 }

@@ -106,8 +106,14 @@ def adasd_stops(stats, slot, memory, cell):
 @triton.jit
 def stops_after(rules, arms, arm_slots, row, slot, stats):
     """``stats`` [K, 8] of the draft, written up to ``slot``."""
-    stops = slot < 0
     arm = slot_arm(rules, arms, arm_slots, row, slot, slot >= 0)
+    return arm_stops_after(rules, arms, arm, row, slot, stats)
+
+
+@triton.jit
+def arm_stops_after(rules, arms, arm, row, slot, stats):
+    """The same of any ``arm``; -1 is no rule."""
+    stops = slot < 0
     if rules.kind is not None:
         if arm >= 0:
             kind = tl.load(rules.kind + arm)
@@ -160,6 +166,11 @@ def take_prediction(rules, prediction, arms, slots, row, b, live):
 @triton.jit
 def stops_before_drafting(rules, arms, arm_slots, row, known):
     arm = slot_arm(rules, arms, arm_slots, row, 0, known)
+    return arm_stops_before_drafting(rules, arms, arm, row)
+
+
+@triton.jit
+def arm_stops_before_drafting(rules, arms, arm, row):
     stops = arm >= 0
     if rules.kind is not None:
         known = stops
