@@ -168,8 +168,8 @@ MUTANTS = {
     "the probability as it is now": (
         check_memory_of_the_draw,
         Edit("bandit_update.py", "weights.chance_of(arm_prob, state.index, picked)",
-             "weights.arm_probabilities(policy, count, reward_sq, params[1])[index][:, 0].gather(1, "
-             "picked)")),
+             "weights.arm_probabilities(policy, count, reward_sq, params[1])[index][:, 0]"
+             ".gather(1, picked)")),
     "rewards for losses": (
         check_estimates, Edit("weights.py", "(1 - reward) / torch", "reward / torch")),
     "a rate that forgets the number of arms": (

@@ -209,7 +209,7 @@ void verify(int rule) {
   check(params, cuda::verify_workspace, cuda::verify);
 }
 
-BanditUpdateParams update() {
+BanditUpdateParams update(int policy = 0) {
   BanditUpdateParams params = {};
   params.batch = kBatch;
   params.slots = kSlots;
@@ -227,6 +227,8 @@ BanditUpdateParams update() {
   params.group = below<int32_t>(kBatch, kGroups);
   params.params = constant<double>(kBanditParams, 0.5);
   params.cost_ratio = constant<float>(1, 0.1);
+  params.policy = static_cast<Policy>(policy);
+  params.arm_prob = constant<double>(kBatch * kArms, 1.0 / kArms);
   params.rule_kind = array<int32_t>(kArms, [](int64_t arm) {
     return static_cast<double>(arm == 0 ? StopKind::kHysteresis : StopKind::kAdaSdEntropy);
   });
@@ -252,6 +254,7 @@ BanditSelectParams select(const BanditUpdateParams& round, int policy) {
   params.slots = kSlots;
   params.calls = constant<int64_t>(1, 0);
   params.arm = constant<int32_t>(kBatch, 0);
+  params.arm_prob = const_cast<double*>(round.arm_prob);
   return params;
 }
 
@@ -262,7 +265,7 @@ void bandit_select(int policy) {
 void bandit_update(int) { check(update(), cuda::bandit_update_workspace, cuda::bandit_update); }
 
 void bandit_step(int policy) {
-  const BanditUpdateParams round = update();
+  const BanditUpdateParams round = update(policy);
   check(cuda::BanditStepParams{round, select(round, policy)}, cuda::bandit_step_workspace,
         cuda::bandit_step);
 }
