@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from tapout_kernels import BanditState, Proposal, StopRules, StopState, Verdict
-from tapout_kernels.reference.bandit import REWARDS
+from tapout_kernels.reference.bandit import POLICIES, REWARDS
 from tapout_kernels.reference.stats import ENTROPY
 
 from .raw import Call
@@ -129,7 +129,8 @@ class Learner:
             "cost_ratio": b.cost_ratio, "reward": REWARDS[b.reward],
             "rule_kind": self.rules.kind, "rule_param": self.rules.param, "count": b.count,
             "reward_sum": b.reward_sum, "reward_sq": b.reward_sq, "tokens": b.tokens,
-            "cost": b.cost, "memory": self.state.memory, **changed,
+            "cost": b.cost, "memory": self.state.memory, "policy": POLICIES[b.policy],
+            "arm_prob": None, **changed,
         })  # fmt: skip
 
 
