@@ -69,7 +69,7 @@ TAPOUT_HD void gammatune_update(float* memory, const float* param, const Finishe
   }
   const double mean = (1.0 - eta) * memory[1] + eta * round.accepted;
   memory[1] = static_cast<float>(clip(mean, 1.0, round.slots));
-  memory[0] = ceilf(memory[1]);  // of what is kept: rounding noise must not reach the next integer
+  memory[0] = ceilf(memory[1]);  // of what is kept, so that a hair is no token more
 }
 
 TAPOUT_HD void heuristic_update(float* memory, const FinishedRound& round) {

@@ -46,7 +46,7 @@ def _with(memory: Tensor, *columns: Tensor) -> Tensor:
 
 
 def _stored(value: Tensor) -> Tensor:
-    """As it is kept, in float32: what is decided by it does not hang on the noise of float64."""
+    """As it is kept, in float32: what is decided by it must not hang on less."""
     return value.float().double()
 
 

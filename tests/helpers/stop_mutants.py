@@ -34,7 +34,7 @@ REFERENCE: dict[str, tuple[str, tuple[Edit, ...]]] = {
     "gammatune that averages what was drafted": ("memory of gammatune", (
         Edit(_MEMORY, "eta * r.accepted).clamp", "eta * r.drafted).clamp"),
     )),
-    "gammatune that rounds up the noise of float64": ("memory of gammatune, rounding", (
+    "gammatune that rounds up what float32 does not keep": ("memory of gammatune, rounding", (
         Edit(_MEMORY, "moved = _stored((", "moved = (("),
     )),
     "heuristic with its signs swapped": ("memory of heuristic", (

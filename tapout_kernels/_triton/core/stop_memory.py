@@ -83,7 +83,7 @@ def choose(chosen, four, other):
 
 @triton.jit
 def stored(value):
-    """As it is kept: what is decided by it does not hang on the noise of float64."""
+    """As it is kept: what is decided by it must not hang on less."""
     return value.to(tl.float32).to(tl.float64)
 
 
