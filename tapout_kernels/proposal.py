@@ -139,7 +139,8 @@ class Proposal:
         rng : RngState
             ``rng.round`` of live rows advances by one.
         rules, state : StopRules, StopState, optional
-            The arm of a row may refuse to draft at all (``fixed_length`` with n = 0).
+            The arm of a row may refuse to draft at all: ``fixed_length`` with n = 0,
+            ``hysteresis`` while off, ``predicted_length``.
         max_length : Tensor, optional
             [B] int32, clipped to [0, K]. None: K.
         live : Tensor, optional

@@ -20,6 +20,7 @@ import test_known_answers
 import test_peers
 import test_verify_rules
 import torch
+from helpers import stop_mutants
 from helpers.cuda_mutants import CudaMutants
 from helpers.killers import Killer, Mutant
 from helpers.mutants import Edit
@@ -176,6 +177,8 @@ MUTANTS = {
         (Edit("cuda/proposal_reset.cu", "load_fresh(counts + block)", "load_fresh(counts)"),),
         BLOCKS,
     ),
+    **stop_mutants.CORE,
+    **stop_mutants.CUDA,
 }  # fmt: skip
 # Compiled once, so one worker runs them.
 pytestmark = pytest.mark.xdist_group("cuda mutants")

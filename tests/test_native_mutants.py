@@ -16,6 +16,7 @@ import test_conformance
 import test_known_answers
 import test_peers
 import torch
+from helpers import stop_mutants
 from helpers.killers import Killer, Mutant
 from helpers.mutants import Edit
 from helpers.native_mutants import NativeMutants, chosen
@@ -148,6 +149,8 @@ MUTANTS = {
         (Edit("core/bandit.h", "(sqrt(1.0 + pulls) / pulls)",
               "(sqrt(1.0 + exp(log_t)) / exp(log_t))"),), UCBSPEC,
     ),
+    **stop_mutants.CORE,
+    **stop_mutants.CPU,
 }  # fmt: skip
 # Compiled once, so one worker runs them.
 pytestmark = pytest.mark.xdist_group("native mutants")

@@ -23,6 +23,7 @@ import test_verify_rules
 import torch
 import triton
 import triton.language as tl
+from helpers import stop_mutants
 from helpers.killers import Killer, Mutant
 from helpers.mutants import Edit
 from helpers.triton_mutants import Kernels
@@ -220,6 +221,7 @@ MUTANTS = {
         (Edit("core/bandit.py", "(tl.sqrt(1.0 + known) / known)",
               "(tl.sqrt(1.0 + tl.exp(log_t)) / tl.exp(log_t))"),), UCBSPEC,
     ),
+    **stop_mutants.TRITON,
 }  # fmt: skip
 # The others are tests that this suite runs on the source itself.
 KILLERS = {killer.name: killer for killer in (MASK, COIN, ADDRESS, SPLITS)}

@@ -64,13 +64,12 @@ TAPOUT_HD void adaedl_update(float* memory, const FinishedRound& round) {
 TAPOUT_HD void gammatune_update(float* memory, const float* param, const FinishedRound& round) {
   const double gamma = memory[0], delta = param[1], eta = param[2];
   if (round.accepted >= gamma) {
-    const double longer = gamma + delta;
-    memory[0] = static_cast<float>(longer > round.slots ? round.slots : longer);
+    memory[0] = static_cast<float>(clip(gamma + delta, 1.0, round.slots));
     return;
   }
   const double mean = (1.0 - eta) * memory[1] + eta * round.accepted;
   memory[1] = static_cast<float>(clip(mean, 1.0, round.slots));
-  memory[0] = ceilf(memory[1]);  // of what is kept: rounding noise must not reach the next integer
+  memory[0] = ceilf(memory[1]);  // of what is kept, so that a hair is no token more
 }
 
 TAPOUT_HD void heuristic_update(float* memory, const FinishedRound& round) {

@@ -4,7 +4,7 @@
 
 namespace tapout::cuda {
 
-static __global__ void __launch_bounds__(kThreads)
+static __global__ void __launch_bounds__(kThreads, 1)
     bandit_update_kernel(const BanditUpdateParams params) {
   learn(params, cell_of_block(params.table_slots));
 }

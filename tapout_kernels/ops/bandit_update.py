@@ -53,8 +53,10 @@ def bandit_update(
     weights less the rule's. They need ``rules`` and ``state``, and arms of one drafter: a shorter
     draft is judged by the longer one's tokens.
 
-    ``adaedl`` moves its threshold as the Draft & Verify code does, in rounds its arm (of the last
-    drafted slot) drafted something.
+    Stop rules that learn (``adaedl``, ``gammatune``, ``gammatune_plus``, ``heuristic``,
+    ``hysteresis``, ``adasd_entropy``, ``adl``) do so in rounds their arm (of the last drafted slot)
+    drafted something; ``hysteresis`` counts the rounds it refused to draft, too. The formulas:
+    docs/algorithms.md.
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ def _with(memory: Tensor, *columns: Tensor) -> Tensor:
 
 
 def _stored(value: Tensor) -> Tensor:
-    """As it is kept, in float32: what is decided by it does not hang on the noise of float64."""
+    """As it is kept, in float32: what is decided by it must not hang on less."""
     return value.float().double()
 
 
@@ -67,7 +67,7 @@ def gammatune(r: FinishedRound) -> Tensor:
     delta, eta = r.param[:, 1], r.param[:, 2]
     reached = r.accepted >= gamma
     moved = _stored(((1 - eta) * mean + eta * r.accepted).clamp(1, r.slots))
-    longer = (gamma + delta).clamp(max=r.slots)
+    longer = (gamma + delta).clamp(1, r.slots)
     return _with(
         r.memory, torch.where(reached, longer, moved.ceil()), torch.where(reached, mean, moved)
     )

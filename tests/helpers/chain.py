@@ -41,7 +41,7 @@ class Chain:
     vocab: DraftVocab | None = None
     context: Tensor | None = None  # [V] i64; None: every token is a context of its own
     learner: dict[str, str] = field(default_factory=dict)  # level, policy, reward of the bandit
-    prediction: Tensor | None = None  # [B] f32
+    prediction: Tensor | None = None  # [C] f32 drafts to make, for predicted_length
     one_hot: bool = False  # the draft table's argmax, proposed without logits
 
     def __post_init__(self):
@@ -80,7 +80,7 @@ class Chain:
         proposal = Proposal.empty(self.batch, self.slots, width, self.draft.dtype)
         verdict = Verdict.empty(self.batch, self.slots)
         self._select(live)
-        self._reset(proposal, live)
+        self._reset(proposal, live, last)
         if self.one_hot:
             self._load(proposal, last)
         else:
@@ -115,9 +115,10 @@ class Chain:
             arm=self.state.arm, arm_prob=None,
         )  # fmt: skip
 
-    def _reset(self, p: Proposal, live: Tensor) -> None:
+    def _reset(self, p: Proposal, live: Tensor, last: Tensor) -> None:
+        told = None if self.prediction is None else self.prediction[self.context[last]]
         self.call(
-            "proposal_reset", max_length=None, prediction=self.prediction, live=live, rows=None,
+            "proposal_reset", max_length=None, prediction=told, live=live, rows=None,
             **self._table(),
             rng_round=self.round, tokens=p.tokens, length=p.length, out_max_length=p.max_length,
             active=p.active, out_live=p.live, round=p.round, num_active=p.num_active,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from tapout_kernels import BanditState, Proposal, StopRules, StopState, Verdict
-from tapout_kernels.reference.bandit import REWARDS
+from tapout_kernels.reference.bandit import POLICIES, REWARDS
 from tapout_kernels.reference.stats import ENTROPY
 
 from .raw import Call
@@ -55,9 +55,9 @@ EPISODES = {
     )),
     "gammatune": Episode("gammatune", {"eta": 0.5}, 8, _GAMMATUNE),
     "gammatune_plus": Episode("gammatune_plus", {"eta": 0.5}, 8, _GAMMATUNE),
-    # .7 + .3 is a hair more than 1 in float64, with a float32 eta: the next integer is still 1
-    "gammatune, rounding": Episode("gammatune", {"initial_length": 1, "delta": 1}, 8, (
-        Round(1, 1, (2, 1)), Round(2, 1, (1, 1)), Round(1, 1, (2, 1)),
+    # 1 + .3 (11 - 1) with a float32 eta is 1.2e-7 more than 4; as it is kept, 4
+    "gammatune, rounding": Episode("gammatune", {"initial_length": 1, "delta": 12}, 16, (
+        Round(1, 1, (13, 1)), Round(13, 11, (4, 4)), Round(4, 4, (16, 4)),
     )),
     "gammatune, short K": Episode("gammatune", {"eta": 0.5}, 2, (
         Round(2, 2, (2, 2)),  # gamma = 4 was never reached: 4/2 + 2/2 = 3, at most K
@@ -129,7 +129,8 @@ class Learner:
             "cost_ratio": b.cost_ratio, "reward": REWARDS[b.reward],
             "rule_kind": self.rules.kind, "rule_param": self.rules.param, "count": b.count,
             "reward_sum": b.reward_sum, "reward_sq": b.reward_sq, "tokens": b.tokens,
-            "cost": b.cost, "memory": self.state.memory, **changed,
+            "cost": b.cost, "memory": self.state.memory, "policy": POLICIES[b.policy],
+            "arm_prob": None, "overlap": None, **changed,
         })  # fmt: skip
 
 

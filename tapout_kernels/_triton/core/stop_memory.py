@@ -83,7 +83,7 @@ def choose(chosen, four, other):
 
 @triton.jit
 def stored(value):
-    """As it is kept: what is decided by it does not hang on the noise of float64."""
+    """As it is kept: what is decided by it must not hang on less."""
     return value.to(tl.float32).to(tl.float64)
 
 
@@ -103,7 +103,7 @@ def adaedl(memory, r):
 @triton.jit
 def gammatune(memory, param, r):
     reached = r.accepted >= memory.a
-    longer = tl.minimum(memory.a + param.b, r.slots)
+    longer = clip(memory.a + param.b, 1.0, r.slots)
     mean = stored(clip((1.0 - param.c) * memory.b + param.c * r.accepted, 1.0, r.slots))
     gamma = tl.where(reached, longer, tl.ceil(mean))
     return Four(gamma, tl.where(reached, memory.b, mean), memory.c, memory.d)
