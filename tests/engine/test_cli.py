@@ -15,6 +15,7 @@ from tapout_engine import SpeculativeDecoder
 from tapout_engine.adapters.static import StaticModel
 from tapout_engine.cli import main
 from tapout_kernels import _library
+from tapout_kernels.policies import HEDGES, POLICIES
 
 from .conftest import run_python, tiny_llama, tiny_tokenizer
 
@@ -56,6 +57,15 @@ def test_env_reports_backends_and_versions():
     assert result.returncode == 0
     assert "reference" in result.stdout
     assert "transformers" in result.stdout
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_finds_a_reward_that_suits_it(generate, policy):
+    """Hedges judge rules by each other's drafts, so they take one drafter."""
+    draft = "self" if policy in HEDGES else "auto"
+    result = generate("--prompt", "abcabc", "--bandit", policy, "--draft", draft, "--json")
+    assert result.returncode == 0, result.stderr
+    assert sum(arm["pulls"] for arm in json.loads(result.stdout)["arms"]) > 0
 
 
 def test_text_output_has_the_table(generate):
