@@ -34,6 +34,8 @@ ENGINE_LAYERS = [
     {"adapters"},
     {"session"},
     {"generate", "demo", "training"},
+    {"traces"},
+    {"replay"},
     {"cli"},
     {"__init__", "__main__"},
 ]

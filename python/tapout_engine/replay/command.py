@@ -1,0 +1,87 @@
+"""The ``replay`` command: from traces to tables, plots and rows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+
+from tapout_kernels.policies import LEVELS, check_policy
+
+from ..arms import Arm, parse_arms
+from ..errors import EngineError, not_installed
+from ..progress import progress_bar
+from .grid import Grid, open_player, tasks
+from .grid import run as run_grid
+from .play import Play, Player
+from .report import report
+from .streams import streams
+
+
+def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
+    """Compare policies on ``arguments.traces``."""
+    try:
+        from .plots import plots
+    except ModuleNotFoundError as error:
+        raise not_installed(error.name) from None
+    player = open_player(arguments.traces)
+    arms = parse_arms(arguments.arms) if arguments.arms else player.default_arms()
+    policies = plays(arms, arguments.policies, arguments.rewards, player)
+    grid = Grid(tuple(arguments.traces), arms, policies, arguments.token_cost, arguments.cost_file)
+    trace = player.trace
+    names = list(streams(trace.meta.domains, trace.domain, 0))
+    work = tasks(names, arguments.seeds, arguments.cost_ratios, arguments.batch)
+    rows: list[dict] = []
+    with progress_bar(len(work), "task", "replay") as bar:
+        for found in run_grid(grid, work, min(arguments.jobs, len(work))):
+            rows += found
+            bar.update()
+    rows.sort(key=lambda row: (names.index(row["stream"]), row["batch"], row["seed"]))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    labels = [_label(arm) for arm in arms]
+    for row in rows:
+        if row["way"] == "arm":
+            row["label"] = labels[int(row["label"].removeprefix("arm "))]
+    (arguments.out / "rows.json").write_text(json.dumps(rows) + "\n")
+    (arguments.out / "README.md").write_text(report(player, rows, labels))
+    plots(arguments.out, rows, labels)
+    say(f"wrote {arguments.out}: {len(rows)} rows of {len(work)} tasks")
+    return 0
+
+
+def plays(
+    arms: tuple[Arm, ...], policies: Sequence[str], rewards: Sequence[str] | None, player: Player
+) -> tuple[Play, ...]:
+    """Every policy with every reward that goes with it.
+
+    Raises
+    ------
+    EngineError
+        For a policy, a reward or an arm that there is not.
+    """
+    level_of = {reward: level for level, names in LEVELS.items() for reward in names}
+    if rewards is None:
+        alone = len({arm[2] if len(arm) > 2 else () for arm in arms}) == 1
+        rewards = [reward for reward, level in level_of.items() if alone or level == "sequence"]
+    unknown = sorted(set(rewards) - set(level_of))
+    if unknown:
+        raise EngineError(
+            f"replay: rewards must be among {', '.join(level_of)}, got {', '.join(unknown)}"
+        )
+    found = []
+    for policy in policies:
+        for reward in rewards:
+            if (policy, reward) != ("ucb_tuned", "throughput"):  # has no variance
+                check_policy(policy, level_of[reward], reward)
+                found.append(Play(f"{policy}, {reward}", arms, policy, reward, level_of[reward]))
+    if not found:
+        raise EngineError("replay: policies must name at least one, got none that can be played")
+    for play in found:
+        player.check(play)
+    return tuple(found)
+
+
+def _label(arm: Arm) -> str:
+    values = ", ".join(f"{key}={value:g}" for key, value in arm[1].items())
+    rule = f"{arm[0]}({values})" if values else arm[0]
+    return f"{'|'.join(arm[2])}/{rule}" if len(arm) > 2 else rule
