@@ -9,8 +9,6 @@ inline namespace TAPOUT_ISA {
 
 namespace {
 
-constexpr int64_t kAhead = 16;  // positions
-
 struct Row {
   int64_t position, end;
 };
@@ -92,14 +90,11 @@ class Run {
             emitted};
   }
 
-  // Positions of some rounds later: the table is too large for the caches, and steps through it
-  // too uneven for the processor to foresee.
-  void prefetch(int64_t from, int64_t to) const {
-    const int64_t row = table_.slots * kStatsColumns;
-    const int64_t end = std::min(to + kAhead, table_.positions) * table_.drafters;
-    for (int64_t cell = (from + kAhead) * table_.drafters; cell < end; ++cell) {
-      __builtin_prefetch(table_.stats + cell * row);
-      __builtin_prefetch(table_.stats + cell * row + 2 * kStatsColumns);
+  // What the next round reads first comes from memory while the bandit thinks.
+  void prefetch(int64_t position) const {
+    const int64_t cell = position * table_.drafters, row = table_.slots * kStatsColumns;
+    for (int64_t d = 0; d < table_.drafters; ++d) {
+      __builtin_prefetch(table_.stats + (cell + d) * row);
     }
   }
 
@@ -107,7 +102,7 @@ class Run {
   double advance(const Turn& turn) {
     Row& row = rows_[static_cast<size_t>(turn.row)];
     row.position += turn.emitted;
-    prefetch(turn.position, row.position);
+    if (row.position < row.end) prefetch(row.position);
     if (turn.drafted == 0) return 0.0;
     int64_t& read = read_[static_cast<size_t>(turn.row * table_.drafters + turn.drafter)];
     const double behind = static_cast<double>(turn.position - read);

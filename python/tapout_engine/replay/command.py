@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from tapout_kernels.policies import LEVELS, check_policy
 
 from ..arms import Arm, parse_arms
-from ..errors import EngineError, not_installed
+from ..errors import EngineError
 from ..progress import progress_bar
 from .grid import Grid, open_player, tasks
 from .grid import run as run_grid
@@ -23,7 +23,9 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
     try:
         from .plots import plots
     except ModuleNotFoundError as error:
-        raise not_installed(error.name) from None
+        raise EngineError(
+            f"replay: {error.name} is not installed: pip install 'tapout-kernels[train]'"
+        ) from None
     player = open_player(arguments.traces)
     arms = parse_arms(arguments.arms) if arguments.arms else player.default_arms()
     policies = plays(arms, arguments.policies, arguments.rewards, player)
@@ -38,7 +40,7 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
             bar.update()
     rows.sort(key=lambda row: (names.index(row["stream"]), row["batch"], row["seed"]))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    labels = [_label(arm) for arm in arms]
+    labels = [arm.label for arm in player.check(Play("", arms)).report()]
     for row in rows:
         if row["way"] == "arm":
             row["label"] = labels[int(row["label"].removeprefix("arm "))]
@@ -79,9 +81,3 @@ def plays(
     for play in found:
         player.check(play)
     return tuple(found)
-
-
-def _label(arm: Arm) -> str:
-    values = ", ".join(f"{key}={value:g}" for key, value in arm[1].items())
-    rule = f"{arm[0]}({values})" if values else arm[0]
-    return f"{'|'.join(arm[2])}/{rule}" if len(arm) > 2 else rule
