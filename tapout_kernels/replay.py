@@ -181,6 +181,25 @@ def replay(
         If the host library was not built.
     TypeError, ValueError
         For arrays that do not fit each other; nothing is learnt.
+
+    Examples
+    --------
+    A drafter of two slots that is right every other time; four positions of one request.
+
+    >>> table = DraftTable(
+    ...     stats=np.zeros((4, 1, 2, 8), np.float32), offered=np.full((4, 1), 2, np.int32),
+    ...     accepted=np.array([[2], [0], [1], [0]], np.int32),
+    ...     budget=np.array([2, 2, 1, 0], np.int32), start=np.array([0, 4]),
+    ...     always=np.array([True]),
+    ... )
+    >>> costs = RoundCosts(np.ones((1, 3)), np.full((1, 1), 0.1), np.zeros(1),
+    ...                    np.full((1, 1), 0.1, np.float32))
+    >>> rules = StopRules(("fixed_length", {"n": 2}))
+    >>> rounds = replay(table, rules, BanditState.create(1, slots=2), costs)
+    >>> rounds.position.tolist(), rounds.emitted.tolist(), rounds.cost.tolist()
+    ([0, 3], [3, 1], [1.2, 1.0])
+    >>> oracle(table, costs).cost.tolist()
+    [2.2, 2.1, 1.1, 1.0]
     """
     _available("replay")
     drafters = np.zeros((len(rules), 1), np.int32) if drafters is None else drafters

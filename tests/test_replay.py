@@ -115,15 +115,26 @@ def test_stop_rules_forget_between_requests():
     def drafted(requests: list[int]) -> list[int]:
         fixed = tk.BanditState.create(1, slots=SLOTS, policy="fixed")
         rounds = replay(drafts, rules, fixed, costs(), turns, np.array(requests))
-        first = drafts.start[requests[-1]]
-        last = (rounds.position >= first) & (rounds.position < drafts.start[requests[-1] + 1])
+        left = np.diff(drafts.start)[requests[-1]]
+        last = np.cumsum(rounds.emitted[::-1])[::-1] <= left
         return rounds.drafted[last].tolist()
 
-    assert drafted([0, 4, 2]) == drafted([2])
+    alone = drafted([2])
+    assert drafted([4] * 40 + [2]) == alone
+    one = np.concatenate([np.arange(*drafts.start[r : r + 2]) for r in [4] * 40 + [2]])
+    as_one = DraftTable(
+        drafts.stats[one], drafts.offered[one], drafts.accepted[one], drafts.budget[one],
+        np.array([0, len(one)]), drafts.always,
+    )  # fmt: skip
+    fixed = tk.BanditState.create(1, slots=SLOTS, policy="fixed")
+    rounds = replay(as_one, rules, fixed, costs(), turns)
+    assert rounds.drafted[-len(alone) :].tolist() != alone, "the threshold moved on"
 
 
 def test_the_oracle_is_the_best_of_every_path():
-    drafts, prices = table(3, (6, 4)), costs()
+    drafts = table(3, (6, 4))
+    # So cheap that a longer draft than is accepted can pay where its verification costs less.
+    prices = replace(costs(), draft=0.02 * costs().draft)
     plan = oracle(drafts, prices)
 
     def best(p: int, end: int) -> float:

@@ -72,11 +72,13 @@ def test_a_comparison_has_every_way_to_decode_and_its_plots(replay):
     ways = [row["way"] for row in measured_only]
     counts = {way: ways.count(way) for way in set(ways)}
     assert counts == {"plain": 1, "static": 2 * SLOTS, "arm": 8, "policy": 4, "oracle": 1}
-    for row in rows:
+    for row in (row for row in rows if row["batch"] == 1):
         assert row["tokens"] == sum(
             30 + 5 * i for i, name in enumerate(DOMAINS)
             if row["stream"] in (name, "mixed", "drifting")
         )  # fmt: skip
+    together = {row["tokens"] for row in rows if row["batch"] == 4 and row["stream"] == "prose"}
+    assert together == {sum((30, 40, 50)) * 10 + 30 + 40}, "32 requests, of three again and again"
     for row in (row for row in rows if row["way"] == "plain"):
         assert row["speed"] == row["second_half"] == 1
     page = (out / "README.md").read_text()

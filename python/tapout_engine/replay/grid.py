@@ -21,6 +21,9 @@ from .play import Play, Player, join
 from .streams import streams
 
 
+FULL = 8  # so many requests for each row of a batch: fewer are asked again
+
+
 @dataclass(frozen=True)
 class Task:
     """One stream in one order under one set of costs; ``ratio`` None: the measured costs."""
@@ -99,7 +102,10 @@ class _Task:
     def __init__(self, player: Player, grid: Grid, task: Task):
         self.player, self.grid, self.task = player, grid, task
         trace = player.trace
-        self.requests = streams(trace.meta.domains, trace.domain, task.seed)[task.stream]
+        requests = streams(trace.meta.domains, trace.domain, task.seed)[task.stream]
+        if task.batch > 1:
+            requests = np.resize(requests, max(len(requests), FULL * task.batch))
+        self.requests = requests
         self.costs = self._costs(trace)
         self.plain = measured(self._play(_static(player.meta.drafters[0], 0)), None)
 

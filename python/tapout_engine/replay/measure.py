@@ -63,10 +63,11 @@ def measured(rounds: Rounds, plain: Measured | None) -> Measured:
 
 def curves(rounds: Rounds, found: Measured, best: Measured, arms: int) -> dict:
     """Over the stream: rounds and ``regret``, the cost beyond that of ``best`` for as many tokens;
-    and ``shares`` [arms][points], how often each arm was pulled around there."""
+    and ``shares`` [arms][parts], how often each arm was pulled around there."""
     tokens = np.linspace(0, found.tokens[-1], POINTS + 1)
     number = np.interp(tokens, [0, *found.tokens], np.arange(len(found.tokens) + 1))
-    bins = np.linspace(0, len(rounds.arm), POINTS // 2 + 1)
+    count = min(POINTS // 2, 2 + len(rounds.arm) // 50)
+    bins = np.linspace(0, len(rounds.arm), count + 1)
     place, arm = np.arange(len(rounds.arm)), np.arange(arms + 1) - 0.5
     pulls, _, _ = np.histogram2d(rounds.arm, place, [arm, bins])
     return {

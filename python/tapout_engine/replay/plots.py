@@ -62,19 +62,17 @@ def _save(figure: Figure, path: Path) -> None:
 
 def _speeds(rows: Rows, streams: Sequence[str]) -> Figure:
     shown = tracked(rows)
-    figure, axes = plt.subplots(
-        figsize=(3 + 1.8 * len(streams), 0.32 * len(shown) * len(streams) ** 0.5 + 3),
-        layout="constrained",
-    )
-    height = 0.8 / len(shown)
+    figure, axes = plt.subplots(figsize=(5 + 2.2 * len(streams), 5), layout="constrained")
+    width, colours = 0.8 / len(shown), plt.get_cmap("tab20")
     for index, (label, of) in enumerate(shown.items()):
         speeds = [mean(of(select(rows, stream=stream)) or [{"speed": np.nan}], "speed")
                   for stream in streams]  # fmt: skip
-        axes.bar(np.arange(len(streams)) + index * height, speeds, height, label=label)
+        place = np.arange(len(streams)) + index * width
+        axes.bar(place, speeds, width, label=label, color=colours(index % 20))
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set(ylabel="tokens a time, no drafts = 1")
-    axes.set_xticks(np.arange(len(streams)) + 0.4 - height / 2, streams)
-    axes.legend(fontsize="x-small", ncols=2)
+    axes.set_xticks(np.arange(len(streams)) + 0.4 - width / 2, streams)
+    figure.legend(fontsize="x-small", loc="outside right center")
     return figure
 
 

@@ -51,9 +51,10 @@ def best_arm(rows: Rows) -> str:
 
 
 def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    return "\n".join(
-        "| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines)
-    )
+    """A table; a bar inside a cell is escaped."""
+    table = [header, ["---"] * len(header), *lines]
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in table]
+    return "\n".join("| " + " | ".join(line) + " |" for line in escaped)
 
 
 def _head(player: Player, rows: Rows) -> str:

@@ -57,14 +57,24 @@ class _Bench:
         )
 
     def all(self) -> dict[str, list[float]]:
+        """Every part in turn, again and again: all of them see the same machine."""
         with torch.no_grad():
-            self._begin(self.tokens)
-            lanes = self.recorder.lanes
-            return {
-                "verify_seconds": [self._verify(width) for width in range(self.slots + 1)],
-                "draft_seconds": [self._step(lane) for lane in lanes],
-                "catch_up_seconds": [self._catch_up(lane) for lane in lanes],
-            }
+            passes = [self._once() for _ in range(REPEATS + 1)][1:]  # the first is for caches
+        return {
+            name: [
+                median(values) for values in zip(*(found[name] for found in passes), strict=True)
+            ]
+            for name in passes[0]
+        }
+
+    def _once(self) -> dict[str, list[float]]:
+        lanes = self.recorder.lanes
+        self._begin(self.tokens)
+        return {
+            "verify_seconds": [self._verify(drafts) for drafts in range(self.slots + 1)],
+            "draft_seconds": [self._step(lane) for lane in lanes],
+            "catch_up_seconds": [self._catch_up(lane) for lane in lanes],
+        }
 
     def _begin(self, tokens: list[int]) -> None:
         self.rng = tk.RngState.of([0], [len(tokens)], device=self.target.device)
@@ -78,57 +88,46 @@ class _Bench:
         budget = torch.tensor([slots], dtype=torch.int32, device=self.target.device)
         lane.draft(self.last, self.live, budget, slots)
 
-    def _verify(self, slots: int) -> float:
+    def _verify(self, drafts: int) -> float:
         lane = self.recorder.lanes[0]
-
-        def prepare() -> None:
-            self.target.commit([[]])
-            lane.commit([[]], [True])
-            self._draft(lane, slots)
-            self.ids = lane.proposal.input_ids(self.last, self.target.vocab_size)
+        self._draft(lane, drafts)
+        ids = lane.proposal.input_ids(self.last, self.target.vocab_size)[:, : drafts + 1]
 
         def verify() -> None:
-            self.logits[:, : slots + 1] = self.target.forward(self.ids[:, : slots + 1])
+            self.logits[:, : drafts + 1] = self.target.forward(ids)
             lane.verify(self.logits)
 
-        seconds = _median(verify, prepare)
+        seconds = _seconds(verify)
         self.target.commit([[]])
+        lane.commit([[]], [True])
+        return seconds
+
+    def _drafted(self, lane: Lane, slots: int) -> float:
+        seconds = _seconds(lambda: self._draft(lane, slots))
         lane.commit([[]], [True])
         return seconds
 
     def _step(self, lane: Lane) -> float:
         """Of a step after the first; a block drafter's offer is spread over its slots."""
-
-        def roll_back() -> None:
-            lane.commit([[]], [True])
-
-        whole = _median(lambda: self._draft(lane, self.slots), roll_back)
+        first, whole = self._drafted(lane, 1), self._drafted(lane, self.slots)
         if lane.blocks or self.slots == 1:
             return whole / self.slots
-        first = _median(lambda: self._draft(lane, 1), roll_back)
         return max(0.0, whole - first) / (self.slots - 1)
 
     def _catch_up(self, lane: Lane) -> float:
         """A first step with ``BEHIND`` tokens missed over one with none, a token."""
         if lane.blocks:
             return 0.0
-
-        def rejoin(missed: int) -> None:
+        seconds = []
+        for missed in (0, BEHIND):
             kept = len(self.tokens) - missed
             lane.prefill([self.tokens[:kept]], self.sampling, self.rng)
             lane.commit([self.tokens[kept:]], [True])
-
-        def first_step(missed: int) -> float:
-            return _median(lambda: self._draft(lane, 1), lambda: rejoin(missed))
-
-        return max(0.0, first_step(BEHIND) - first_step(0)) / BEHIND
+            seconds.append(self._drafted(lane, 1))
+        return max(0.0, seconds[1] - seconds[0]) / BEHIND
 
 
-def _median(run: Callable[[], None], prepare: Callable[[], None]) -> float:
-    seconds = []
-    for _ in range(REPEATS + 1):  # the first is for caches
-        prepare()
-        begin = perf_counter()
-        run()
-        seconds.append(perf_counter() - begin)
-    return median(seconds[1:])
+def _seconds(run: Callable[[], None]) -> float:
+    begin = perf_counter()
+    run()
+    return perf_counter() - begin
