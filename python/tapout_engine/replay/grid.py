@@ -20,7 +20,6 @@ from .measure import Measured, curves, follow, measured
 from .play import Play, Player, join
 from .streams import streams
 
-
 FULL = 8  # so many requests for each row of a batch: fewer are asked again
 
 
