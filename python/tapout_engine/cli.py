@@ -135,7 +135,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     add("traces", type=Path, nargs="+", metavar="TRACE", help="of one set of drafters")
     add("--out", type=Path, required=True, help="folder for tables, plots and rows.json")
     add("--arms", help="as for generate, drafters by the names in the trace")
-    add("--policies", type=_names, default=_POLICIES[:-1], help="(default: all but fixed)")
+    add("--policies", type=_names, help="(default: all that suit the arms)")
     add("--rewards", type=_names, help="(default: all that suit the arms)")
     add("--seeds", type=_positive, default=3, help="orders of requests (default: %(default)s)")
     add("--cost-ratios", type=_numbers, default=(), metavar="C,C,..",

@@ -108,7 +108,8 @@ def test_processes_find_what_one_does(replay):
         (("--rewards", "decision"), "arms must name the same drafters at level token"),
         (("--cost-ratios", "x"), "expected numbers as 0.1,0.2, got 'x'"),
         (("--batch", "0"), "at least 1, got '0'"),
-        (("--policies", "ucb_tuned", "--rewards", "throughput"), "must name at least one"),
+        (("--policies", "ucb_tuned", "--rewards", "throughput"), "got 'throughput'"),
+        (("--rewards", ","), "replay: rewards must be among"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(replay, more, message):

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 
-from tapout_kernels.policies import LEVELS, check_policy
+from tapout_kernels.policies import LEVELS, POLICIES, check_policy
 
 from ..arms import Arm, parse_arms
 from ..errors import EngineError
@@ -52,32 +52,52 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
 
 
 def plays(
-    arms: tuple[Arm, ...], policies: Sequence[str], rewards: Sequence[str] | None, player: Player
+    arms: tuple[Arm, ...],
+    policies: Sequence[str] | None,
+    rewards: Sequence[str] | None,
+    player: Player,
 ) -> tuple[Play, ...]:
-    """Every policy with every reward that goes with it.
+    """Every policy with every reward that goes with it; None: all that suit the arms.
 
     Raises
     ------
-    EngineError
-        For a policy, a reward or an arm that there is not.
+    EngineError, ValueError
+        For a policy, a reward or an arm that there is not, or that do not go together.
     """
+    player.check(Play("", arms))
     level_of = {reward: level for level, names in LEVELS.items() for reward in names}
     if rewards is None:
         alone = len({arm[2] if len(arm) > 2 else () for arm in arms}) == 1
         rewards = [reward for reward, level in level_of.items() if alone or level == "sequence"]
     unknown = sorted(set(rewards) - set(level_of))
-    if unknown:
+    if unknown or not rewards:
         raise EngineError(
             f"replay: rewards must be among {', '.join(level_of)}, got {', '.join(unknown)}"
         )
-    found = []
-    for policy in policies:
-        for reward in rewards:
-            if (policy, reward) != ("ucb_tuned", "throughput"):  # has no variance
-                check_policy(policy, level_of[reward], reward)
-                found.append(Play(f"{policy}, {reward}", arms, policy, reward, level_of[reward]))
-    if not found:
-        raise EngineError("replay: policies must name at least one, got none that can be played")
-    for play in found:
-        player.check(play)
+    found: list[Play] = []
+    for policy in policies or [name for name in POLICIES if name != "fixed"]:
+        fitting = [reward for reward in rewards if _fits(policy, level_of[reward], reward)]
+        if policies and not fitting:
+            check_policy(policy, level_of[rewards[0]], rewards[0])  # says what is wrong
+        own = [Play(f"{policy}, {name}", arms, policy, name, level_of[name]) for name in fitting]
+        found += [play for play in own if _suits(player, play, asked=policies is not None)]
     return tuple(found)
+
+
+def _fits(policy: str, level: str, reward: str) -> bool:
+    try:
+        check_policy(policy, level, reward)
+    except ValueError:
+        return False
+    return True
+
+
+def _suits(player: Player, play: Play, asked: bool) -> bool:
+    """Whether the arms are such as the policy can play; an error if it was asked for."""
+    try:
+        player.check(play)
+    except EngineError:
+        if asked or play.level == "token":
+            raise
+        return False
+    return True
