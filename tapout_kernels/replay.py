@@ -92,9 +92,11 @@ class DraftTable:
 class RoundCosts:
     """What a round costs, in any unit of time; B is the most requests decoded together.
 
-    A round of b requests costs ``verify[b - 1, n]``, n the longest of their drafts; for each
-    drafter ``draft[b - 1, d]`` times its longest draft; and for each request that drafted
-    ``catch_up[d]`` times the tokens emitted since its last draft by that drafter.
+    A round of b requests costs ``verify[b - 1, 0]`` and, for each of them that drafted n tokens,
+    its share of what n drafts for all would add, ``(verify[b - 1, n] - verify[b - 1, 0]) / b``; for
+    each slot of each drafter ``draft[r - 1, d]``, r the requests that still draft there; and for
+    each request that drafted ``catch_up[d]`` times the tokens emitted since its last draft by that
+    drafter.
 
     Parameters
     ----------
@@ -106,12 +108,17 @@ class RoundCosts:
         [D] float64.
     ratio : array
         [B, D] float32: ``cost_ratio``, what the bandit is told a draft step costs.
+    padded : bool
+        Every request is charged as the one with the longest draft is, as where rows of a batch
+        have one length: ``verify[b - 1, n]`` with the largest n, ``draft[b - 1, d]`` for every
+        slot.
     """
 
     verify: np.ndarray
     draft: np.ndarray
     catch_up: np.ndarray
     ratio: np.ndarray
+    padded: bool = False
 
     def __post_init__(self):
         if self.verify.ndim != 2 or self.draft.ndim != 2:
@@ -215,7 +222,7 @@ def replay(
     arrays |= {name: getattr(bandit, name).view(-1).numpy() for name in _BANDIT}
     table_slots = bandit.count.shape[2] if bandit.level == "token" else 1
     turns, cost = _host.replay(
-        arrays, batch, table_slots, POLICIES[bandit.policy], REWARDS[bandit.reward]
+        arrays, batch, costs.padded, table_slots, POLICIES[bandit.policy], REWARDS[bandit.reward]
     )
     columns = dict(zip(TURN, np.ascontiguousarray(turns.T), strict=True))
     return Rounds(**columns, cost=cost)

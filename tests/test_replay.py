@@ -78,14 +78,14 @@ CONFIGURATIONS = [
 
 
 @pytest.mark.parametrize(("policy", "reward", "level"), CONFIGURATIONS)
-@pytest.mark.parametrize("batch", [1, 3])
-def test_every_round_is_that_of_the_operators(policy, reward, level, batch):
+@pytest.mark.parametrize(("batch", "padded"), [(1, False), (3, False), (3, True)])
+def test_every_round_is_that_of_the_operators(policy, reward, level, batch, padded):
     settings = {"arm": 6} if policy == "fixed" else {"discount": 0.97}
     rules, own, other = tk.StopRules(*RULES), *(
         bandit(policy, reward, level, **settings) for _ in range(2)
     )  # fmt: skip
     requests = np.array([2, 0, 4, 1, 3, 0, 2], dtype=np.int64)
-    drafts, prices = table(), costs(batch)
+    drafts, prices = table(), replace(costs(batch), padded=padded)
     got = replay(drafts, rules, own, prices, TURNS, requests, batch)
     slow = SlowReplay(drafts, rules, other, prices, TURNS, batch)
     expected = slow.run(requests)

@@ -24,11 +24,12 @@ from helpers.native_mutants import HEADER, chosen
 
 import tapout_kernels.replay
 
-SEQUENCE, TOKEN, ALONE = (
+SEQUENCE, PADDED, TOKEN, ALONE = (
     Killer(test_replay.test_every_round_is_that_of_the_operators,
-           policy="ucb1", reward=reward, level=level, batch=batch)
-    for reward, level, batch in (
-        ("throughput", "sequence", 3), ("decision", "token", 3), ("blend", "sequence", 1),
+           policy="ucb1", reward=reward, level=level, batch=batch, padded=padded)
+    for reward, level, batch, padded in (
+        ("throughput", "sequence", 3, False), ("throughput", "sequence", 3, True),
+        ("decision", "token", 3, False), ("blend", "sequence", 1, False),
     )
 )  # fmt: skip
 FORGETS = Killer(test_replay.test_stop_rules_forget_between_requests)
@@ -55,13 +56,20 @@ MUTANTS = {
         (Edit(REPLAY, "played_.turns[i].drafter == drafter", "true"),), SEQUENCE
     ),
     "one cost for all drafters": Mutant(
-        (Edit(REPLAY, "costs_.ratio[b * table_.drafters + d]", "costs_.ratio[0]"),), SEQUENCE
+        (Edit(REPLAY, "costs_.ratio[(alive_ - 1) * table_.drafters + drafter]",
+              "costs_.ratio[0]"),), SEQUENCE
     ),
-    "steps of rows added up": Mutant(
-        (Edit(REPLAY, "std::max(steps, turn.drafted)", "steps + turn.drafted"),), SEQUENCE
+    "draft steps as dear as of all rows": Mutant(
+        (Edit(REPLAY, "costs_.padded ? alive_ : rows[j]", "alive_"),), SEQUENCE
+    ),
+    "padded draft steps of some rows": Mutant(
+        (Edit(REPLAY, "costs_.padded ? alive_ : rows[j]", "rows[j]"),), PADDED
     ),
     "verification as long as the last draft": Mutant(
-        (Edit(REPLAY, "std::max(longest, turn.drafted)", "turn.drafted"),), SEQUENCE
+        (Edit(REPLAY, "std::max(most, own)", "own"),), PADDED
+    ),
+    "a row's drafts verified for all": Mutant(
+        (Edit(REPLAY, "more / static_cast<double>(alive_)", "more"),), SEQUENCE
     ),
     "no pre-draft test": Mutant(
         (Edit(LEARNER, "stops_before_drafting(rules_, row)", "false"),), ALONE
@@ -82,6 +90,7 @@ SOURCES = ("host/bind_replay.cpp", REPLAY, LEARNER, "cpu/bandit_select.cpp",
            "cpu/bandit_update.cpp", "host/mutants.cpp")  # fmt: skip
 FLAGS = ("-O1", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno",
          "-fvisibility=hidden", "-DTAPOUT_ISA=host")  # fmt: skip
+KILLERS = {mutant.killer.name: mutant.killer for mutant in MUTANTS.values()}
 pytestmark = pytest.mark.xdist_group("replay mutants")
 
 
@@ -132,7 +141,9 @@ def test_replay_mutant_is_killed(mutants, name):
     print(f"killed: {name} (by {killer.name})")
 
 
-@pytest.mark.parametrize("killer", [SEQUENCE, TOKEN, ALONE, FORGETS, ORACLE], ids=lambda k: k.name)
-def test_the_source_as_it_is_survives(mutants, killer):
+@pytest.mark.parametrize(
+    "killer", [SEQUENCE, PADDED, TOKEN, ALONE, FORGETS, ORACLE], ids=lambda k: k.name
+)
+def test_the_source_as_it_is_survives(mutants, name):
     with mutants.running(0):
-        killer.run("cpu")
+        KILLERS[name].run("cpu")

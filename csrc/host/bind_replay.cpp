@@ -28,13 +28,14 @@ static DraftTable draft_table(const Arrays& arrays) {
   return table;
 }
 
-static RoundCosts round_costs(const Arrays& arrays, const DraftTable& table) {
+static RoundCosts round_costs(const Arrays& arrays, const DraftTable& table, bool padded) {
   RoundCosts costs = {};
   costs.batch = arrays.size("verify_cost", 0);
   costs.verify = arrays.input<double>("verify_cost", {costs.batch, table.slots + 1});
   costs.draft = arrays.input<double>("draft_cost", {costs.batch, table.drafters});
   costs.catch_up = arrays.input<double>("catch_up_cost", {table.drafters});
   costs.ratio = arrays.input<float>("cost_ratio", {costs.batch, table.drafters});
+  costs.padded = padded;
   return costs;
 }
 
@@ -83,11 +84,11 @@ static py::tuple as_arrays(Replayed&& played) {
   return py::make_tuple(table, owned<double>(std::move(played.cost), {rounds}));
 }
 
-static py::tuple replay_bound(const py::dict& inputs, int64_t batch, int64_t table_slots,
-                              int64_t policy, int64_t reward) {
+static py::tuple replay_bound(const py::dict& inputs, int64_t batch, bool padded,
+                              int64_t table_slots, int64_t policy, int64_t reward) {
   const Arrays arrays("replay", inputs);
   const DraftTable table = draft_table(arrays);
-  const RoundCosts costs = round_costs(arrays, table);
+  const RoundCosts costs = round_costs(arrays, table, padded);
   if (batch < 1 || batch > costs.batch) {
     throw py::value_error("replay: batch must be in [1, " + std::to_string(costs.batch) +
                           "], the rows of verify_cost, got " + std::to_string(batch));
@@ -109,7 +110,7 @@ static py::tuple replay_bound(const py::dict& inputs, int64_t batch, int64_t tab
 static py::tuple oracle_bound(const py::dict& inputs) {
   const Arrays arrays("oracle", inputs);
   const DraftTable table = draft_table(arrays);
-  const RoundCosts costs = round_costs(arrays, table);
+  const RoundCosts costs = round_costs(arrays, table, false);
   py::array_t<double> best(table.positions);
   py::array_t<int32_t> drafter(table.positions), drafted(table.positions);
   const int64_t requests = arrays.size("start", 0) - 1;
@@ -122,8 +123,8 @@ static py::tuple oracle_bound(const py::dict& inputs) {
 }
 
 void bind_replay(py::module_& module) {
-  module.def("replay", &replay_bound, py::arg("arrays"), py::arg("batch"), py::arg("table_slots"),
-             py::arg("policy"), py::arg("reward"),
+  module.def("replay", &replay_bound, py::arg("arrays"), py::arg("batch"), py::arg("padded"),
+             py::arg("table_slots"), py::arg("policy"), py::arg("reward"),
              "Play a policy over a table of drafts: (turns [n, 8] int32, cost of each round).");
   module.def("oracle", &oracle_bound, py::arg("arrays"),
              "The cheapest choices: (cost to the request's end, drafter, length), [P] each.");

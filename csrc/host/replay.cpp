@@ -27,7 +27,7 @@ class Run {
         flags_(new bool[static_cast<size_t>(2 * stream.batch)]()),
         live_(flags_.get()),
         lane_(live_ + stream.batch),
-        steps_(static_cast<size_t>(table.drafters)) {
+        drafting_(static_cast<size_t>(table.drafters * table.slots)) {
     int64_t most = 0;  // every round of a request emits something
     for (int64_t i = 0; i < stream.count; ++i) {
       most += table.start[stream.requests[i] + 1] - table.start[stream.requests[i]];
@@ -112,35 +112,57 @@ class Run {
 
   void round() {
     learner_.select(live_);
-    std::fill(steps_.begin(), steps_.end(), -1);
-    double cost = 0.0;
-    int32_t longest = 0;
     const size_t first = played_.turns.size();
+    double cost = 0.0;
     for (int64_t b = 0; b < stream_.batch; ++b) {
       if (!live_[b]) continue;
       const Turn turn = play(b);
-      int32_t& steps = steps_[static_cast<size_t>(turn.drafter)];
-      steps = std::max(steps, turn.drafted);
-      longest = std::max(longest, turn.drafted);
       cost += advance(turn);
       played_.turns.push_back(turn);
     }
-    const int64_t b = alive_ - 1;
-    for (int64_t d = 0; d < table_.drafters; ++d) {
-      if (steps_[static_cast<size_t>(d)] < 0) continue;
-      cost += steps_[static_cast<size_t>(d)] * costs_.draft[b * table_.drafters + d];
-      learn(first, d, costs_.ratio[b * table_.drafters + d]);
+    played_.cost.push_back(cost + drafting(first) + verifying(first));
+    for (int64_t d = 0; d < table_.drafters; ++d) learn(first, d);
+  }
+
+  double verifying(size_t first) const {
+    const double* verify = costs_.verify + (alive_ - 1) * (table_.slots + 1);
+    double more = 0.0, most = 0.0;
+    for (size_t i = first; i < played_.turns.size(); ++i) {
+      const double own = verify[played_.turns[i].drafted] - verify[0];
+      more += own;
+      most = std::max(most, own);
     }
-    played_.cost.push_back(cost + costs_.verify[b * (table_.slots + 1) + longest]);
+    return verify[0] + (costs_.padded ? most : more / static_cast<double>(alive_));
+  }
+
+  double drafting(size_t first) {
+    std::fill(drafting_.begin(), drafting_.end(), 0);
+    for (size_t i = first; i < played_.turns.size(); ++i) {
+      const Turn& turn = played_.turns[i];
+      int32_t* rows = &drafting_[static_cast<size_t>(turn.drafter * table_.slots)];
+      for (int32_t j = 0; j < turn.drafted; ++j) ++rows[j];
+    }
+    double cost = 0.0;
+    for (int64_t d = 0; d < table_.drafters; ++d) {
+      const int32_t* rows = &drafting_[static_cast<size_t>(d * table_.slots)];
+      for (int64_t j = 0; j < table_.slots && rows[j] > 0; ++j) {
+        const int64_t together = costs_.padded ? alive_ : rows[j];
+        cost += costs_.draft[(together - 1) * table_.drafters + d];
+      }
+    }
+    return cost;
   }
 
   // Drafter after drafter, as the decoder's lanes do.
-  void learn(size_t first, int64_t drafter, float ratio) {
+  void learn(size_t first, int64_t drafter) {
+    bool any = false;
     std::fill_n(lane_, stream_.batch, false);
     for (size_t i = first; i < played_.turns.size(); ++i) {
-      lane_[played_.turns[i].row] = played_.turns[i].drafter == drafter;
+      const bool mine = played_.turns[i].drafter == drafter;
+      lane_[played_.turns[i].row] = mine;
+      any |= mine;
     }
-    learner_.update(lane_, ratio);
+    if (any) learner_.update(lane_, costs_.ratio[(alive_ - 1) * table_.drafters + drafter]);
   }
 
   const DraftTable& table_;
@@ -151,9 +173,9 @@ class Run {
   std::vector<Row> rows_;
   std::vector<int64_t> read_;  // [batch, D], the position up to which each drafter has read
   std::unique_ptr<bool[]> flags_;
-  bool* live_;  // [batch], and
-  bool* lane_;  // [batch], the rows of one drafter
-  std::vector<int32_t> steps_;
+  bool* live_;                     // [batch], and
+  bool* lane_;                     // [batch], the rows of one drafter
+  std::vector<int32_t> drafting_;  // [D, K], rows that draft so far
   Replayed played_;
   int64_t next_ = 0, alive_ = 0;
 };

@@ -4,10 +4,12 @@
 // with drafter d and length n emits min(n, accepted[p, d]) + 1 tokens, whatever came before. So a
 // policy is replayed exactly: the statistics say where its arm stops, `accepted` what that brings.
 //
-//   cost of a round = verify[b, n_max] + sum over drafters of steps * draft[b, d]
+//   cost of a round = verify[b, 0] + sum over rows of (verify[b, n] - verify[b, 0]) / b
+//                   + sum over drafters and slots of draft[rows still drafting, d]
 //                   + sum over rows that drafted of behind * catch_up[d]
-//   b: requests decoded together;  n_max: the longest draft among them;  steps: the longest draft
-//   of that drafter;  behind: tokens since the row's last draft by that drafter
+//   b: requests decoded together;  n: a row's draft;  behind: tokens since the row's last draft by
+//   that drafter.  Padded: every row is charged as the longest one is, verify[b, n_max] and
+//   draft[b, d] for each slot of the drafter's longest draft.
 #pragma once
 
 #include <stdint.h>
@@ -32,9 +34,10 @@ struct DraftTable {
 struct RoundCosts {
   int64_t batch;           // the most requests the tables are for
   const double* verify;    // [batch, K + 1], by the longest draft
-  const double* draft;     // [batch, D], of one step
+  const double* draft;     // [batch, D], of one step, by the rows that draft
   const double* catch_up;  // [D], of one token
   const float* ratio;      // [batch, D], what the bandit is told of a draft step's cost
+  bool padded;             // rows of a batch have one length, the longest
 };
 
 struct Stream {

@@ -144,6 +144,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     add("--token-cost", type=float,
         help="of one more token in a target forward, in forwards (default: measured)")  # fmt: skip
     add("--cost-file", type=Path, help="measured costs by batch, see docs/replay.md")
+    add("--padded", action="store_true", help="rows of a batch cost what the longest does")
     add("--jobs", type=_positive, default=os.cpu_count(), help="processes (default: all cores)")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -113,10 +114,16 @@ class SlowReplay:
         )  # fmt: skip
 
     def _charge(self, played: dict, alive: int) -> None:
-        cost = self.costs.verify[alive - 1, max(n for _, n, _, _ in played.values())]
-        for drafter in range(self.table.drafters):
-            steps = [n for d, n, _, _ in played.values() if d == drafter]
-            cost += max(steps, default=0) * self.costs.draft[alive - 1, drafter]
+        verify, lengths = self.costs.verify[alive - 1], [n for _, n, _, _ in played.values()]
+        if self.costs.padded:
+            cost = max(verify[n] for n in lengths)
+        else:
+            cost = verify[0] + sum(verify[n] - verify[0] for n in lengths) / alive
+        for drafter, slot in product(range(self.table.drafters), range(self.table.slots)):
+            rows = sum(n > slot for d, n, _, _ in played.values() if d == drafter)
+            if rows:
+                together = alive if self.costs.padded else rows
+                cost += self.costs.draft[together - 1, drafter]
         for b, (drafter, drafted, _, accepted) in played.items():
             p = self.position[b]
             emitted = min(accepted + 1, self.end[b] - p)

@@ -29,7 +29,10 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
     player = open_player(arguments.traces)
     arms = parse_arms(arguments.arms) if arguments.arms else player.default_arms()
     policies = plays(arms, arguments.policies, arguments.rewards, player)
-    grid = Grid(tuple(arguments.traces), arms, policies, arguments.token_cost, arguments.cost_file)
+    grid = Grid(
+        tuple(arguments.traces), arms, policies, arguments.token_cost, arguments.cost_file,
+        arguments.padded,
+    )  # fmt: skip
     trace = player.trace
     names = list(streams(trace.meta.domains, trace.domain, 0))
     work = tasks(names, arguments.seeds, arguments.cost_ratios, arguments.batch)

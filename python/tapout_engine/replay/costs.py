@@ -14,7 +14,11 @@ from ..traces import TraceMeta
 
 
 def measured_costs(
-    meta: TraceMeta, batch: int = 1, ratio: float | None = None, token_cost: float | None = None
+    meta: TraceMeta,
+    batch: int = 1,
+    ratio: float | None = None,
+    token_cost: float | None = None,
+    padded: bool = False,
 ) -> RoundCosts:
     """A trace's measured costs for up to ``batch`` requests together.
 
@@ -30,6 +34,8 @@ def measured_costs(
         measured one.
     token_cost : float, optional
         None: what was measured between 0 and K drafts.
+    padded : bool
+        See :class:`RoundCosts`.
     """
     alone = meta.verify_seconds[0]
     verify = np.array(meta.verify_seconds) / alone  # [K + 1]
@@ -43,10 +49,11 @@ def measured_costs(
         verify=verify + token_cost * others * np.arange(1, slots + 2),
         draft=draft * (1 + token_cost * others),
         catch_up=np.array(meta.catch_up_seconds) / alone,
+        padded=padded,
     )
 
 
-def costs_of_file(path: Path, meta: TraceMeta, batch: int) -> RoundCosts:
+def costs_of_file(path: Path, meta: TraceMeta, batch: int, padded: bool = False) -> RoundCosts:
     """A JSON object of tables by batch: ``verify`` [B][K + 1], ``draft`` [B][D], in one unit.
 
     Raises
@@ -69,15 +76,18 @@ def costs_of_file(path: Path, meta: TraceMeta, batch: int) -> RoundCosts:
             )
     alone = tables["verify"][0, 0]
     catch_up = np.array(meta.catch_up_seconds) / meta.verify_seconds[0]
-    return with_ratio(tables["verify"][:batch] / alone, tables["draft"][:batch] / alone, catch_up)
+    verify, draft = (tables[name][:batch] / alone for name in ("verify", "draft"))
+    return with_ratio(verify, draft, catch_up, padded)
 
 
-def with_ratio(verify: np.ndarray, draft: np.ndarray, catch_up: np.ndarray) -> RoundCosts:
+def with_ratio(
+    verify: np.ndarray, draft: np.ndarray, catch_up: np.ndarray, padded: bool
+) -> RoundCosts:
     """Costs, and what the bandit is told: a draft step and the extra verify time of its token,
     in forwards without drafts of as many requests."""
     token = (verify[:, -1:] - verify[:, :1]) / (verify.shape[1] - 1)
     ratio = np.maximum(0.0, (draft + token) / verify[:, :1])
     return RoundCosts(
         np.ascontiguousarray(verify, np.float64), np.ascontiguousarray(draft, np.float64),
-        np.ascontiguousarray(catch_up, np.float64), ratio.astype(np.float32),
+        np.ascontiguousarray(catch_up, np.float64), ratio.astype(np.float32), padded,
     )  # fmt: skip

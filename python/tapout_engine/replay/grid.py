@@ -43,7 +43,7 @@ class Grid:
     arms : sequence of Arm
     policies : sequence of Play
         Their arms are these.
-    token_cost, cost_file
+    token_cost, cost_file, padded
         See :func:`measured_costs` and :func:`costs_of_file`.
     """
 
@@ -52,6 +52,7 @@ class Grid:
     policies: tuple[Play, ...]
     token_cost: float | None = None
     cost_file: Path | None = None
+    padded: bool = False
 
 
 def tasks(
@@ -111,8 +112,8 @@ class _Task:
     def _costs(self, trace: Trace) -> RoundCosts:
         task, grid = self.task, self.grid
         if grid.cost_file is not None and task.ratio is None:
-            return costs_of_file(grid.cost_file, trace.meta, task.batch)
-        return measured_costs(trace.meta, task.batch, task.ratio, grid.token_cost)
+            return costs_of_file(grid.cost_file, trace.meta, task.batch, grid.padded)
+        return measured_costs(trace.meta, task.batch, task.ratio, grid.token_cost, grid.padded)
 
     def _play(self, play: Play) -> Rounds:
         return self.player.play(
