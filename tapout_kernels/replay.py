@@ -16,6 +16,7 @@ from .bandit_state import BanditState
 from .reference.bandit import POLICIES, REWARDS
 from .stop_rules import StopRules
 
+_UNAVAILABLE = ""
 try:
     from . import _host
 except ImportError as error:

@@ -12,6 +12,7 @@ import torch
 from helpers.slow_replay import SlowReplay
 
 import tapout_kernels as tk
+import tapout_kernels.replay
 from tapout_kernels.reference.bandit import POLICIES
 from tapout_kernels.replay import DraftTable, RoundCosts, Rounds, oracle, replay
 
@@ -217,3 +218,12 @@ def test_what_does_not_fit_is_refused_and_teaches_nothing(arguments, message):
     with pytest.raises(ValueError, match=message):
         replay(**given)
     assert state.calls.item() == 0
+
+
+def test_without_the_host_library_nothing_is_replayed(monkeypatch):
+    monkeypatch.setattr(tapout_kernels.replay, "_host", None)
+    state = bandit("ucb1", "blend", "sequence")
+    with pytest.raises(tk.BackendUnavailable, match="replay: the host library was not built"):
+        replay(table(), tk.StopRules(*RULES), state, costs(), TURNS)
+    with pytest.raises(tk.BackendUnavailable, match="oracle: the host library"):
+        oracle(table(), costs())

@@ -141,9 +141,7 @@ def test_replay_mutant_is_killed(mutants, name):
     print(f"killed: {name} (by {killer.name})")
 
 
-@pytest.mark.parametrize(
-    "killer", [SEQUENCE, PADDED, TOKEN, ALONE, FORGETS, ORACLE], ids=lambda k: k.name
-)
+@pytest.mark.parametrize("name", KILLERS)
 def test_the_source_as_it_is_survives(mutants, name):
     with mutants.running(0):
         KILLERS[name].run("cpu")
