@@ -66,7 +66,7 @@ MUTANTS = {
         (Edit(REPLAY, "costs_.padded ? alive_ : rows[j]", "rows[j]"),), PADDED
     ),
     "verification as long as the last draft": Mutant(
-        (Edit(REPLAY, "std::max(most, own)", "own"),), PADDED
+        (Edit(REPLAY, "std::max(longest, drafted)", "drafted"),), PADDED
     ),
     "a row's drafts verified for all": Mutant(
         (Edit(REPLAY, "more / static_cast<double>(alive_)", "more"),), SEQUENCE

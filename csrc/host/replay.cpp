@@ -126,13 +126,14 @@ class Run {
 
   double verifying(size_t first) const {
     const double* verify = costs_.verify + (alive_ - 1) * (table_.slots + 1);
-    double more = 0.0, most = 0.0;
+    double more = 0.0;
+    int32_t longest = 0;
     for (size_t i = first; i < played_.turns.size(); ++i) {
-      const double own = verify[played_.turns[i].drafted] - verify[0];
-      more += own;
-      most = std::max(most, own);
+      const int32_t drafted = played_.turns[i].drafted;
+      more += verify[drafted] - verify[0];
+      longest = std::max(longest, drafted);
     }
-    return verify[0] + (costs_.padded ? most : more / static_cast<double>(alive_));
+    return costs_.padded ? verify[longest] : verify[0] + more / static_cast<double>(alive_);
   }
 
   double drafting(size_t first) {

@@ -116,7 +116,7 @@ class SlowReplay:
     def _charge(self, played: dict, alive: int) -> None:
         verify, lengths = self.costs.verify[alive - 1], [n for _, n, _, _ in played.values()]
         if self.costs.padded:
-            cost = max(verify[n] for n in lengths)
+            cost = verify[max(lengths)]
         else:
             cost = verify[0] + sum(verify[n] - verify[0] for n in lengths) / alive
         for drafter, slot in product(range(self.table.drafters), range(self.table.slots)):
