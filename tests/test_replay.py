@@ -201,7 +201,7 @@ def test_wrong_tables_are_refused(arrays, error, message):
         ({"drafters": np.zeros((2, 1), np.int32)}, r"drafters must be \[\d+, 1\], got \[2, 1\]"),
         ({"bandit": tk.BanditState.create(3, slots=SLOTS)}, r"bandit must have \d+ arms, got 3"),
         ({"bandit": tk.BanditState.create(len(RULES), slots=2)}, "bandit must have 5 slots, got 2"),
-        ({"bandit": tk.BanditState.create(len(RULES), 2, SLOTS)}, "bandit must have 1 groups, got 2"),
+        ({"bandit": tk.BanditState.create(len(RULES), 2, SLOTS)}, "must have 1 groups, got 2"),
         (
             {"costs": RoundCosts(np.ones((1, 4)), np.ones((1, 3)), np.ones(3),
                                  np.ones((1, 3), np.float32))},
