@@ -84,6 +84,19 @@ def test_a_run_that_was_cut_off_goes_on(record, monkeypatch):
     assert_same(load_trace(path), whole)
 
 
+def test_folders_are_called_by_their_name_and_short_texts_are_enough(record, model_dir, tmp_path):
+    (tmp_path / "short.txt").write_text("a")
+    code, printed, path = record(
+        "--draft", model_dir, "--prompts", f"short={tmp_path / 'short.txt'}",
+        "--max-new-tokens", "2",
+    )  # fmt: skip
+    assert code == 0, printed
+    trace = load_trace(path)
+    assert trace.meta.drafters == [model_dir.name]
+    assert trace.positions <= 2
+    assert (trace.accepted == 4).all(), "the drafter is the target"
+
+
 def test_requests_recorded_together_say_the_same(record):
     alone, together = record()[2], record("--batch", "2", out="b")[2]
     one, other = load_trace(alone), load_trace(together)
@@ -99,6 +112,7 @@ def test_requests_recorded_together_say_the_same(record):
         (("--prompts", "a=missing.txt"), "trace record: expected a folder or a file"),
         (("--temperature", "0.5"), "expected --rule gumbel for --temperature 0.5"),
         (("--draft", "auto"), "--draft names one drafter each, got auto"),
+        (("--draft", "self", "self"), "must name different drafters, got two self"),
         (("--rule", "token"), "invalid choice: 'token'"),
     ],
 )

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 import tapout_kernels as tk
 
-from ..engine import draft_cost
+from ..engine import Drafter, draft_cost
 from ..errors import EngineError
 from ..lanes import VERIFY_ROW
 from ..progress import progress_bar
@@ -26,7 +26,7 @@ from ..prompts import DEMO_PROMPTS
 from ..requests import Request
 from ..session import Session
 from ..training.corpus import prompts as prompts_of
-from .costs import measure
+from .costs import BEHIND, measure
 from .recorder import Recorded, Recorder
 from .schema import Trace, TraceMeta, assemble, save_trace
 
@@ -55,10 +55,7 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
         )
     parts = Parts(arguments.out.with_name(arguments.out.name + ".parts"), _settings(arguments))
     session = Session(arguments.target, arguments.dtype, notify=say)
-    named = {kind: session.drafter(kind, arguments.skip_layers) for kind in arguments.draft}
-    drafters = {kind: entry.drafter for kind, entry in named.items()}
-    if any(isinstance(drafter, dict) for drafter in drafters.values()):
-        raise EngineError("trace record: --draft names one drafter each, got auto")
+    drafters = _drafters(session, arguments)
     recorder = Recorder(session.target, drafters, arguments.slots, arguments.rule)
     requests = [_request(session, entry.prompt, arguments) for entry in asked]
     _record(recorder, requests, parts, arguments)
@@ -175,9 +172,28 @@ def _request(session: Session, prompt: str, arguments: argparse.Namespace) -> Re
     )  # fmt: skip
 
 
+def _drafters(session: Session, arguments: argparse.Namespace) -> dict[str, Drafter]:
+    """By the names that arms will say: of a folder the last part."""
+    found: dict[str, Drafter] = {}
+    for kind in arguments.draft:
+        drafter = session.drafter(kind, arguments.skip_layers).drafter
+        if isinstance(drafter, dict):
+            raise EngineError(f"trace record: --draft names one drafter each, got {kind}")
+        name = Path(kind).resolve().name if Path(kind).is_dir() else kind
+        if name in found:
+            raise EngineError(f"trace record: --draft must name different drafters, got two {name}")
+        found[name] = drafter
+    return found
+
+
 def _context(parts: Parts, requests: list[Request]) -> list[int]:
-    tokens = [*requests[0].prompt, *parts.read(0)["tokens"].tolist()]
-    return tokens[-CONTEXT:]
+    """The tokens of the longest request, or what comes of repeating them."""
+    texts = (
+        [*request.prompt, *parts.read(number)["tokens"].tolist()]
+        for number, request in enumerate(requests)
+    )
+    longest = max(texts, key=len)
+    return (longest * (BEHIND + 1))[-max(BEHIND + 1, min(len(longest), CONTEXT)) :]
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, object]:
