@@ -142,8 +142,8 @@ MUTANTS = {
               "loss_until(params, b, losses[i].stop)"),), UNBIASED,
     ),
     "hedge asks rules with the memory of the first row": Mutant(
-        (Edit("core/hedge.h", "arm_stops_after(rules, row, arm, j,",
-              "arm_stops_after(rules, 0, arm, j,"),), OWN_MEMORY,
+        (Edit("core/hedge.h", "arm_stops_after(rules, row, arm, j, stats + j * kStatsColumns)",
+              "arm_stops_after(rules, 0, arm, j, stats + j * kStatsColumns)"),), OWN_MEMORY,
     ),
     "ucbspec over the total count": Mutant(
         (Edit("core/bandit.h", "(sqrt(1.0 + pulls) / pulls)",
