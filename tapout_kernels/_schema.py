@@ -20,10 +20,11 @@ SCHEMAS: dict[str, str] = {
         "Tensor(c!) tokens) -> ()"
     ),
     "proposal_reset": (
-        f"(Tensor? max_length, Tensor? live, Tensor? rows, {RULES}, Tensor(a!) rng_round, "
-        "Tensor(b!) tokens, Tensor(c!) length, Tensor(d!) out_max_length, Tensor(e!) active, "
-        "Tensor(f!) out_live, Tensor(g!) round, Tensor(h!) num_active, Tensor(i!) stats, "
-        "Tensor(j!) stop_reason) -> ()"
+        "(Tensor? max_length, Tensor? prediction, Tensor? live, Tensor? rows, Tensor? rule_kind, "
+        "Tensor? rule_param, Tensor? arm, Tensor(a!)? memory, Tensor(b!) rng_round, "
+        "Tensor(c!) tokens, Tensor(d!) length, Tensor(e!) out_max_length, Tensor(f!) active, "
+        "Tensor(g!) out_live, Tensor(h!) round, Tensor(i!) num_active, Tensor(j!) stats, "
+        "Tensor(k!) stop_reason) -> ()"
     ),
     "proposal_load": (
         f"(Tensor source, Tensor? source_length, Tensor(a!)? logits, {SAMPLING}, "
@@ -49,21 +50,23 @@ SCHEMAS: dict[str, str] = {
     "bandit_select": (
         "(Tensor count, Tensor reward_sum, Tensor reward_sq, Tensor tokens, Tensor cost, "
         "Tensor params, Tensor seed, Tensor? group, Tensor? live, Tensor? rows, int policy, "
-        "int reward, int slots, Tensor(a!) calls, Tensor(b!) arm) -> ()"
+        "int reward, int slots, Tensor(a!) calls, Tensor(b!) arm, Tensor(c!)? arm_prob) -> ()"
     ),
     "bandit_update": (
-        "(Tensor arm, Tensor? rows, Tensor draft_tokens, Tensor length, Tensor live, "
-        "Tensor stop_reason, Tensor num_accepted, Tensor status, Tensor? group, Tensor params, "
-        "Tensor cost_ratio, int reward, Tensor? rule_kind, Tensor? rule_param, "
-        "Tensor(a!) count, Tensor(b!) reward_sum, Tensor(c!) reward_sq, Tensor(d!) tokens, "
-        "Tensor(e!) cost, Tensor(f!)? memory) -> ()"
+        "(Tensor arm, Tensor? rows, Tensor draft_tokens, Tensor length, Tensor stats, "
+        "Tensor live, Tensor stop_reason, Tensor num_accepted, Tensor? overlap, Tensor status, "
+        "Tensor? group, Tensor params, Tensor cost_ratio, int policy, int reward, "
+        "Tensor? rule_kind, Tensor? rule_param, Tensor? arm_prob, Tensor(a!) count, "
+        "Tensor(b!) reward_sum, Tensor(c!) reward_sq, Tensor(d!) tokens, Tensor(e!) cost, "
+        "Tensor(f!)? memory) -> ()"
     ),
     "bandit_step": (
-        "(Tensor arm, Tensor? rows, Tensor draft_tokens, Tensor length, Tensor live, "
-        "Tensor stop_reason, Tensor num_accepted, Tensor status, Tensor? group, Tensor params, "
-        "Tensor cost_ratio, Tensor? rule_kind, Tensor? rule_param, Tensor seed, "
-        "Tensor? next_live, int policy, int reward, Tensor(a!) count, Tensor(b!) reward_sum, "
-        "Tensor(c!) reward_sq, Tensor(d!) tokens, Tensor(e!) cost, Tensor(f!)? memory, "
-        "Tensor(g!) calls, Tensor(h!) next_arm) -> ()"
+        "(Tensor arm, Tensor? rows, Tensor draft_tokens, Tensor length, Tensor stats, "
+        "Tensor live, Tensor stop_reason, Tensor num_accepted, Tensor? overlap, Tensor status, "
+        "Tensor? group, Tensor params, Tensor cost_ratio, Tensor? rule_kind, "
+        "Tensor? rule_param, Tensor seed, Tensor? next_live, int policy, int reward, "
+        "Tensor(a!) count, Tensor(b!) reward_sum, Tensor(c!) reward_sq, Tensor(d!) tokens, "
+        "Tensor(e!) cost, Tensor(f!)? memory, Tensor(g!) calls, Tensor(h!) next_arm, "
+        "Tensor(i!)? arm_prob) -> ()"
     ),
 }

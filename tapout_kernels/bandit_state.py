@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ._check import require_tensor
-from .policies import check_policy, parameters
+from .policies import WEIGHTED, check_policy, parameters
 
 _TABLES = ("count", "reward_sum", "reward_sq", "tokens", "cost")
-_TENSORS = (*_TABLES, "calls", "cost_ratio", "params", "seed")
+_TENSORS = (*_TABLES, "arm_prob", "calls", "cost_ratio", "params", "seed")
 _SETTINGS = ("policy", "reward", "level", "slots")
 
 
@@ -23,9 +23,14 @@ class BanditState:
     ----------
     count, reward_sum, reward_sq : Tensor
         [G, A] float64, or [G, A, K] at token level: pulls, their rewards and squared rewards, of
-        each arm of each group. A discounted count is no integer.
+        each arm of each group. A discounted count is no integer. Under ``exp3``, ``exp3spec`` and
+        ``hedge`` ``reward_sq`` is the sum of estimated losses, under ``normalhedge`` of regrets.
     tokens, cost : Tensor
         [G, A] float64: tokens emitted, and cost in target forwards (``1 + cost_ratio * drafted``).
+    arm_prob : Tensor
+        [R, A] float64, or [R, A, K] at token level: the probability of every arm when the arm of
+        a row of state was drawn; written by ``bandit_select``, read when the round is learnt from.
+        R is 0 for policies that do not read it.
     calls : Tensor
         [1] int64, number of selections: the round of the noise address, never reset.
     cost_ratio : Tensor
@@ -44,6 +49,7 @@ class BanditState:
     reward_sq: Tensor
     tokens: Tensor
     cost: Tensor
+    arm_prob: Tensor
     calls: Tensor
     cost_ratio: Tensor
     params: Tensor
@@ -65,6 +71,7 @@ class BanditState:
         seed: int = 0,
         device: torch.device | str | None = None,
         discount: float = 1.0,
+        rows: int = 0,
         **policy_params: float,
     ) -> BanditState:
         r"""A bandit that has seen nothing.
@@ -80,20 +87,27 @@ class BanditState:
             ``sequence``: one arm for a whole draft. ``token``: an arm for every slot, each slot
             with a table of its own.
         policy : {"ucb1", "ucb_tuned", "thompson_gaussian", "thompson_beta", "epsilon_greedy", \
-"fixed"}
-            How an arm is picked, see :func:`bandit_select`. ``ucb1`` takes ``exploration`` (1;
-            0.2 with ``throughput``), ``thompson_gaussian`` ``sigma`` (0.5), ``epsilon_greedy``
-            ``epsilon`` (0.1), ``fixed`` ``arm`` (0).
+"ucbspec", "exp3", "exp3spec", "hedge", "normalhedge", "metasd", "fixed"}
+            How an arm is picked, see :func:`bandit_select`. ``ucb1`` takes ``exploration`` (1; 0.2
+            with ``throughput``), as does ``metasd``; ``thompson_gaussian`` ``sigma`` (0.5),
+            ``epsilon_greedy`` ``epsilon`` (0.1), as do ``exp3``, ``hedge`` (0) and ``normalhedge``
+            (0.1); ``ucbspec`` ``delta`` (0.1), ``fixed`` ``arm`` (0).
         reward : str, optional
             How a round is judged, see :func:`bandit_update`. Level ``sequence``: ``blend`` (the
-            default; takes ``alpha``, 0.5), ``simple`` or ``throughput``. Level ``token``:
-            ``decision`` (the default) or ``token_accept``.
+            default; takes ``alpha``, 0.5), ``simple``, ``throughput`` or ``overlap``. Level
+            ``token``: ``decision`` (the default) or ``token_accept``. ``ucbspec`` and ``exp3spec``
+            take ``simple`` alone: it is their own reward, n_acc + 1, on another scale. ``hedge``
+            and ``normalhedge`` take all but ``throughput``: what a shorter draft would have earned.
+            ``metasd`` is ``ucb1`` with ``overlap``.
         seed : int
             Key of the policies that draw at random.
         device : torch.device or str, optional
         discount : float
             In (0, 1]: what a table keeps of its past at every credited round of its group, for
             traffic that drifts; 1 forgets nothing.
+        rows : int
+            R, rows of the arms that are chosen (B without ``rows``). ``exp3``, ``exp3spec``,
+            ``hedge`` and ``normalhedge`` need it, to remember how likely each row's arm was.
         **policy_params : float
             The parameters named above.
 
@@ -101,12 +115,17 @@ class BanditState:
         ------
         ValueError
             For an unknown policy, level or parameter, a reward of the other level, ``ucb_tuned``
-            with ``throughput`` (which has no variance), a value out of range, or sizes below 1.
+            or one that draws by weight with ``throughput`` (no sum over rounds), ``ucbspec``,
+            ``exp3spec`` or ``metasd`` with a reward that is not theirs, these or a hedge at level
+            ``token``, a value out of range, or sizes below 1.
 
         Notes
         -----
-        Source: TapOut, arXiv 2511.02017; Auer et al. 2002 (UCB1, UCB-Tuned). Reward
-        ``throughput``, credit ``decision`` and every default are this project's.
+        Source: TapOut, arXiv 2511.02017; Auer et al. 2002 (UCB1, UCB-Tuned; another paper of that
+        year: EXP3); BanditSpec, 2505.15141 (UCBSpec, EXP3Spec); Chaudhuri et al. 2009
+        (NormalHedge). Hedging over drafters is Not-a-Bandit's, 2510.20064; the estimate over stop
+        rules and hedge's rate are this project's, as are reward ``throughput``, credit ``decision``
+        and every default. ``overlap``: MetaSD, 2604.05417.
 
         Examples
         --------
@@ -121,6 +140,9 @@ class BanditState:
             )
         reward = check_policy(policy, level, reward)
         values = parameters(policy, reward, arms, {**policy_params, "discount": discount})
+        if policy in WEIGHTED and rows < 1:
+            raise ValueError(f"BanditState: rows must be >= 1 with {policy}, got {rows}")
+        rows = rows if policy in WEIGHTED else 0
         each = (groups, arms) if level == "sequence" else (groups, arms, slots)
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -128,7 +150,7 @@ class BanditState:
 
         return cls(
             count=zeros(*each), reward_sum=zeros(*each), reward_sq=zeros(*each),
-            tokens=zeros(groups, arms), cost=zeros(groups, arms),
+            tokens=zeros(groups, arms), cost=zeros(groups, arms), arm_prob=zeros(rows, *each[1:]),
             calls=zeros(1, dtype=torch.int64), cost_ratio=zeros(1, dtype=torch.float32),
             params=torch.tensor(values, dtype=torch.float64, device=device),
             seed=torch.tensor([seed], dtype=torch.int64, device=device),
@@ -142,6 +164,23 @@ class BanditState:
     @property
     def arms(self) -> int:
         return self.count.shape[1]
+
+    def for_rows(self, rows: int) -> BanditState:
+        """This bandit, its tables shared, for another number of rows of arms.
+
+        Parameters
+        ----------
+        rows : int
+            R, where the policy reads ``arm_prob``; the new one holds no draw yet.
+
+        Examples
+        --------
+        >>> bandit = BanditState.create(arms=2, policy="exp3", rows=1)
+        >>> bandit.for_rows(3).arm_prob.shape
+        torch.Size([3, 2])
+        """
+        rows = rows if self.policy in WEIGHTED else 0
+        return replace(self, arm_prob=self.arm_prob.new_zeros(rows, *self.count.shape[1:]))
 
     def reset(self, groups: Tensor | None = None) -> None:
         """Forget what groups have learned, in place and without reading a tensor on the host.
@@ -188,7 +227,7 @@ class BanditState:
         Examples
         --------
         >>> sorted(BanditState.create(arms=2).state_dict())[:3]
-        ['calls', 'cost', 'cost_ratio']
+        ['arm_prob', 'calls', 'cost']
         """
         tensors = {name: getattr(self, name).clone() for name in _TENSORS}
         return tensors | {name: getattr(self, name) for name in _SETTINGS}

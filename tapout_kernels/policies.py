@@ -6,33 +6,41 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .backends import NotYetSupported
 from .reference.bandit import ALPHA, DISCOUNT, NUM_PARAMS, POLICIES, POLICY_PARAM
 
 # Rewards of each level; the first is the default.
 LEVELS: dict[str, tuple[str, ...]] = {
-    "sequence": ("blend", "simple", "throughput"),
+    "sequence": ("blend", "simple", "throughput", "overlap"),
     "token": ("decision", "token_accept"),
 }
-_LATER = ("ucbspec", "exp3", "exp3spec", "hedge", "normalhedge", "metasd")
+# Policies with a reward of their own. That of BanditSpec, Y = n_acc + 1 of range L = K, is `simple`
+# on another scale: (Y - 1) / L is n_acc / K.
+_OWN_REWARD = {"ucbspec": "simple", "exp3spec": "simple", "metasd": "overlap"}
+# The hedges learn of every arm, by what its stop rule would have done.
+HEDGES = ("hedge", "normalhedge")
+# What they learn from a round is divided by the probability its arm was drawn with.
+WEIGHTED = ("exp3", "exp3spec", *HEDGES)
 
 
 def check_policy(policy: str, level: str, reward: str | None) -> str:
-    """The reward's name (None: the level's default), if the three go together."""
+    """The reward's name (None: the policy's own, or the level's), if the three go together."""
     _one_of("policy", policy, tuple(POLICIES))
     _one_of("level", level, tuple(LEVELS))
-    reward = LEVELS[level][0] if reward is None else reward
+    if policy in (*_OWN_REWARD, *HEDGES) and level != "sequence":
+        raise ValueError(f"BanditState: level must be sequence with {policy}, got {level!r}")
+    own = _OWN_REWARD.get(policy)
+    reward = own or LEVELS[level][0] if reward is None else reward
     _one_of(f"reward at level {level}", reward, LEVELS[level])
-    if policy == "ucb_tuned" and reward == "throughput":
+    if own and reward != own:
+        raise ValueError(f"BanditState: reward must be {own} with {policy}, got {reward!r}")
+    if policy in ("ucb_tuned", *WEIGHTED) and reward == "throughput":
         raise ValueError(
-            "BanditState: reward must be blend or simple with ucb_tuned, got 'throughput'"
+            f"BanditState: reward must be blend, simple or overlap with {policy}, got 'throughput'"
         )
     return reward
 
 
 def _one_of(what: str, name: str, known: tuple[str, ...]) -> None:
-    if name in _LATER:
-        raise NotYetSupported(f"BanditState: {what} is not supported in version 0.1, got {name!r}")
     if name not in known:
         raise ValueError(f"BanditState: {what} must be one of {', '.join(known)}, got {name!r}")
 
@@ -58,8 +66,17 @@ def _parameters(policy: str, reward: str, arms: int) -> dict[str, _Parameter]:
     of_policy = {
         "fixed": {"arm": _Parameter(POLICY_PARAM, 0, f"in [0, {arms})", range(arms).__contains__)},
         "ucb1": {"exploration": scale(exploration)},
+        "metasd": {"exploration": scale(exploration)},
         "thompson_gaussian": {"sigma": scale(0.5)},
         "epsilon_greedy": {"epsilon": share(POLICY_PARAM, 0.1)},
+        "exp3": {"epsilon": share(POLICY_PARAM, 0.0)},
+        "hedge": {"epsilon": share(POLICY_PARAM, 0.0)},
+        "normalhedge": {
+            "epsilon": _Parameter(POLICY_PARAM, 0.1, "in [0, 1)", lambda x: 0 <= x < 1),
+        },
+        "ucbspec": {
+            "delta": _Parameter(POLICY_PARAM, 0.1, "in (0, 1)", lambda x: 0 < x < 1),
+        },
     }
     discount = _Parameter(DISCOUNT, 1.0, "in (0, 1]", lambda x: 0 < x <= 1)
     of_reward = {"blend": {"alpha": share(ALPHA, 0.5)}}

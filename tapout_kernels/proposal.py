@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._check import check, require_tensor
-from .backends import call, refuse
+from .backends import call
 from .draft_vocab import DraftVocab, vocab_tables
 from .reference.stop import NOT_LIVE
 from .stop_rules import StopRules, StopState, rule_arguments
@@ -139,13 +139,16 @@ class Proposal:
         rng : RngState
             ``rng.round`` of live rows advances by one.
         rules, state : StopRules, StopState, optional
-            The arm of a row may refuse to draft at all (``fixed_length`` with n = 0).
+            The arm of a row may refuse to draft at all: ``fixed_length`` with n = 0,
+            ``hysteresis`` while off, ``predicted_length``.
         max_length : Tensor, optional
             [B] int32, clipped to [0, K]. None: K.
         live : Tensor, optional
             [B] bool. None: every row.
         prediction : Tensor, optional
-            Not supported in this version.
+            [B] float32, how many drafts to make: what the arms of ``predicted_length`` remember
+            (``state.memory``) and stop at: rounded, halves up, in [0, K]; 0 drafts nothing, NaN
+            is no prediction. It may depend on all that is known before the round.
         rows : Tensor, optional
             [B] int32, the row of ``rng`` and ``state`` of each batch row; one outside them is not
             live. None: row b.
@@ -155,12 +158,13 @@ class Proposal:
         Raises
         ------
         TypeError, ValueError
-            For a tensor of the wrong dtype, shape, device or layout; nothing is written.
+            For a tensor of the wrong dtype, shape, device or layout, a ``prediction`` without
+            ``rules``, or none where an arm is ``predicted_length``; nothing is written.
         """
-        refuse("proposal_reset", prediction=prediction)
+        _require_prediction(rules, prediction)
         call(
             "proposal_reset", backend,
-            max_length=max_length, live=live, rows=rows,
+            max_length=max_length, prediction=prediction, live=live, rows=rows,
             **rule_arguments("proposal_reset", rules, state),
             rng_round=rng.round, tokens=self.tokens, length=self.length,
             out_max_length=self.max_length, active=self.active, out_live=self.live,
@@ -180,6 +184,7 @@ class Proposal:
         token_mask: Tensor | None = None,
         live: Tensor | None = None,
         max_length: Tensor | None = None,
+        prediction: Tensor | None = None,
         *,
         rules: StopRules | None = None,
         state: StopState | None = None,
@@ -202,7 +207,7 @@ class Proposal:
             the draft is one-hot: the drafter would have proposed exactly these tokens.
         sampling : SamplingParams, optional
             Required with ``logits``: the very parameters the drafter sampled with.
-        live, max_length : Tensor, optional
+        live, max_length, prediction : Tensor, optional
             As in :meth:`reset`.
         rules, state : StopRules, StopState, optional
             Cut each draft where its arm would have stopped, the stopping token kept.
@@ -266,7 +271,7 @@ class Proposal:
             raise ValueError(
                 f"from_tokens: tokens must have {bound} {slots} columns, got {columns}"
             )
-        proposal.reset(rng, rules, state, max_length, live, rows=rows, backend=backend)
+        proposal.reset(rng, rules, state, max_length, live, prediction, rows=rows, backend=backend)
         proposal.logits, proposal.logits_row = logits, None
         call("proposal_load", backend, **arguments)
         return proposal
@@ -328,6 +333,15 @@ class Proposal:
         if vocab is not None:
             unusable = unusable | (self.tokens >= vocab)
         return torch.cat([last, torch.where(unusable, last, self.tokens)], dim=1)
+
+
+def _require_prediction(rules: StopRules | None, prediction: Tensor | None) -> None:
+    if rules is None and prediction is not None:
+        raise ValueError("proposal_reset: rules must be given with prediction, got None")
+    if rules is not None and prediction is None and "predicted_length" in rules.names:
+        raise ValueError(
+            "proposal_reset: prediction must be given for an arm of predicted_length, got None"
+        )
 
 
 def _overlaps(logits: Tensor) -> bool:

@@ -278,6 +278,8 @@ def _check_bandit(bandit: BanditState, rules: StopRules, table: DraftTable) -> N
     ):  # fmt: skip
         if got != expected:
             raise ValueError(f"replay: bandit must have {expected} {name}, got {got}")
+    if bandit.reward == "overlap":
+        raise ValueError("replay: reward must be one that lengths decide, got 'overlap'")
     if bandit.count.device.type != "cpu":
         raise ValueError(f"replay: bandit must be on cpu, got {bandit.count.device}")
 

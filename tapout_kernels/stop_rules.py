@@ -12,10 +12,7 @@ from .backends import NotYetSupported
 from .reference.stop import KINDS, NUM_MEMORY, NUM_PARAMS, STOP_RULES
 from .types import require_rows
 
-_LATER = (
-    "gammatune", "gammatune_plus", "heuristic", "hysteresis", "depth_logsumexp",
-    "adasd_entropy", "predicted_length", "adl",
-)  # fmt: skip
+_LATER = ("depth_logsumexp",)  # of trees
 
 
 class StopRules:
@@ -28,7 +25,13 @@ class StopRules:
         (n), ``max_confidence``, ``svip_difference``, ``logit_margin`` (threshold; TapOut,
         arXiv 2511.02017), ``svip`` (threshold; 2411.18462), ``adaedl`` (gamma,
         initial_threshold; 2410.18351), ``survival`` (threshold on the product of top-1
-        probabilities, or of the estimates passed to ``draft_step``; 2405.19715).
+        probabilities, or of the estimates passed to ``draft_step``; 2405.19715). Rules that learn
+        from finished rounds (``bandit_update`` with ``rules`` and ``state``): ``adaedl``,
+        ``gammatune`` (initial_length, delta, eta; 2504.00030), ``gammatune_plus`` (threshold on
+        the top-1 probability, too), ``heuristic`` (initial_length; Hugging Face),
+        ``hysteresis`` (high, low, alpha, probe_every), ``adasd_entropy`` (after 2512.11280),
+        ``adl`` (rho, delta, shortest, longest; 2510.02358). ``predicted_length`` takes its length
+        from ``Proposal.reset(prediction=)`` (2412.18910). The formulas: docs/algorithms.md.
     device : torch.device or str, optional
 
     Attributes
@@ -109,7 +112,8 @@ class StopState:
         [B] int32, or [B, K] at token level (the arm of slot j decides after slot j); an arm
         outside the table means "no rule".
     memory : Tensor
-        [B, A, 4] float32, updated by ``bandit_update`` in rounds the arm ran.
+        [B, A, 4] float32, updated by ``bandit_update`` in rounds the arm ran and drafted something
+        (``hysteresis``: or refused to), and by ``Proposal.reset`` with the predictions.
     initial_memory : Tensor
         [A, 4] float32, what a new request starts with.
 

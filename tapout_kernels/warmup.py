@@ -78,8 +78,8 @@ def warmup(
     Each rule runs without parameters and with all of temperature, top-k, top-p and min-p; each of
     these with the draft's logits kept, with one-hot drafts, and with token masks and ragged target
     rows. What else a call passes (only some of the parameters, ``rows``, a draft vocabulary, arms
-    for each slot, ``overlap``, ``logprobs``, a policy other than ucb1) is another kernel where
-    kernels are compiled per process: make that call once too.
+    for each slot, predictions, ``overlap``, ``logprobs``, a policy other than ucb1) is another
+    kernel where kernels are compiled per process: make that call once too.
 
     On a GPU the rounds run on the current stream and on the one ``torch.cuda.graph`` captures on
     unless told otherwise: each has a workspace of its own. Ends with a synchronization.

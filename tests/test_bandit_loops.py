@@ -29,10 +29,10 @@ def test_pending_pulls_equal_a_loop_that_scores_everything_afresh(backend, bandi
         assert found["calls"].item() == args["calls"].item() + 1
 
 
-@pytest.mark.parametrize("policy", ["ucb1", "ucb_tuned"])
+@pytest.mark.parametrize("policy", ["ucb1", "ucb_tuned", "ucbspec"])
 def test_a_large_batch_of_one_group_equals_the_loop(backend, policy):
     args = Case("bandit_select", batch=200, bandit=policy, seed=3).inputs()
-    args.update(group=None, live=None)
+    args.update(group=None, live=None, rows=None, arm=args["arm"][:200])
     found = raw.run(raw.caller(backend), "bandit_select", args)["arm"]
     assert found.equal(naive_bandit.select(args))
     assert len(found.unique()) > len(ARMS) // 2, "a batch explores"
@@ -57,7 +57,7 @@ def test_compiled_backends_equal_the_reference(compiled, bandit, seed):
             args = case.inputs()
             found = raw.run(raw.caller(compiled), op, args)
             for name, expected in raw.run(raw.reference, op, args).items():
-                key = "memory" if name == "memory" else "bandit"
+                key = name if name in ("memory", "arm_prob") else "bandit"
                 atol, rtol = TOLERANCES[key] if expected.is_floating_point() else (0, 0)
                 torch.testing.assert_close(found[name], expected, atol=atol, rtol=rtol)
 
@@ -77,7 +77,7 @@ def one_after_the_other(call: raw.Call, args: dict[str, object]) -> dict[str, to
     select = {**own, "live": own["next_live"], "arm": own["next_arm"]}
     select["slots"] = own["draft_tokens"].shape[1]
     call("bandit_select", **{name: select[name] for name in raw.names("bandit_select")})
-    return {name: own[name] for name in raw.written("bandit_step")}
+    return {name: own[name] for name in raw.written("bandit_step") if own[name] is not None}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -118,16 +118,28 @@ def test_rows_name_where_a_batch_row_keeps_its_state(backend, bandit):
     index = rows.long()
     select = {**Case("bandit_select", bandit=bandit).inputs(), "rows": None}
     select["arm"] = select["arm"][:4].contiguous()
-    packed = raw.run(raw.caller(backend), "bandit_select", select)["arm"]
+    drawn = select["arm_prob"] is not None
+    prob = torch.full((8, *select["arm_prob"].shape[1:]), 9.0).double() if drawn else None
+    select["arm_prob"] = select["arm_prob"][:4].contiguous() if drawn else None
+    if drawn:
+        prob[index] = select["arm_prob"]
+    chosen = raw.run(raw.caller(backend), "bandit_select", select)
+    packed = chosen["arm"]
     select.update(rows=rows, arm=torch.full((8, *packed.shape[1:]), -1, dtype=torch.int32))
-    arm = raw.run(raw.caller(backend), "bandit_select", select)["arm"]
+    scattered = raw.run(raw.caller(backend), "bandit_select", {**select, "arm_prob": prob})
+    arm = scattered["arm"]
     assert arm[index].equal(packed)
     assert (arm[[1, 2, 4, 7]] == -1).all()
+    if drawn:
+        assert scattered["arm_prob"][index].equal(chosen["arm_prob"])
+        assert (scattered["arm_prob"][[1, 2, 4, 7]] == 9).all()
     args = {**Case("bandit_update", bandit=bandit).inputs(), "rows": None}
     args["memory"] = args["memory"][:4].contiguous()
+    args["arm_prob"] = chosen.get("arm_prob")
     before = raw.run(raw.caller(backend), "bandit_update", {**args, "arm": packed})
     memory = torch.full((8, *args["memory"].shape[1:]), 9.0)
     memory[index] = args["memory"]
+    args["arm_prob"] = scattered.get("arm_prob")
     after = raw.run(raw.caller(backend), "bandit_update",
                     {**args, "arm": arm, "rows": rows, "memory": memory})  # fmt: skip
     assert (after["memory"][[1, 2, 4, 7]] == 9).all()

@@ -24,7 +24,7 @@ class Play:
         self, call: raw.Call, world, policy: str, reward: str, seed: int = 1, arms: int = 3
     ):
         level = "token" if reward in ("decision", "token_accept") else "sequence"
-        self.bandit = BanditState.create(arms, 1, K, level, policy, reward, seed=seed)
+        self.bandit = BanditState.create(arms, 1, K, level, policy, reward, seed=seed, rows=BATCH)
         self.bandit.cost_ratio.fill_(0.1)
         self.call, self.world = call, world
         self.generator = torch.Generator().manual_seed(seed)
@@ -41,15 +41,25 @@ class Play:
         names = ("count", "reward_sum", "reward_sq", "tokens", "cost", "params")
         tables = {name: getattr(b, name) for name in names}
         arm = torch.zeros(BATCH, *b.count.shape[2:], dtype=torch.int32)
-        shared = {"group": None, "rows": None, "reward": REWARDS[b.reward], "arm": arm, **tables}
-        self.call("bandit_select", **shared, seed=b.seed, live=None, policy=POLICIES[b.policy],
-                  slots=K, calls=b.calls)  # fmt: skip
+        drawn = b.arm_prob if len(b.arm_prob) else None
+        shared = {
+            "group": None,
+            "rows": None,
+            "reward": REWARDS[b.reward],
+            "policy": POLICIES[b.policy],
+            "arm": arm,
+            "arm_prob": drawn,
+            **tables,
+        }
+        self.call("bandit_select", **shared, seed=b.seed, live=None, slots=K,
+                  calls=b.calls)  # fmt: skip
         accepted, length, reason = self.world(arm, self.generator)
         ok = torch.zeros(BATCH, dtype=torch.int32)
         self.call(
             "bandit_update", **shared, draft_tokens=torch.zeros(BATCH, K, dtype=torch.int64),
-            length=length, live=ok == 0, stop_reason=reason, num_accepted=accepted, status=ok,
-            cost_ratio=b.cost_ratio, rule_kind=None, rule_param=None, memory=None,
+            length=length, stats=torch.zeros(BATCH, K, 8), live=ok == 0, stop_reason=reason,
+            num_accepted=accepted, overlap=None, status=ok, cost_ratio=b.cost_ratio, rule_kind=None,
+            rule_param=None, memory=None,
         )  # fmt: skip
         self.picked.append(arm)
 
@@ -93,7 +103,7 @@ LEARNERS = [
     for policy in ("ucb1", "ucb_tuned", "thompson_gaussian", "thompson_beta", "epsilon_greedy")
     for reward in WORLDS
     if (policy, reward) != ("ucb_tuned", "throughput")
-]
+] + [("ucbspec", "simple"), ("exp3", "blend"), ("exp3spec", "simple"), ("exp3", "token_accept")]
 
 
 def share_of_best(picked: Tensor) -> Tensor:

@@ -40,7 +40,9 @@ def check_outputs(backend: str, case: Case, args: dict, found: dict, expected: d
         return compare_verify.check_verify(args, found, expected, target_cutoffs(backend, args))
     for name, value in expected.items():
         if value.is_floating_point():
-            compare.close("memory" if name == "memory" else "bandit", found[name], value, case.name)
+            compare.close(
+                name if name in ("memory", "arm_prob") else "bandit", found[name], value, case.name
+            )
         else:
             assert torch.equal(found[name], value), f"{case.name} {name}"
     return 0
@@ -172,20 +174,20 @@ AXES = [
     ("batch", 5), ("slots", 2), ("vocab", 9), ("dtype", torch.float16), ("sampling", "mixed"),
     ("rule", "greedy"), ("drafts", "one_hot"), ("masked", True), ("draft_vocab", True),
     ("ragged", True), ("rows", True), ("extras", True), ("level", "token"),
-    ("bandit", "gaussian_token"), ("seed", 1),
+    ("arms", "learning"), ("bandit", "gaussian_token"), ("seed", 1),
 ]  # fmt: skip
 _SHAPE = {"batch", "seed"}
 _ROW = _SHAPE | {"vocab", "dtype", "sampling", "masked"}
 USES = {  # the axes an operator has arguments for
     "row_stats": _ROW,
     "sample": _ROW | {"rule", "rows"},
-    "draft_step": _ROW | {"slots", "rule", "draft_vocab", "rows", "extras", "level"},
-    "proposal_reset": _SHAPE | {"slots", "rows", "level"},
-    "proposal_load": _ROW | {"slots", "rule", "drafts", "draft_vocab", "rows", "level"},
+    "draft_step": _ROW | {"slots", "rule", "draft_vocab", "rows", "extras", "level", "arms"},
+    "proposal_reset": _SHAPE | {"slots", "rows", "level", "arms"},
+    "proposal_load": _ROW | {"slots", "rule", "drafts", "draft_vocab", "rows", "level", "arms"},
     "verify": _ROW | {"slots", "rule", "drafts", "draft_vocab", "ragged", "rows", "extras"},
     "bandit_select": _SHAPE | {"slots", "bandit"},
-    "bandit_update": _SHAPE | {"slots", "bandit"},
-    "bandit_step": _SHAPE | {"slots", "bandit"},
+    "bandit_update": _SHAPE | {"slots", "bandit", "arms"},
+    "bandit_step": _SHAPE | {"slots", "bandit", "arms"},
 }
 
 

@@ -1,8 +1,9 @@
-"""csrc/core: sampling steps, stop rules, acceptance and bandits against hand-made numbers."""
+"""csrc/core: sampling steps, acceptance and bandits against hand-made numbers."""
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 
 import numpy as np
@@ -120,100 +121,6 @@ def test_bins_hold_one_logit_at_the_end(core, dtype, number):
         assert found == value if number else abs(found - value) <= abs(value) * 2.0**-10 + 1e-40
 
 
-# ---- stop rules --------------------------------------------------------------------------------
-
-MAX_CONFIDENCE, SVIP, SVIP_DIFFERENCE, LOGIT_MARGIN, ADAEDL, SURVIVAL = 1, 2, 3, 4, 5, 6
-
-
-def stops(core, kind, param, memory=(), arm=1, entropy=(0.0, 0.0), top=(1.0, 0.0), slot=1,
-          top1=None, estimate=(0.0, 0.0)):  # fmt: skip
-    """The verdict on ``slot`` of two slots with these entropies and this top-2 pair."""
-    stats = np.zeros((2, 8), dtype=np.float32)
-    stats[:, 1] = entropy
-    stats[:, 2:4] = top
-    stats[:, 7] = estimate
-    if top1 is not None:
-        stats[:, 2] = top1
-    params, memories = np.zeros(4, dtype=np.float32), np.zeros(4, dtype=np.float32)
-    params[: len(param)], memories[: len(memory)] = param, memory
-    return bool(core.probe_stops(
-        kind, params.ctypes.data, memories.ctypes.data, arm, slot, stats.ctypes.data
-    ))  # fmt: skip
-
-
-def test_stop_rules_on_both_sides_of_their_thresholds(core):
-    assert stops(core, MAX_CONFIDENCE, [0.5], top=(0.49, 0.1))
-    assert not stops(core, MAX_CONFIDENCE, [0.5], top=(0.5, 0.1))  # strict
-    assert stops(core, SVIP, [0.5], entropy=(0, 0.26))
-    assert not stops(core, SVIP, [0.5], entropy=(0, 0.25))
-    assert stops(core, SVIP_DIFFERENCE, [0.25], entropy=(0.25, 1.0))  # 1 - 0.5 > 0.25
-    assert not stops(core, SVIP_DIFFERENCE, [0.5], entropy=(0.25, 1.0))
-    assert not stops(core, SVIP_DIFFERENCE, [-9.0], entropy=(0.25, 1.0), slot=0)
-    assert stops(core, LOGIT_MARGIN, [0.25], top=(0.5, 0.375))
-    assert not stops(core, LOGIT_MARGIN, [0.125], top=(0.5, 0.375))
-    assert stops(core, ADAEDL, [0.25], memory=[0.51], entropy=(0, 1.0))  # 1 - 0.5 < 0.51
-    assert not stops(core, ADAEDL, [0.25], memory=[0.5], entropy=(0, 1.0))
-    assert not stops(core, ADAEDL, [0.25], memory=[0.9], entropy=(0, -1e-9))
-
-
-def test_survival_multiplies_what_was_estimated(core):
-    assert stops(core, SURVIVAL, [0.376], top1=(0.5, 0.75))
-    assert not stops(core, SURVIVAL, [0.375], top1=(0.5, 0.75))  # strict
-    assert not stops(core, SURVIVAL, [0.5], top1=(0.5, 0.75), slot=0)
-    # a slot with an estimate uses it, the others their top-1 probability
-    assert not stops(core, SURVIVAL, [0.25], top1=(0.5, 0.1), estimate=(0, 0.5))
-    assert stops(core, SURVIVAL, [0.251], top1=(0.5, 0.9), estimate=(0, 0.5))
-    assert stops(core, SURVIVAL, [0.06], top1=(0.9, 0.9), estimate=(0.1, 0.5))
-
-
-def test_an_estimate_of_nothing_is_not_mistaken_for_none(core):
-    assert core.probe_stored_estimate(0.25) == 0.25
-    for value in (0.0, -0.0, -1.0, math.nan):
-        assert core.probe_stored_estimate(value) == 2.0**-126
-
-
-def test_each_slot_has_its_own_arm(core):
-    arms = np.array([[0, 1, 1], [1, 1, 0]], dtype=np.int32)  # arm 0 stops at 1, arm 1 at 3
-    found = [[core.probe_slot_stops(arms.ctypes.data, 3, row, j) for j in range(3)]
-             for row in range(2)]  # fmt: skip
-    assert found == [[1, 0, 1], [0, 0, 1]]
-    one = np.array([1, 0], dtype=np.int32)
-    assert [core.probe_slot_stops(one.ctypes.data, 1, 0, j) for j in range(3)] == [0, 0, 1]
-    assert [core.probe_slot_stops(one.ctypes.data, 1, 1, j) for j in range(3)] == [1, 1, 1]
-
-
-def test_fixed_length_and_arms_outside_the_table(core):
-    for slot, expected in ((1, False),):
-        assert stops(core, SVIP, [0.0], arm=0, slot=slot, entropy=(9, 9)) == expected  # n = 3
-    assert stops(core, 0, [2.0], arm=1, slot=1)
-    assert not stops(core, 0, [2.5], arm=1, slot=1)
-    for arm in (-1, 2, 1 << 30):
-        assert not stops(core, SVIP, [0.0], arm=arm, entropy=(9, 9))
-        assert not core.probe_stops_before(0, 0.0, arm)
-    assert core.probe_stops_before(0, 0.0, 0)
-    assert core.probe_stops_before(0, -1.0, 0)
-    assert not core.probe_stops_before(0, 1.0, 0)
-    assert not core.probe_stops_before(SVIP, 0.0, 0)
-
-
-@pytest.mark.parametrize(
-    ("memory", "accepted", "drafted", "expected"),
-    [
-        # AR = .5 * .8 + .5 * 1/4 = .525 < .9: lambda' = .51, lambda = .45 + .051
-        ((0.5, 0.8), 1, 4, (0.501, 0.525)),
-        # AR = .5 + .5 = 1, drafted 4 of 6 slots: lambda' = .49
-        ((0.5, 1.0), 4, 4, (0.499, 1.0)),
-        # the same with every slot drafted: lambda stays
-        ((0.5, 1.0), 6, 6, (0.5, 1.0)),
-    ],
-)
-def test_adaedl_memory(core, memory, accepted, drafted, expected):
-    array = np.array([*memory, 7, 7], dtype=np.float32)
-    core.probe_adaedl_update(array.ctypes.data, accepted, drafted, 6)
-    np.testing.assert_allclose(array[:2], expected, rtol=1e-6)
-    assert array[2:].tolist() == [7, 7]
-
-
 # ---- acceptance and bandits --------------------------------------------------------------------
 
 
@@ -250,6 +157,19 @@ def test_ucb_tuned(core):
     )
     assert core.probe_ucb_tuned(0.5, 0.2, 400, 801) == pytest.approx(0.5 + math.sqrt(share / 4))
     assert core.probe_ucb_tuned(0.5, 0.2, 400, 1) == 0.5
+
+
+def test_ucbspec(core):
+    """In units of L: 1/2 sqrt((1 + n) / n^2 (1 + 2 ln(A t^2 sqrt(1 + n) / delta))) on the mean."""
+    assert core.probe_ucbspec(0.5, 0, 8, 2, 0.1) == math.inf
+    for n, t, arms, delta in ((4, 14, 2, 0.1), (9, 14, 2, 0.1), (1, 1, 1, 0.9), (2.5, 8, 7, 0.01)):
+        log = math.log(arms * t * t * math.sqrt(1 + n) / delta)
+        expected = 0.25 + math.sqrt((1 + n) / n**2 * (1 + 2 * log)) / 2
+        assert core.probe_ucbspec(0.25, n, t, arms, delta) == pytest.approx(expected, rel=1e-14)
+    assert core.probe_ucbspec(0.5, 5e-324, 8, 2, 0.1) == math.inf  # discounted to almost nothing
+    for delta in (0.1, 3.0, 1e9, -1.0, 0.0):  # the merge of pending pulls depends on it
+        scores = [core.probe_ucbspec(0.5, n, 1, 2, delta) for n in (1, 2, 3, 5, 9, 1000)]
+        assert all(a >= b for a, b in itertools.pairwise(scores)), (delta, scores)
 
 
 def test_throughput(core):

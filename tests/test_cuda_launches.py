@@ -27,6 +27,8 @@ CASES = [
     Case("bandit_select", batch=70),
     Case("bandit_update", batch=70, level="token"),
     Case("bandit_step", batch=70),
+    Case("bandit_select", batch=70, bandit="exp3_token"),
+    Case("bandit_step", batch=70, bandit="normalhedge"),
 ]
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 ORDERS = [(seed, in_flight) for seed, in_flight in enumerate((1, 2, 3, 4, 6, 8, 12, 16))]

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import pytest
 import test_bandit_blocks
+import test_bandit_hedge
 import test_bandit_loops
+import test_bandit_policies
+import test_bandit_weights
 import test_conformance
 import test_cuda_launches
 import test_gumbel
@@ -17,6 +20,7 @@ import test_known_answers
 import test_peers
 import test_verify_rules
 import torch
+from helpers import stop_mutants
 from helpers.cuda_mutants import CudaMutants
 from helpers.killers import Killer, Mutant
 from helpers.mutants import Edit
@@ -50,6 +54,13 @@ ORDER, EXIT = (
         test_cuda_launches.VERIFY.with_(batch=4, slots=6),
     )
 )
+UCBSPEC = Killer(
+    test_bandit_policies.test_ucbspec_by_hand, policy="ucbspec", sums=[0.8, 5.49], best=0
+)
+DISTRIBUTION = Killer(test_bandit_weights.test_exp3_draws_from_exponential_weights)
+ESTIMATE = Killer(test_bandit_weights.test_losses_are_divided_by_the_probability_of_the_draw)
+UNBIASED = Killer(test_bandit_hedge.test_estimates_are_unbiased_over_the_draw, limit=3, accepted=2)
+ROUNDS = Killer(test_bandit_hedge.test_rounds_before_the_discount_keep_less)
 TURNS = Killer(test_bandit_blocks.test_equal_arms_take_turns)
 CALLS = Killer(test_bandit_blocks.test_calls_advance_once_whatever_the_number_of_programs)
 BLOCKS = Killer(
@@ -132,6 +143,25 @@ MUTANTS = {
     "pending pulls do not count": Mutant(
         (Edit("cuda/bandit_pending.cuh", "arm.count + added", "arm.count"),), TURNS
     ),
+    "ucbspec over the total count": Mutant(
+        (Edit("core/bandit.h", "(sqrt(1.0 + pulls) / pulls)",
+              "(sqrt(1.0 + exp(log_t)) / exp(log_t))"),), UCBSPEC,
+    ),
+    "a distribution kept in the first row": Mutant(
+        (Edit("cuda/bandit_choose.cuh", "state_row(params.rows, b) * arms * slots + cell.slot",
+              "cell.slot"),), DISTRIBUTION,
+    ),
+    "exp3 without its importance weight": Mutant(
+        (Edit("core/weights.h", "(1.0 - reward) / chance", "1.0 - reward"),), ESTIMATE
+    ),
+    "hedge scores only what was seen": Mutant(
+        (Edit("core/hedge.h", "loss_until(params, b, losses[i].stop) / chance",
+              "loss_until(params, b, losses[i].stop)"),), UNBIASED,
+    ),
+    "every round teaches what the first did": Mutant(
+        (Edit("cuda/bandit_learn.cuh", "losses[lessons[i].round * params.arms + arm]",
+              "losses[arm]"),), ROUNDS,
+    ),
     "credit that is discounted at once": Mutant(
         (Edit("cuda/bandit_learn.cuh", "count * factor + (own ? 1.0 : 0.0)",
               "(count + (own ? 1.0 : 0.0)) * factor"),), CREDIT,
@@ -147,6 +177,8 @@ MUTANTS = {
         (Edit("cuda/proposal_reset.cu", "load_fresh(counts + block)", "load_fresh(counts)"),),
         BLOCKS,
     ),
+    **stop_mutants.CORE,
+    **stop_mutants.CUDA,
 }  # fmt: skip
 # Compiled once, so one worker runs them.
 pytestmark = pytest.mark.xdist_group("cuda mutants")

@@ -92,7 +92,8 @@ class Core:
     def drafts_nothing(self, arm: int) -> bool:
         rules = setups.RULES
         return 0 <= arm < len(rules) and bool(self.library.probe_stops_before(
-            int(rules.kind[arm]), float(rules.param[arm, 0]), 0
+            int(rules.kind[arm]), pointer(rules.param[arm].numpy()),
+            pointer(rules.initial_memory[arm].numpy()), 0,
         ))  # fmt: skip
 
 

@@ -8,6 +8,7 @@ is named after, on less data, and the shipped reference passes it.
 from __future__ import annotations
 
 import pytest
+from helpers import stop_mutants
 from helpers.checks import CHECKS
 from helpers.mutants import Edit, Reference
 
@@ -130,6 +131,7 @@ MUTANTS: dict[str, tuple[str, tuple[Edit, ...]]] = {
         Edit("stop.py", "torch.where(estimate != 0, estimate, s.table[..., TOP1_PROB])",
              "s.table[..., TOP1_PROB]"),
     )),
+    **stop_mutants.REFERENCE,
     "token-level arm of slot 0 used everywhere": ("arm of every slot", (
         Edit("stop.py", "arm = arm.gather(-1, slot.clamp(max=arm.shape[-1] - 1)[:, None])[:, 0]",
              "arm = arm[:, 0]"),

@@ -9,10 +9,14 @@ neither: test_law_chi2.py::test_unmixed_keys_are_rejected.
 from __future__ import annotations
 
 import pytest
+import test_bandit_hedge
+import test_bandit_policies
+import test_bandit_weights
 import test_conformance
 import test_known_answers
 import test_peers
 import torch
+from helpers import stop_mutants
 from helpers.killers import Killer, Mutant
 from helpers.mutants import Edit
 from helpers.native_mutants import NativeMutants, chosen
@@ -44,6 +48,12 @@ OWN_NOISE = Killer(test_peers.test_draft_accept_and_recovery_have_noise_of_their
 RESIDUAL = Killer(test_peers.test_the_residual_subtracts_the_whole_draft_distribution)
 UNPROPOSED = Killer(test_peers.test_an_unproposed_slot_is_not_a_rejection)
 LAST_TILE = Killer(test_peers.test_no_recovered_id_lies_outside_the_vocabulary, vocab=2047)
+ESTIMATE = Killer(test_bandit_weights.test_losses_are_divided_by_the_probability_of_the_draw)
+UNBIASED = Killer(test_bandit_hedge.test_estimates_are_unbiased_over_the_draw, limit=3, accepted=2)
+OWN_MEMORY = Killer(test_bandit_hedge.test_every_rule_has_its_own_memory)
+UCBSPEC = Killer(
+    test_bandit_policies.test_ucbspec_by_hand, policy="ucbspec", sums=[0.8, 5.49], best=0
+)
 ROW_END, TOP_K, TOP_P, TOP_K_DRAFT, BLOCK = (
     Killer(test_conformance.test_matches_the_reference, case=case)
     for case in (
@@ -121,6 +131,26 @@ MUTANTS = {
               "log_probability(logit, law.moments.max, law.inv_temperature, law.moments.sum)"),),
         TOP_K_DRAFT,
     ),
+    "exp3 without its importance weight": Mutant(
+        (Edit("core/weights.h", "(1.0 - reward) / chance", "1.0 - reward"),), ESTIMATE
+    ),
+    "exp3 with the probability of the first row": Mutant(
+        (Edit("core/weights.h", "(row * params.arms + arm)", "arm"),), ESTIMATE
+    ),
+    "hedge scores only what was seen": Mutant(
+        (Edit("core/hedge.h", "loss_until(params, b, losses[i].stop) / chance",
+              "loss_until(params, b, losses[i].stop)"),), UNBIASED,
+    ),
+    "hedge asks rules with the memory of the first row": Mutant(
+        (Edit("core/hedge.h", "arm_stops_after(rules, row, arm, j, stats + j * kStatsColumns)",
+              "arm_stops_after(rules, 0, arm, j, stats + j * kStatsColumns)"),), OWN_MEMORY,
+    ),
+    "ucbspec over the total count": Mutant(
+        (Edit("core/bandit.h", "(sqrt(1.0 + pulls) / pulls)",
+              "(sqrt(1.0 + exp(log_t)) / exp(log_t))"),), UCBSPEC,
+    ),
+    **stop_mutants.CORE,
+    **stop_mutants.CPU,
 }  # fmt: skip
 # Compiled once, so one worker runs them.
 pytestmark = pytest.mark.xdist_group("native mutants")

@@ -13,17 +13,19 @@ from helpers.slow_replay import SlowReplay
 
 import tapout_kernels as tk
 import tapout_kernels.replay
-from tapout_kernels.reference.bandit import POLICIES
+from tapout_kernels.policies import POLICIES, check_policy
 from tapout_kernels.replay import DraftTable, RoundCosts, Rounds, oracle, replay
 
 SLOTS, DRAFTERS = 5, 3
 RULES = (
     ("fixed_length", {"n": 0}), ("fixed_length", {"n": 3}), ("max_confidence", {"threshold": 0.5}),
     ("svip", {"threshold": 1.0}), ("svip_difference", {}), ("logit_margin", {}), ("adaedl", {}),
-    ("survival", {}),
+    ("survival", {}), ("gammatune", {}), ("gammatune_plus", {}), ("heuristic", {}),
+    ("hysteresis", {}), ("adasd_entropy", {}), ("adl", {}),
 )  # fmt: skip
 TURNS = np.array(
-    [[0, 0], [1, 1], [2, 0], [0, 0], [2, 1], [2, 2], [0, 0], [1, 1]], dtype=np.int32
+    [[0, 0], [1, 1], [2, 0], [0, 0], [2, 1], [2, 2], [0, 0], [1, 1]] + [[0, 1], [2, 0]] * 3,
+    dtype=np.int32,
 )  # drafter 2 is prompt lookup: it does not always have something to offer
 
 
@@ -53,10 +55,13 @@ def costs(batch: int = 1) -> RoundCosts:
     )  # fmt: skip
 
 
-def bandit(policy: str, reward: str | None, level: str, **settings) -> tk.BanditState:
+def bandit(
+    policy: str, reward: str | None, level: str, rows: int = 1, **settings
+) -> tk.BanditState:
     return tk.BanditState.create(
-        len(RULES), slots=SLOTS, policy=policy, reward=reward, level=level, seed=11, **settings
-    )
+        len(RULES), slots=SLOTS, policy=policy, reward=reward, level=level, seed=11, rows=rows,
+        **settings,
+    )  # fmt: skip
 
 
 def assert_same(got: Rounds, expected: Rounds) -> None:
@@ -64,6 +69,14 @@ def assert_same(got: Rounds, expected: Rounds) -> None:
         np.testing.assert_allclose(
             getattr(got, field.name), getattr(expected, field.name), rtol=1e-12, err_msg=field.name
         )
+
+
+def fits(policy: str, level: str, reward: str) -> bool:
+    try:
+        check_policy(policy, level, reward)
+    except ValueError:
+        return False
+    return True
 
 
 CONFIGURATIONS = [
@@ -74,7 +87,7 @@ CONFIGURATIONS = [
         ("token", ("decision", "token_accept")),
     )
     for reward in rewards
-    if (policy, reward) != ("ucb_tuned", "throughput")
+    if fits(policy, level, reward)
 ]
 
 
@@ -83,7 +96,7 @@ CONFIGURATIONS = [
 def test_every_round_is_that_of_the_operators(policy, reward, level, batch, padded):
     settings = {"arm": 6} if policy == "fixed" else {"discount": 0.97}
     rules, own, other = tk.StopRules(*RULES), *(
-        bandit(policy, reward, level, **settings) for _ in range(2)
+        bandit(policy, reward, level, batch, **settings) for _ in range(2)
     )  # fmt: skip
     requests = np.array([2, 0, 4, 1, 3, 0, 2], dtype=np.int64)
     drafts, prices = table(), replace(costs(batch), padded=padded)
@@ -94,7 +107,7 @@ def test_every_round_is_that_of_the_operators(policy, reward, level, batch, padd
     assert got.emitted.sum() == np.diff(drafts.start)[requests].sum()
     assert own.calls.item() == len(got.cost)
     for name, tensor in own.state_dict().items():
-        if isinstance(tensor, torch.Tensor) and name != "cost_ratio":
+        if isinstance(tensor, torch.Tensor) and name not in ("cost_ratio", "arm_prob"):
             torch.testing.assert_close(tensor, other.state_dict()[name], rtol=1e-12, atol=1e-12)
 
 
@@ -202,6 +215,10 @@ def test_wrong_tables_are_refused(arrays, error, message):
         ({"bandit": tk.BanditState.create(3, slots=SLOTS)}, r"bandit must have \d+ arms, got 3"),
         ({"bandit": tk.BanditState.create(len(RULES), slots=2)}, "bandit must have 5 slots, got 2"),
         ({"bandit": tk.BanditState.create(len(RULES), 2, SLOTS)}, "must have 1 groups, got 2"),
+        (
+            {"bandit": tk.BanditState.create(len(RULES), slots=SLOTS, reward="overlap")},
+            "reward must be one that lengths decide, got 'overlap'",
+        ),
         (
             {"costs": RoundCosts(np.ones((1, 4)), np.ones((1, 3)), np.ones(3),
                                  np.ones((1, 3), np.float32))},

@@ -34,7 +34,19 @@ SIDES = [
      {"gamma": 0.0, "initial_threshold": 1 - STEP}, [EVEN]),
     ("survival", {"threshold": 0.5 + STEP}, {"threshold": 0.5 - STEP}, [EVEN]),
     ("survival", {"threshold": 0.125 + STEP}, {"threshold": 0.125 - STEP}, [EVEN, EVEN, EVEN]),
+    ("gammatune", {"initial_length": 2}, {"initial_length": 2.5}, [EVEN, EVEN]),
+    ("gammatune_plus", {"initial_length": 2}, {"initial_length": 3}, [EVEN, EVEN]),
+    ("gammatune_plus", {"threshold": 0.5 + STEP}, {"threshold": 0.5 - STEP}, [EVEN]),
+    ("heuristic", {"initial_length": 2}, {"initial_length": 3}, [EVEN, EVEN]),
+    ("adl", {"longest": 2}, {"longest": 3}, [EVEN, EVEN]),
 ]  # fmt: skip
+# rule, a memory that stops after the last row given, one that does not, the rows
+REMEMBERED = [
+    ("hysteresis", [0.0, 1.0, 7.0], [9.0, 0.0, 0.0], [EVEN]),
+    ("adasd_entropy", [3.0, 0.5, 1.0, 0.8], [3.0, 0.5, 1.0, 0.9], [SURE, EVEN]),  # ln 2 = .693
+    ("adasd_entropy", [1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0], [EVEN]),
+    ("predicted_length", [2.0], [math.nan], [EVEN, EVEN]),
+]
 # Exactly at the threshold, where the inequality is strict no rule stops.
 STRICT = [
     ("max_confidence", {"threshold": 0.5}, [EVEN]),
@@ -45,21 +57,24 @@ STRICT = [
     ("svip_difference", {"threshold": -9.0}, [EVEN]),  # never at slot 0
     ("adaedl", {"gamma": 0.2, "initial_threshold": 1.0}, [SURE]),
     ("survival", {"threshold": 0.25}, [EVEN, SURE, EVEN]),
+    ("gammatune_plus", {"threshold": 0.5}, [EVEN]),
 ]
 
 ids = [f"{name}-{i}" for i, (name, *_) in enumerate(SIDES)]
 temperatures = pytest.mark.parametrize("temperature", [1.0, 0.0])
 
 
-def outcome(backend, name, params, rows, temperature=1.0, slots=4) -> tuple[int, int]:
+def outcome(backend, name, params, rows, temperature=1.0, memory=()) -> tuple[int, int]:
     """Length and stop reason of a draft over the rows (the last one repeats no further)."""
-    rules = StopRules("fixed_length", (name, params))
+    rules, slots = StopRules("fixed_length", (name, params)), 4
     state = StopState.of(1, rules, arm=1)
+    state.memory[0, 1, : len(memory)] = torch.tensor(memory)
+    told = torch.tensor(memory) if name == "predicted_length" else None
     logits = torch.tensor(rows)[None]
     sampling = SamplingParams.of(1, [temperature])
     proposal = Proposal.empty(1, slots, 2)
     rng = RngState.of(0)
-    proposal.reset(rng, rules, state, backend=backend)
+    proposal.reset(rng, rules, state, prediction=told, backend=backend)
     for row in logits[0]:
         assert proposal.active.item(), "stopped before the row under test"
         draft_step(row[None], proposal, sampling, rng, rules=rules, state=state, backend=backend)
@@ -74,13 +89,20 @@ def test_both_sides_of_the_threshold(backend, name, stops, goes_on, rows, temper
     assert outcome(backend, name, goes_on, rows, temperature) == (len(rows), NONE)
 
 
+@temperatures
+@pytest.mark.parametrize(("name", "stops", "goes_on", "rows"), REMEMBERED)
+def test_both_sides_of_what_is_remembered(backend, name, stops, goes_on, rows, temperature):
+    found = [outcome(backend, name, {}, rows, temperature, memory) for memory in (stops, goes_on)]
+    assert found == [(len(rows), RULE), (len(rows), NONE)]
+
+
 @pytest.mark.parametrize(("name", "params", "rows"), STRICT)
 def test_at_the_threshold_drafting_goes_on(backend, name, params, rows):
     assert outcome(backend, name, params, rows) == (len(rows), NONE)
 
 
 def test_every_rule_is_covered():
-    assert {name for name, *_ in SIDES} == {rule.name for rule in STOP_RULES}
+    assert {name for name, *_ in SIDES + REMEMBERED} == {rule.name for rule in STOP_RULES}
 
 
 def test_greedy_rule_drafts_stop_too(backend):

@@ -42,7 +42,7 @@ def spoil_scratch() -> None:
 
 @pytest.mark.parametrize("op", OPS)
 def test_what_scratch_memory_held_before_does_not_matter(op):
-    for bandit in ("ucb1", "ucb_tuned_token", "beta"):
+    for bandit in ("ucb1", "ucb_tuned_token", "beta", "exp3_token", "hedge"):
         case = Case(op, batch=70, slots=2, bandit=bandit)
         args = case.inputs()
         expected = raw.run(triton, op, args)
@@ -65,7 +65,7 @@ def last_program_first(monkeypatch):
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("bandit", ["ucb1_token", "epsilon"])
+@pytest.mark.parametrize("bandit", ["ucb1_token", "epsilon", "exp3_token", "normalhedge"])
 def test_the_order_of_programs_does_not_matter(op, bandit, request):
     """Among others: at token level the round is learnt from arms that other programs replace."""
     level = "token" if bandit.endswith("token") else "sequence"
@@ -82,4 +82,4 @@ def run_in_place(op: str, args: dict[str, object]) -> dict[str, torch.Tensor]:
     if op == "bandit_step":
         own["next_arm"] = own["arm"]
     triton(op, **own)
-    return {name: own[name] for name in raw.written(op)}
+    return {name: own[name] for name in raw.written(op) if own[name] is not None}

@@ -10,6 +10,9 @@ from __future__ import annotations
 from unittest.mock import patch
 
 import pytest
+import test_bandit_hedge
+import test_bandit_policies
+import test_bandit_weights
 import test_conformance
 import test_cutoff
 import test_gumbel
@@ -20,6 +23,7 @@ import test_verify_rules
 import torch
 import triton
 import triton.language as tl
+from helpers import stop_mutants
 from helpers.killers import Killer, Mutant
 from helpers.mutants import Edit
 from helpers.triton_mutants import Kernels
@@ -81,6 +85,11 @@ SPLITS = Killer(test_triton_launches.test_the_number_of_programs_changes_nothing
 ADVANCES = Killer(
     test_triton_launches.test_the_number_of_programs_changes_nothing,
     case=FILTERED.with_(op="sample"),
+)
+ESTIMATE = Killer(test_bandit_weights.test_losses_are_divided_by_the_probability_of_the_draw)
+UNBIASED = Killer(test_bandit_hedge.test_estimates_are_unbiased_over_the_draw, limit=3, accepted=2)
+UCBSPEC = Killer(
+    test_bandit_policies.test_ucbspec_by_hand, policy="ucbspec", sums=[0.8, 5.49], best=0
 )
 EXIT = Killer(
     test_triton_launches.test_the_order_of_programs_changes_nothing,
@@ -196,6 +205,23 @@ MUTANTS = {
     "gumbel winner of the first tile only": Mutant(
         (Edit("gumbel.py", "known = tile < tiles", "known = tile < 1"),), ARGMAX
     ),
+    "exp3 without its importance weight": Mutant(
+        (Edit("bandit_update.py", "(1.0 - reward) / tl.where(chance > 0.0, chance, 1.0)",
+              "1.0 - reward"),), ESTIMATE,
+    ),
+    "exp3 with the probability of the first row": Mutant(
+        (Edit("bandit_update.py", "cell = (row * size.arms + who)", "cell = (row * 0 + who)"),),
+        ESTIMATE,
+    ),
+    "hedge scores only what was seen": Mutant(
+        (Edit("hedge.py", "(1.0 - reward) / tl.where(seen, chance, 1.0)", "1.0 - reward"),),
+        UNBIASED,
+    ),
+    "ucbspec over the total count": Mutant(
+        (Edit("core/bandit.py", "(tl.sqrt(1.0 + known) / known)",
+              "(tl.sqrt(1.0 + tl.exp(log_t)) / tl.exp(log_t))"),), UCBSPEC,
+    ),
+    **stop_mutants.TRITON,
 }  # fmt: skip
 # The others are tests that this suite runs on the source itself.
 KILLERS = {killer.name: killer for killer in (MASK, COIN, ADDRESS, SPLITS)}

@@ -33,7 +33,7 @@ EVERY = {
     "ragged": True,
     "rows": True,
     "extras": True,
-    "bandit": "ucb1_rows",
+    "bandit": "exp3_rows",
 }
 
 
@@ -202,12 +202,13 @@ def test_raw_operators_refuse_unknown_rules(library, op, rule):
     ("op", "name"),
     [
         ("bandit_select", "policy"),
+        ("bandit_update", "policy"),
         ("bandit_update", "reward"),
         ("bandit_step", "policy"),
         ("bandit_step", "reward"),
     ],
 )
-@pytest.mark.parametrize("value", [-1, 6, 1 << 40])
+@pytest.mark.parametrize("value", [-1, 10, 1 << 40])
 def test_raw_operators_refuse_unknown_policies_and_rewards(library, op, name, value):
     args = {**fresh(op), name: value}
     before = snapshot(args)
@@ -235,9 +236,7 @@ def later_features() -> dict[str, tuple]:
     return {
         "verify lossy": (*verify, {"rule": "lossy_typical"}),
         "verify allow_lossy": (*verify, {"allow_lossy": True}),
-        "BanditState policy": (tk.BanditState.create, 2, {"policy": "exp3"}),
-        "StopRules gammatune": (tk.StopRules, "gammatune", {}),
-        "proposal_reset prediction": (proposal.reset, rng, {"prediction": logits[:, 0]}),
+        "StopRules depth_logsumexp": (tk.StopRules, "depth_logsumexp", {}),
     }
 
 

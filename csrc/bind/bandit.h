@@ -33,22 +33,48 @@ struct BanditSizes {
                        : arguments.data<double>(name, table, {groups, arms});
   }
 
+  // Null without a tensor; a policy that draws by weight needs one.
+  const double* arm_prob(Policy policy, const OptionalTensor& prob) const {
+    if (!prob && policy >= Policy::kExp3) {
+      arguments.fail("arm_prob", "a Tensor with this policy", "None");
+    }
+    return token_level ? arguments.input<double>("arm_prob", prob, {state_rows, arms, table_slots})
+                       : arguments.input<double>("arm_prob", prob, {state_rows, arms});
+  }
+
+  double* written_prob(Policy policy, const OptionalTensor& prob) const {
+    if (!arm_prob(policy, prob)) return nullptr;
+    return token_level ? arguments.data<double>("arm_prob", *prob, {state_rows, arms, table_slots})
+                       : arguments.data<double>("arm_prob", *prob, {state_rows, arms});
+  }
+
+  Policy policy(int64_t value) const {
+    if (value < 0 || value > static_cast<int64_t>(Policy::kNormalHedge)) {
+      arguments.fail("policy", "0 (fixed) to 9 (normalhedge)", std::to_string(value));
+    }
+    const Policy policy = static_cast<Policy>(value);
+    if (token_level && policy >= Policy::kHedge) {
+      arguments.fail("policy", "0 (fixed) to 7 (exp3) at token level", std::to_string(value));
+    }
+    return policy;
+  }
+
   int32_t* arm(const char* name, const Tensor& arm) const {
     return token_level ? arguments.data<int32_t>(name, arm, {state_rows, table_slots})
                        : arguments.data<int32_t>(name, arm, {state_rows});
   }
 
   Reward reward(int64_t value) const {
-    const int64_t first = static_cast<int64_t>(token_level ? Reward::kDecision : Reward::kSimple);
-    const int64_t last =
-        static_cast<int64_t>(token_level ? Reward::kTokenAccept : Reward::kThroughput);
-    if (value < first || value > last) {
+    const Reward reward = static_cast<Reward>(value);
+    const bool of_slots = reward == Reward::kDecision || reward == Reward::kTokenAccept;
+    if (value < 0 || value > static_cast<int64_t>(Reward::kOverlap) || of_slots != token_level) {
       arguments.fail("reward",
                      token_level ? "3 (decision) or 4 (token_accept) at token level"
-                                 : "0 (simple), 1 (blend) or 2 (throughput) at sequence level",
+                                 : "0 (simple), 1 (blend), 2 (throughput) or 5 (overlap) at "
+                                   "sequence level",
                      std::to_string(value));
     }
-    return static_cast<Reward>(value);
+    return reward;
   }
 
   const Arguments& arguments;
@@ -68,18 +94,21 @@ struct TableTensors {
 // A finished round.
 struct RoundTensors {
   const Tensor& arm;           // [R] or [R, K]
-  const OptionalTensor& rows;  // [B], and the next seven
+  const OptionalTensor& rows;  // [B], and the next eight
   const Tensor& draft_tokens;  // [B, K], for K alone
   const Tensor& length;
+  const Tensor& stats;  // [B, K, 8]
   const Tensor& live;
   const Tensor& stop_reason;
   const Tensor& num_accepted;
+  const OptionalTensor& overlap;  // [B, K]
   const Tensor& status;
   const OptionalTensor& group;
   const Tensor& cost_ratio;          // [1]
   const OptionalTensor& rule_kind;   // [A]
   const OptionalTensor& rule_param;  // [A, 4]
   const OptionalTensor& memory;      // [R, A, 4]
+  const OptionalTensor& arm_prob;    // [R, A] or [R, A, K]
 };
 
 // A selection; `arm` and `live` have a name of their own in each operator.
@@ -91,11 +120,12 @@ struct ChoiceTensors {
   const OptionalTensor& rows;  // [B]
   const Tensor& calls;         // [1]
   const char* arm_name;
-  const Tensor& arm;  // [R] or [R, K]
+  const Tensor& arm;               // [R] or [R, K]
+  const OptionalTensor& arm_prob;  // [R, A] or [R, A, K]
 };
 
 BanditUpdateParams update_params(const BanditSizes& sizes, const TableTensors& tables,
-                                 const RoundTensors& round, int64_t reward);
+                                 const RoundTensors& round, int64_t policy, int64_t reward);
 
 BanditSelectParams select_params(const BanditSizes& sizes, const TableTensors& tables,
                                  const ChoiceTensors& choice, int64_t policy, int64_t reward,

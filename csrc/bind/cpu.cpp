@@ -27,6 +27,20 @@ class Selection {
   BanditSelectParams params_;
 };
 
+// A round with the scratch that hedges need.
+class Lesson {
+ public:
+  explicit Lesson(const BanditUpdateParams& params) : params_(params) {
+    if (params.policy >= Policy::kHedge) losses_.reset(new RuleLoss[params.arms]);
+    params_.losses = losses_.get();
+  }
+  const BanditUpdateParams& params() const { return params_; }
+
+ private:
+  std::unique_ptr<RuleLoss[]> losses_;
+  BanditUpdateParams params_;
+};
+
 }  // namespace
 
 const char* const kDevice = "the cpu";
@@ -65,11 +79,14 @@ void run(const BanditSelectParams& params, const Tensor&) {
   cpu_ops().bandit_select(Selection(params).params());
 }
 
-void run(const BanditUpdateParams& params, const Tensor&) { cpu_ops().bandit_update(params); }
+void run(const BanditUpdateParams& params, const Tensor&) {
+  cpu_ops().bandit_update(Lesson(params).params());
+}
 
 void run(const BanditUpdateParams& update, const BanditSelectParams& select, const Tensor&) {
-  const Selection selection(select);  // what can fail comes before the first write
-  cpu_ops().bandit_update(update);
+  const Lesson lesson(update);  // what can fail comes before the first write
+  const Selection selection(select);
+  cpu_ops().bandit_update(lesson.params());
   cpu_ops().bandit_select(selection.params());
 }
 

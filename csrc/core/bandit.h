@@ -2,13 +2,17 @@
 // one for every slot too. Of an arm, by completed pulls: n, mean = reward_sum / n (0 untried), var.
 //   ucb1               mean + c sqrt(2 ln t / n)                                 (Auer et al. 2002)
 //   ucb_tuned          mean + sqrt(ln t / n min(1/4, var + sqrt(2 ln t / n)))
-//       in both n counts this call's pulls too, n = 0 scores +inf, t = max(1, pulls + rows of the
+//   ucbspec            mean + 1/2 sqrt((1 + n) / n^2 (1 + 2 ln(A t^2 sqrt(1 + n) / delta)))
+//       (BanditSpec, 2505.15141, every score divided by the range L = K of its reward n_acc + 1:
+//       mean is that of n_acc / K, and a constant is left out)
+//       in these n counts this call's pulls too, n = 0 scores +inf, t = max(1, pulls + rows of the
 //       call)
 //   thompson_gaussian  N((1/2 + reward_sum) / (n + 1), sigma^2 / (n + 1))
 //   thompson_beta      Beta(1 + reward_sum, 1 + n - reward_sum)   (Marsaglia and Tsang 2000)
 //   epsilon_greedy     any arm with probability epsilon, else the best mean (+inf untried)
 // The best score wins, the lowest arm on ties.
 //   simple = n_acc / K;  blend = alpha n_acc / K + (1 - alpha) n_acc / n_draft;  0 undrafted
+//   overlap = sum over drafted slots of sum min(p_target, p_draft) / K   (MetaSD, 2604.05417)
 //   throughput: mean = clip(1/2 + (tokens - rate cost) / (2 (K + 1) n), 0, 1), rate = the group's
 //       tokens / cost (1 at first), tokens = n_acc + 1, cost = 1 + cost_ratio n_draft
 #pragma once
@@ -90,6 +94,18 @@ TAPOUT_HD double ucb_tuned_score(double mean, double variance, double pulls, dou
   if (!(pulls > 0.0)) return INFINITY;
   const double share = log_t / pulls, spread = variance + sqrt(2.0 * share);
   return mean + sqrt(share * (spread < 0.25 ? spread : 0.25));
+}
+
+// The logarithm is not let below 0, so that no delta makes a score rise with its pulls.
+TAPOUT_HD double ucbspec_score(double mean, double pulls, double log_t, double arms, double delta) {
+  if (!(pulls > 0.0)) return INFINITY;
+  const double doubt = log(arms / delta) + 2.0 * log_t + 0.5 * log(1.0 + pulls);
+  return mean + 0.5 * (sqrt(1.0 + pulls) / pulls) * sqrt(1.0 + 2.0 * (doubt > 0.0 ? doubt : 0.0));
+}
+
+// Whether a pull of a call counts in the scores of its later rows.
+TAPOUT_HD bool counts_pending(Policy policy) {
+  return policy == Policy::kUcb1 || policy == Policy::kUcbTuned || policy == Policy::kUcbSpec;
 }
 
 TAPOUT_HD double greedy_score(const ArmValue& arm) { return arm.count > 0.0 ? arm.mean : INFINITY; }
@@ -187,6 +203,29 @@ TAPOUT_HD double bandit_reward(Reward kind, double accepted, double drafted, dou
   if (!(drafted > 0.0) || kind == Reward::kThroughput) return 0.0;
   const double simple = accepted / slots;
   return kind == Reward::kSimple ? simple : alpha * simple + (1.0 - alpha) * accepted / drafted;
+}
+
+// `overlap` [K] of one draft, -1 where there is none.
+TAPOUT_HD double overlap_reward(const float* overlap, int64_t drafted, int64_t slots) {
+  double total = 0.0;
+  for (int64_t j = 0; j < drafted; ++j) total += overlap[j] > 0.0f ? overlap[j] : 0.0f;
+  return total / static_cast<double>(slots);
+}
+
+TAPOUT_HD int64_t drafted_slots(const BanditUpdateParams& params, int64_t b) {
+  const int64_t length = params.length[b];
+  return length < 0 ? 0 : length < params.slots ? length : params.slots;
+}
+
+// Of round b at sequence level, had it ended after `drafted` slots, no more than there are.
+TAPOUT_HD double round_reward(const BanditUpdateParams& params, int64_t b, int64_t drafted) {
+  if (params.reward == Reward::kOverlap) {
+    return overlap_reward(params.overlap + b * params.slots, drafted, params.slots);
+  }
+  const int64_t accepted = params.num_accepted[b];
+  return bandit_reward(params.reward, static_cast<double>(accepted < drafted ? accepted : drafted),
+                       static_cast<double>(drafted), static_cast<double>(params.slots),
+                       params.params[kAlpha]);
 }
 
 TAPOUT_HD double bandit_cost(double cost_ratio, double drafted) {

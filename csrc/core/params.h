@@ -34,23 +34,37 @@ enum class StopKind : int32_t {
   kSvipDifference = 3,
   kLogitMargin = 4,
   kAdaEdl = 5,
-  kSurvival = 6
+  kSurvival = 6,
+  kGammaTune = 7,
+  kGammaTunePlus = 8,
+  kHeuristic = 9,
+  kHysteresis = 10,
+  kAdaSdEntropy = 11,
+  kPredictedLength = 12,
+  kAdl = 13
 };
+// From kExp3 on an arm is drawn by weight, from kHedge on a round tells of every stop rule.
 enum class Policy : int32_t {
   kFixed = 0,
   kUcb1 = 1,
   kUcbTuned = 2,
   kThompsonGaussian = 3,
   kThompsonBeta = 4,
-  kEpsilonGreedy = 5
+  kEpsilonGreedy = 5,
+  kUcbSpec = 6,
+  kExp3 = 7,
+  kHedge = 8,
+  kNormalHedge = 9
 };
-// The last two are credits of the token level, the others rewards of the sequence level.
+// kDecision and kTokenAccept are credits of the token level, the others rewards of the sequence
+// level.
 enum class Reward : int32_t {
   kSimple = 0,
   kBlend = 1,
   kThroughput = 2,
   kDecision = 3,
-  kTokenAccept = 4
+  kTokenAccept = 4,
+  kOverlap = 5
 };
 enum class Domain : uint32_t { kDraft = 0, kAccept = 1, kResidual = 2, kBandit = 3, kGumbel = 4 };
 
@@ -70,7 +84,7 @@ enum StatsColumn : int32_t {
 constexpr int64_t kRuleParams = 4;    // columns of rule_param [A,4] and memory [B,A,4]
 constexpr int64_t kBanditParams = 8;  // entries of a bandit's params:
 constexpr int64_t kAlpha = 0;         // weight of n_acc/K in the blended reward
-constexpr int64_t kPolicyParam = 1;   // exploration, sigma, epsilon, or the fixed arm
+constexpr int64_t kPolicyParam = 1;   // exploration, sigma, epsilon, delta, or the fixed arm
 constexpr int64_t kDiscount = 2;      // of the tables at every credited round; 1: none
 
 struct Logits {  // [B, rows, V], or [rows, V] with batch_stride 0; the vocabulary is contiguous
@@ -150,8 +164,10 @@ struct ProposalResetParams {
   ProposalView proposal;
   StateRows rows;
   const int32_t* max_length;  // [B]
+  const float* prediction;    // [B]
   const bool* live;           // [B]
   Rules rules;
+  float* memory;            // that of rules
   int64_t* rng_round;       // [R]
   int32_t* out_max_length;  // [B]
   bool* out_live;           // [B]
@@ -236,13 +252,13 @@ struct BanditTables {
   int64_t table_slots;
   const double* count;  // [G, A] or [G, A, K], and the next two
   const double* reward_sum;
-  const double* reward_sq;
-  const double* tokens;  // [G, A]
-  const double* cost;    // [G, A]
-  const double* params;  // [8]
+  const double* reward_sq;  // or estimated losses (weights.h)
+  const double* tokens;     // [G, A]
+  const double* cost;       // [G, A]
+  const double* params;     // [8]
 };
 
-// One arm while a call of ucb1 or ucb_tuned runs: `pulls` counts those of the call too.
+// One arm while a call of ucb1, ucb_tuned or ucbspec runs: `pulls` counts those of the call too.
 struct ScoredArm {
   double score;
   double pulls;
@@ -263,8 +279,15 @@ struct BanditSelectParams {
   int64_t slots;        // K of the proposals
   int64_t* calls;       // [1]
   int32_t* arm;         // [R] or [R, K]
+  double* arm_prob;     // [R, A] or [R, A, K], of policies that draw by weight
   int32_t* group_rows;  // [G] zeros, and
-  ScoredArm* scored;    // [G, table_slots, A]: scratch of ucb1 and ucb_tuned
+  ScoredArm* scored;    // [G, table_slots, A]: scratch of policies that count pending pulls
+};
+
+// What a round says of one stop rule.
+struct RuleLoss {
+  double estimate;
+  int32_t stop;
 };
 
 struct BanditUpdateParams {
@@ -276,21 +299,27 @@ struct BanditUpdateParams {
   StateRows rows;
   const int32_t* arm;           // [R] or [R, K]
   const int32_t* length;        // [B]
+  const float* stats;           // [B, K, 8]
   const bool* live;             // [B]
   const int32_t* stop_reason;   // [B]
   const int32_t* num_accepted;  // [B]
+  const float* overlap;         // [B, K], for the reward of that name
   const int32_t* status;        // [B]
   const int32_t* group;         // [B]
   const double* params;         // [8]
   const float* cost_ratio;      // [1]
+  Policy policy;
   Reward reward;
+  const double* arm_prob;    // [R, A] or [R, A, K], of policies that draw by weight
   const int32_t* rule_kind;  // [A]
+  const float* rule_param;   // [A, 4]
   double* count;             // [G, A] or [G, A, K], and the next two
   double* reward_sum;
   double* reward_sq;
-  double* tokens;  // [G, A]
-  double* cost;    // [G, A]
-  float* memory;   // [R, A, 4]
+  double* tokens;    // [G, A]
+  double* cost;      // [G, A]
+  float* memory;     // [R, A, 4]
+  RuleLoss* losses;  // scratch of hedge and normalhedge: [A], on a GPU [B, A]
 };
 
 }  // namespace tapout

@@ -1,8 +1,11 @@
 // bandit_select: an arm for every row that takes part, by the serial definition (core/bandit.h).
-// ucb1 and ucb_tuned: a group's arms are scored once, at its first row; afterwards only the arm
-// that was pulled is scored again. The other policies draw from the state as it is.
-#include "../core/bandit.h"
+// ucb1, ucb_tuned and ucbspec: a group's arms are scored once, at its first row; afterwards only
+// the arm that was pulled is scored again. The other policies draw from the state as it is; by
+// weight: a group's distribution is computed once.
+#include <string.h>
+
 #include "../core/rows.h"
+#include "../core/weights.h"
 #include "ops.h"
 
 namespace tapout {
@@ -31,9 +34,15 @@ static int64_t taking_part(const BanditSelectParams& params, int64_t b) {
 // ---- with pending pulls -----------------------------------------------------------------------
 
 static void score(const BanditSelectParams& params, ScoredArm& arm) {
-  arm.score = params.policy == Policy::kUcb1
-                  ? ucb1_score(arm.mean, arm.pulls, arm.log_t, policy_param(params))
-                  : ucb_tuned_score(arm.mean, arm.variance, arm.pulls, arm.log_t);
+  const double param = policy_param(params);
+  switch (params.policy) {
+    case Policy::kUcb1: arm.score = ucb1_score(arm.mean, arm.pulls, arm.log_t, param); break;
+    case Policy::kUcbSpec:
+      arm.score = ucbspec_score(arm.mean, arm.pulls, arm.log_t,
+                                static_cast<double>(params.tables.arms), param);
+      break;
+    default: arm.score = ucb_tuned_score(arm.mean, arm.variance, arm.pulls, arm.log_t);
+  }
 }
 
 static void score_slot(const BanditSelectParams& params, int64_t group, int64_t slot, double rate,
@@ -130,9 +139,39 @@ static void select_drawn(const BanditSelectParams& params) {
   }
 }
 
+// ---- by weight --------------------------------------------------------------------------------
+
+static void select_weighted(const BanditSelectParams& params) {
+  const int64_t slots = params.tables.table_slots, arms = params.tables.arms, size = arms * slots;
+  for (int64_t b = 0; b < params.batch; ++b) {
+    const int64_t group = taking_part(params, b);
+    if (group < 0) continue;
+    const int64_t row = state_row(params.rows, b);
+    double* prob = params.arm_prob + row * size;
+    int32_t& first = params.group_rows[group];  // the group's first row of state, and 1
+    if (first == 0) {
+      for (int64_t j = 0; j < slots; ++j) {
+        arm_probabilities(params.tables, params.policy, group, j, prob + j, slots);
+      }
+      first = static_cast<int32_t>(row + 1);
+    } else {
+      memcpy(prob, params.arm_prob + (first - 1) * size, size * sizeof(double));
+    }
+    const BanditNoise noise = {*params.seed, static_cast<uint32_t>(b),
+                               static_cast<uint32_t>(*params.calls)};
+    for (int64_t j = 0; j < slots; ++j) {
+      const double uniform = bandit_uniforms(noise, first_draw(arms, j, 0)).first;
+      const int64_t arm = drawn_by_weight(prob + j, slots, arms, uniform);
+      params.arm[row * slots + j] = static_cast<int32_t>(arm);
+    }
+  }
+}
+
 void bandit_select(const BanditSelectParams& params) {
-  if (params.policy == Policy::kUcb1 || params.policy == Policy::kUcbTuned) {
+  if (counts_pending(params.policy)) {
     select_pending(params);
+  } else if (draws_by_weight(params.policy)) {
+    select_weighted(params);
   } else {
     select_drawn(params);
   }

@@ -1,8 +1,9 @@
-// bandit_update: credit each row's arm, then its stop rule's memory (core/bandit.h, core/stop.h).
-// Row after row: what a credit touches (its slot of its group) is discounted, then credited.
-#include "../core/bandit.h"
+// bandit_update: credit each row's arm, then its stop rule's memory (core/bandit.h,
+// core/stop_memory.h). Row after row: what a credit touches (its slot of its group) is discounted,
+// then credited.
+#include "../core/hedge.h"
 #include "../core/rows.h"
-#include "../core/stop.h"
+#include "../core/stop_memory.h"
 #include "ops.h"
 
 namespace tapout {
@@ -14,15 +15,33 @@ static void discount(const BanditUpdateParams& params, double* group_table, int6
   for (int64_t a = 0; a < params.arms; ++a) group_table[a * stride] *= kept;
 }
 
-static void credit(const BanditUpdateParams& params, int64_t group, int64_t arm, int64_t slot,
-                   double reward) {
+static void credit(const BanditUpdateParams& params, int64_t row, int64_t group, int64_t arm,
+                   int64_t slot, double reward) {
+  const double square =
+      credited_square(params.policy, reward, drawn_chance(params, row, arm, slot));
+  if (square < 0.0) return;
   const int64_t stride = params.table_slots, first = group * params.arms * stride + slot;
   double* const tables[] = {params.count, params.reward_sum, params.reward_sq};
   for (double* table : tables) discount(params, table + first, stride);
   const int64_t cell = first + arm * stride;
   params.count[cell] += 1.0;
   params.reward_sum[cell] += reward;
-  params.reward_sq[cell] += reward * reward;
+  params.reward_sq[cell] += square;
+}
+
+// Every rule learns of its loss; what was earned is the arm's that ran.
+static void credit_rules(const BanditUpdateParams& params, int64_t b, int64_t row, int64_t group,
+                         int64_t arm) {
+  if (!(drawn_chance(params, row, arm, 0) > 0.0)) return;
+  learn_of_rules(params, b, row, params.losses);
+  const int64_t first = group * params.arms;
+  double* const tables[] = {params.count, params.reward_sum, params.reward_sq};
+  for (double* table : tables) discount(params, table + first, 1);
+  params.count[first + arm] += 1.0;
+  params.reward_sum[first + arm] += round_reward(params, b, drafted_slots(params, b));
+  for (int64_t a = 0; a < params.arms; ++a) {
+    params.reward_sq[first + a] += params.losses[a].estimate;
+  }
 }
 
 static void spend(const BanditUpdateParams& params, int64_t b, int64_t group, int64_t arm) {
@@ -33,29 +52,20 @@ static void spend(const BanditUpdateParams& params, int64_t b, int64_t group, in
   params.cost[first + arm] += bandit_cost(*params.cost_ratio, params.length[b]);
 }
 
-static void remember(const BanditUpdateParams& params, int64_t b, int64_t row, int64_t arm) {
-  if (!params.memory || !params.rule_kind || params.length[b] <= 0) return;
-  if (static_cast<StopKind>(params.rule_kind[arm]) != StopKind::kAdaEdl) return;
-  adaedl_update(params.memory + (row * params.arms + arm) * kRuleParams, params.num_accepted[b],
-                params.length[b], static_cast<double>(params.slots));
-}
-
 // `arm` of one row: [1], or [K] at token level.
-static void credit_sequence(const BanditUpdateParams& params, int64_t b, int64_t group,
+static void credit_sequence(const BanditUpdateParams& params, int64_t b, int64_t row, int64_t group,
                             int32_t arm) {
-  const double reward = bandit_reward(params.reward, params.num_accepted[b], params.length[b],
-                                      static_cast<double>(params.slots), params.params[kAlpha]);
-  credit(params, group, arm, 0, reward);
+  credit(params, row, group, arm, 0, round_reward(params, b, drafted_slots(params, b)));
 }
 
-static void credit_slots(const BanditUpdateParams& params, int64_t b, int64_t group,
+static void credit_slots(const BanditUpdateParams& params, int64_t b, int64_t row, int64_t group,
                          const int32_t* arm) {
   const StopReason reason = static_cast<StopReason>(params.stop_reason[b]);
   for (int64_t j = 0; j < params.table_slots; ++j) {
     const int32_t reward =
         slot_credit(params.reward, reason, j, params.num_accepted[b], params.length[b]);
     const bool known = arm[j] >= 0 && arm[j] < params.arms;
-    if (reward >= 0 && known) credit(params, group, arm[j], j, reward);
+    if (reward >= 0 && known) credit(params, row, group, arm[j], j, reward);
   }
 }
 
@@ -74,10 +84,12 @@ void bandit_update(const BanditUpdateParams& params) {
     const int32_t* arm = params.arm + row * params.table_slots;
     const int32_t ran = arm[last_slot(params, b)];
     const bool known = ran >= 0 && ran < params.arms;
-    if (token_level(params.reward)) {
-      credit_slots(params, b, group, arm);
+    if (learns_of_rules(params.policy)) {
+      if (known) credit_rules(params, b, row, group, ran);
+    } else if (token_level(params.reward)) {
+      credit_slots(params, b, row, group, arm);
     } else if (known) {
-      credit_sequence(params, b, group, ran);
+      credit_sequence(params, b, row, group, ran);
     }
     if (!known) continue;
     spend(params, b, group, ran);

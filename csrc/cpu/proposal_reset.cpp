@@ -22,6 +22,7 @@ void proposal_reset(const ProposalResetParams& params) {
     const bool live = row >= 0 && (!params.live || params.live[b]);
     int64_t limit = params.max_length ? params.max_length[b] : slots;
     limit = limit < 0 ? 0 : limit > slots ? slots : limit;
+    if (live) take_prediction(params, b, row);
     const StopReason reason = reason_at_start(params.rules, row, live, limit);
     for (int64_t j = 0; j < slots; ++j) proposal.tokens[b * slots + j] = -1;
     float* stats = proposal.stats + b * slots * kStatsColumns;

@@ -124,12 +124,32 @@ __device__ inline void choose_drawn(const BanditSelectParams& params, const Choi
   }
 }
 
+// A thread for each row: its distribution is where the round will look for it.
+__device__ inline void choose_weighted(const BanditSelectParams& params,
+                                       const ChoiceScratch& scratch, BanditCell cell) {
+  const int64_t slots = params.tables.table_slots, arms = params.tables.arms;
+  for (int64_t b = threadIdx.x; b < params.batch; b += kThreads) {
+    if (group_of(params, params.tables.groups, b) != cell.group) continue;
+    double* prob = params.arm_prob + state_row(params.rows, b) * arms * slots + cell.slot;
+    arm_probabilities(params.tables, params.policy, cell.group, cell.slot, prob, slots);
+    const BanditNoise noise = {*params.seed, static_cast<uint32_t>(b),
+                               static_cast<uint32_t>(*params.calls)};
+    const double uniform = bandit_uniforms(noise, first_draw(arms, cell.slot, 0)).first;
+    const int64_t arm = drawn_by_weight(prob, slots, arms, uniform);
+    put(params, scratch, cell.slot, b, static_cast<int32_t>(arm));
+  }
+}
+
 __device__ inline void choose(const BanditSelectParams& params, const ChoiceScratch& scratch,
                               BanditCell cell) {
   switch (params.policy) {
     case Policy::kFixed: choose_fixed(params, scratch, cell); break;
     case Policy::kUcb1:
-    case Policy::kUcbTuned: choose_pending(params, scratch, cell); break;
+    case Policy::kUcbTuned:
+    case Policy::kUcbSpec: choose_pending(params, scratch, cell); break;
+    case Policy::kExp3:
+    case Policy::kHedge:
+    case Policy::kNormalHedge: choose_weighted(params, scratch, cell); break;
     default: choose_drawn(params, scratch, cell);
   }
 }
@@ -163,7 +183,7 @@ struct ChoiceShape {
 
 inline ChoiceShape choice_shape(const BanditSelectParams& params, bool learns) {
   const int64_t slots = params.tables.table_slots, each = slots * params.batch;
-  const bool pending = params.policy == Policy::kUcb1 || params.policy == Policy::kUcbTuned;
+  const bool pending = counts_pending(params.policy);
   return {learns && slots > 1 ? each : 0, pending ? each : 0,
           pending ? each * params.tables.arms : 0};
 }

@@ -2,16 +2,19 @@
 // thread has an arm and adds what the rounds say of it, in the order of the batch.
 #pragma once
 
-#include "../core/stop.h"
+#include "../core/hedge.h"
+#include "../core/stop_memory.h"
 #include "bandit_rows.cuh"
 
 namespace tapout::cuda {
 
 struct Lesson {
   double reward;
+  double square;  // what it adds to reward_sq
   double emitted;
   double spent;
   int32_t credited;  // the arm, or -1
+  int32_t round;     // of the batch
   int32_t paying;    // of the group's tokens and cost; -1: nobody, or another block's
 };
 
@@ -20,17 +23,9 @@ __device__ inline int32_t known_arm(const BanditUpdateParams& params, int32_t ar
   return arm >= 0 && arm < params.arms ? arm : -1;
 }
 
-__device__ inline void remember(const BanditUpdateParams& params, int64_t b, int64_t row,
-                                int32_t arm) {
-  if (!params.memory || !params.rule_kind || params.length[b] <= 0) return;
-  if (static_cast<StopKind>(params.rule_kind[arm]) != StopKind::kAdaEdl) return;
-  adaedl_update(params.memory + (row * params.arms + arm) * kRuleParams, params.num_accepted[b],
-                params.length[b], static_cast<double>(params.slots));
-}
-
 // Round b, for the arms of one slot. The block of slot 0 also keeps accounts and memories.
 __device__ inline Lesson judge(const BanditUpdateParams& params, BanditCell cell, int64_t b) {
-  Lesson lesson = {0.0, 0.0, 0.0, -1, -1};
+  Lesson lesson = {0.0, 0.0, 0.0, 0.0, -1, static_cast<int32_t>(b), -1};
   if (group_of(params, params.groups, b) != cell.group) return lesson;
   if (static_cast<Status>(params.status[b]) != Status::kOk) return lesson;
   const int64_t row = state_row(params.rows, b);
@@ -43,8 +38,12 @@ __device__ inline Lesson judge(const BanditUpdateParams& params, BanditCell cell
     lesson.reward = credit;
     if (credit < 0) lesson.credited = -1;
   } else {
-    lesson.reward = bandit_reward(params.reward, accepted, drafted,
-                                  static_cast<double>(params.slots), params.params[kAlpha]);
+    lesson.reward = round_reward(params, b, drafted_slots(params, b));
+  }
+  if (lesson.credited >= 0) {
+    const double chance = drawn_chance(params, row, lesson.credited, cell.slot);
+    lesson.square = credited_square(params.policy, lesson.reward, chance);
+    if (lesson.square < 0.0) lesson.credited = -1;
   }
   if (cell.slot > 0) return lesson;
   const int64_t last = drafted < params.table_slots ? drafted : params.table_slots;
@@ -55,20 +54,28 @@ __device__ inline Lesson judge(const BanditUpdateParams& params, BanditCell cell
   return lesson;
 }
 
+// Bytes of what rounds say of rules.
+inline int64_t losses_bytes(const BanditUpdateParams& params) {
+  if (!learns_of_rules(params.policy)) return 0;
+  return params.batch * params.arms * static_cast<int64_t>(sizeof(RuleLoss));
+}
+
 // What a credit touches is discounted first, all arms of it; a factor of 1 changes nothing.
 __device__ inline void credit(const BanditUpdateParams& params, BanditCell cell, int64_t arm,
                               const Lesson* lessons, int32_t number) {
   const double kept = params.params[kDiscount];
+  const RuleLoss* losses = learns_of_rules(params.policy) ? params.losses : nullptr;
   const int64_t at = (cell.group * params.arms + arm) * params.table_slots + cell.slot;
   double count = params.count[at], sum = params.reward_sum[at], square = params.reward_sq[at];
 #pragma unroll 4
   for (int32_t i = 0; i < number; ++i) {  // without branches: only the sums wait for each other
-    const bool own = lessons[i].credited == arm;
-    const double factor = lessons[i].credited >= 0 ? kept : 1.0;
-    const double reward = own ? lessons[i].reward : 0.0;
+    const bool own = lessons[i].credited == arm, any = lessons[i].credited >= 0;
+    const double factor = any ? kept : 1.0;
+    double added = own ? lessons[i].square : 0.0;
+    if (losses && any) added = losses[lessons[i].round * params.arms + arm].estimate;
     count = count * factor + (own ? 1.0 : 0.0);
-    sum = sum * factor + reward;
-    square = square * factor + reward * reward;
+    sum = sum * factor + (own ? lessons[i].reward : 0.0);
+    square = square * factor + added;
   }
   params.count[at] = count;
   params.reward_sum[at] = sum;
@@ -91,9 +98,20 @@ __device__ inline void pay(const BanditUpdateParams& params, int64_t group, int6
   params.cost[at] = cost;
 }
 
+// What the group's rounds say of every rule, a thread for each; before a memory moves.
+__device__ inline void ask_rules(const BanditUpdateParams& params, BanditCell cell) {
+  if (!learns_of_rules(params.policy)) return;
+  for (int64_t b = threadIdx.x; b < params.batch; b += kThreads) {
+    if (group_of(params, params.groups, b) != cell.group) continue;
+    learn_of_rules(params, b, state_row(params.rows, b), params.losses + b * params.arms);
+  }
+  __syncthreads();
+}
+
 // By the whole block; afterwards every thread may read the cell's tables.
 __device__ inline void learn(const BanditUpdateParams& params, BanditCell cell) {
   SHARED(Lesson, lessons, [kThreads]);
+  ask_rules(params, cell);
   for (int64_t begin = 0; begin < params.batch; begin += kThreads) {
     const Lesson lesson = judge(params, cell, begin + threadIdx.x);
     const bool taught = lesson.credited >= 0 || lesson.paying >= 0;

@@ -1,4 +1,4 @@
-// Choices of ucb1 and ucb_tuned: rows choose in order, each pull counts in the next row's scores.
+// Choices of ucb1, ucb_tuned and ucbspec: rows choose in order, a pull counts in later scores.
 // An arm's score never rises with its pulls, so the choices of n rows are the n best of all
 // (arm, j-th pull), by score, then arm, then j: a merge of as many falling sequences as there are
 // arms. Each entry finds its rank alone: j, and for every other arm the number of pulls that go
@@ -29,10 +29,13 @@ __device__ inline ArmValue value_of(const BanditSelectParams& params, double rat
 // whoever is ahead stays ahead, which is what the score of the first completed pull for all of them
 // says.
 __device__ inline double pending_score(const ArmValue& arm, double added, double log_t,
-                                       Policy policy, double param) {
+                                       Policy policy, double param, double arms) {
   double pulls = arm.count + added;
-  if (policy != Policy::kUcb1) {
+  if (policy == Policy::kUcbTuned) {
     return comparable(ucb_tuned_score(arm.mean, arm.variance, pulls, log_t));
+  }
+  if (policy == Policy::kUcbSpec) {
+    return comparable(ucbspec_score(arm.mean, pulls, log_t, arms, param));
   }
   const double first = arm.count > 0.0 ? arm.count : 1.0;
   if (param < 0.0 && pulls > first) pulls = first;
@@ -52,7 +55,8 @@ __device__ inline void score_pulls(const BanditSelectParams& params, BanditCell 
   const uint32_t entries = static_cast<uint32_t>(tables.arms) * rows;
   for (uint32_t entry = threadIdx.x; entry < entries; entry += kThreads) {
     const ArmValue arm = value_of(params, rate, cell, entry / rows);
-    scores[entry] = pending_score(arm, entry % rows, log_t, params.policy, param);
+    scores[entry] = pending_score(arm, entry % rows, log_t, params.policy, param,
+                                  static_cast<double>(tables.arms));
   }
 }
 

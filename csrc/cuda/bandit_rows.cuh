@@ -2,8 +2,8 @@
 // batch takes part in it. Tables stay in global memory: a block's cells are touched by it alone.
 #pragma once
 
-#include "../core/bandit.h"
 #include "../core/rows.h"
+#include "../core/weights.h"
 #include "device.h"
 #include "sizes.h"
 

@@ -15,13 +15,17 @@ static __global__ void __launch_bounds__(kThreads, 1)
 }
 
 WorkspaceSize bandit_step_workspace(const BanditStepParams& params) {
-  return choice_workspace(params.select, true);
+  const WorkspaceSize choice = choice_workspace(params.select, true);
+  return {losses_bytes(params.update) + choice.bytes, choice.tickets};
 }
 
 cudaError_t bandit_step(const BanditStepParams& params, Workspace workspace, Queue queue) {
   if (too_many_entries(params.select)) return cudaErrorInvalidValue;
   const unsigned blocks = bandit_blocks(params.update.groups, params.update.table_slots);
-  return launch(bandit_step_kernel, blocks, kThreads, {queue.stream}, params,
+  BanditStepParams own = params;
+  own.update.losses = reinterpret_cast<RuleLoss*>(workspace.bytes);
+  workspace.bytes += losses_bytes(params.update);
+  return launch(bandit_step_kernel, blocks, kThreads, {queue.stream}, own,
                 choice_scratch(params.select, true, workspace));
 }
 

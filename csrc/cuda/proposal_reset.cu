@@ -22,6 +22,7 @@ static __device__ bool begin_row(const ProposalResetParams& params, int64_t b) {
   if (!live) {
     reason = StopReason::kNotLive;
   } else {
+    take_prediction(params, b, row);
     if (stops_before_drafting(params.rules, row)) reason = StopReason::kPreDraft;
     const int64_t round = params.rng_round[row];
     params.round[b] = round;

@@ -59,21 +59,26 @@ class Learner {
   // How long the row's arm drafts, given the statistics [K, 8] of `offered` tokens.
   Draft draft(int64_t row, const float* stats, int64_t offered, int64_t limit) const;
 
-  // Say what became of a row's draft.
-  void finish(int64_t row, Draft draft, int32_t accepted);
+  // Say what became of a row's draft; `stats` as for it.
+  void finish(int64_t row, Draft draft, int32_t accepted, const float* stats);
 
   // Learn from the rows of `live`, a draft step of which cost `cost_ratio` target forwards.
   void update(const bool* live, float cost_ratio);
 
  private:
+  void fill_select(const BanditArrays& bandit, int64_t slots, int64_t batch);
+  void fill_update(const BanditArrays& bandit, int64_t slots, int64_t batch);
+
   ArmTable table_;
   int64_t table_slots_;
   Rules rules_;
   BanditSelectParams select_;
   BanditUpdateParams update_;
   std::vector<int32_t> arm_, length_, reason_, accepted_, status_, group_rows_;
-  std::vector<float> memory_;
+  std::vector<float> memory_, stats_;  // stats_: [B, K, 8] of this round's drafts
+  std::vector<double> arm_prob_;
   std::vector<ScoredArm> scored_;
+  std::vector<RuleLoss> losses_;
 };
 
 }  // namespace TAPOUT_ISA

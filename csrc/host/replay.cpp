@@ -78,7 +78,7 @@ class Run {
     const int64_t limit = std::min<int64_t>(table_.budget[p], table_.slots);
     const Draft draft = learner_.draft(b, stats, table_.offered[cell], limit);
     const int32_t accepted = std::min(table_.accepted[cell], draft.length);
-    learner_.finish(b, draft, accepted);
+    learner_.finish(b, draft, accepted, stats);
     const int32_t emitted = static_cast<int32_t>(std::min<int64_t>(accepted + 1, row.end - p));
     return {static_cast<int32_t>(played_.cost.size()),
             static_cast<int32_t>(b),

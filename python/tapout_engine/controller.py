@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import tapout_kernels as tk
+from tapout_kernels.policies import HEDGES
 
 from .arms import TAPOUT_ARMS, Arm
 from .errors import EngineError
@@ -45,7 +46,7 @@ class Controller:
         arms: Sequence[Arm] = TAPOUT_ARMS,
         slots: int = 8,
         policy: str = "ucb1",
-        reward: str = "blend",
+        reward: str | None = None,
         device: torch.device | str | None = None,
         **policy_params: float,
     ):
@@ -59,7 +60,7 @@ class Controller:
     def reset(self) -> None:
         """Forget every pull, and count requests from 0 again."""
         self.bandit = tk.BanditState.create(
-            len(self.rules), slots=self.slots, device=self.device, **self._policy
+            len(self.rules), slots=self.slots, device=self.device, rows=1, **self._policy
         )
         self.requests = 0
 
@@ -69,13 +70,18 @@ class Controller:
         Raises
         ------
         EngineError
-            If an arm is for a drafter that is not there.
+            If an arm is for a drafter that is not there, or a hedge has arms of several.
         """
         wanted = [drafters or names[:1] for drafters in self.drafters]
         missing = sorted({name for arm in wanted for name in arm} - set(names))
         if missing:
             raise EngineError(
                 f"arms: drafters must be among {', '.join(names)}, got {', '.join(missing)}"
+            )
+        if self.bandit.policy in HEDGES and len(set(map(tuple, wanted))) > 1:
+            raise EngineError(
+                f"arms: {self.bandit.policy} judges a rule by another's draft: they must be for "
+                f"one drafter, got {len(set(map(tuple, wanted)))}"
             )
         most = max(map(len, wanted))
         order = [[names.index(name) for name in arm] for arm in wanted]
@@ -102,6 +108,7 @@ class Controller:
         """
         first, self.requests = self.requests, self.requests + len(seeds)
         self.state = tk.StopState.of(len(seeds), self.rules, device=self.device)
+        self.bandit = self.bandit.for_rows(len(seeds))
         return [tk.mix64(seed, first + i) for i, seed in enumerate(seeds)]
 
     def select(self, live: Tensor, backend: str | None = None) -> None:

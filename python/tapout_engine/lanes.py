@@ -66,13 +66,14 @@ class Lane:
         self.sampling, self.rng = sampling, rng
         self.drafter.prefill(prompts)
         batch, slots, device = len(prompts), self.controller.slots, self.target.device
-        keeps_logits = self.rule in ("token", "block") and not self.blocks
+        self.overlap = self.controller.bandit.reward == "overlap"
+        keeps_logits = (self.rule in ("token", "block") or self.overlap) and not self.blocks
         width = len(self.vocab) if self.vocab else self.target.vocab_size
         self.proposal = tk.Proposal.empty(
             batch, slots, width if keeps_logits else None,
             self.drafter.dtype if keeps_logits else None, device,
         )  # fmt: skip
-        self.verdict = tk.Verdict.empty(batch, slots, device=device)
+        self.verdict = tk.Verdict.empty(batch, slots, self.overlap, device=device)
 
     def offer(self) -> Tensor | None:
         """[B] bool: the rows there is something to propose for; None: all of them."""
@@ -119,7 +120,7 @@ class Lane:
         with self.clock("kernels"):
             tk.verify(
                 logits, self.proposal, self.sampling, self.rng, rule=self.rule, vocab=self.vocab,
-                out=self.verdict, backend=self.backend,
+                overlap=self.overlap, out=self.verdict, backend=self.backend,
             )  # fmt: skip
             self.controller.update(self.proposal, self.verdict, self.cost, self.backend)
 

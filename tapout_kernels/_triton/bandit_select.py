@@ -11,12 +11,16 @@ from .choice import Choice, finish, put
 from .core.bandit import (
     ARM_DRAWS,
     EPSILON_GREEDY,
+    EXP3,
     FIXED,
+    HEDGE,
+    NORMALHEDGE,
     POLICY_PARAM,
     THOMPSON_BETA,
     THOMPSON_GAUSSIAN,
     UCB1,
     UCB_TUNED,
+    UCBSPEC,
     ArmValue,
     arm_value,
     explored_arm,
@@ -24,15 +28,20 @@ from .core.bandit import (
     thompson_beta,
     thompson_gaussian,
 )
+from .core.rng import BANDIT, uniform_pair
+from .core.weights import arm_probabilities, drawn_by_weight
 from .launch import Shape, launch, workspace
 from .pending import choose_pending
-from .tables import Requests, Sizes, Tables, check_reward, group_of, read_arms, sizes
+from .tables import Requests, Sizes, Tables, check_policy, check_reward, group_of, read_arms, sizes
 
 ROWS = 128  # of the batch, looked at together
 TILE = 1024  # pairs of an entry and an arm, compared at once
 DRAWS = 256  # pairs of a row and an arm, drawn at once
 WARPS = 4
-DRAWING = (THOMPSON_GAUSSIAN.value, THOMPSON_BETA.value, EPSILON_GREEDY.value)
+DRAWING = (
+    THOMPSON_GAUSSIAN.value, THOMPSON_BETA.value, EPSILON_GREEDY.value, EXP3.value, HEDGE.value,
+    NORMALHEDGE.value,
+)  # fmt: skip
 
 
 @triton.jit
@@ -91,6 +100,26 @@ def choose_drawn(
 
 
 @triton.jit
+def choose_weighted(
+    arms, lane, requests, choice, size, group, slot, epsilon, POLICY: tl.constexpr,
+    ARMS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Every row's distribution is where its round will look for it."""
+    seed, calls = tl.load(choice.seed), tl.load(choice.calls)
+    prob = arm_probabilities(arms, lane, size.arms, epsilon, POLICY)
+    for begin in range(0, size.batch, ROWS):
+        b = begin + tl.arange(0, ROWS)
+        row, own = group_of(requests, size, b)
+        mine = own == group
+        word = b * 0 + slot * size.arms * ARM_DRAWS
+        uniform, _ = uniform_pair(seed, b, word, calls, BANDIT)
+        put(choice, size, slot, b, row, drawn_by_weight(prob, lane, uniform, ARMS), mine)
+        cell = (row[:, None] * size.arms + lane[None, :]) * size.table_slots + slot
+        here = mine[:, None] & (lane[None, :] < size.arms)
+        tl.store(choice.arm_prob + cell, tl.broadcast_to(prob[None, :], [ROWS, ARMS]), mask=here)
+
+
+@triton.jit
 def choose(
     arms, lane, requests, params, choice, size, group, slot, longest,
     POLICY: tl.constexpr, REWARD: tl.constexpr, ARMS: tl.constexpr, ROWS: tl.constexpr,
@@ -99,11 +128,15 @@ def choose(
     """An arm for every row of the group."""
     param = tl.load(params + POLICY_PARAM)
     value = arm_value(arms, size.slots, REWARD)
-    if (POLICY == UCB1) | (POLICY == UCB_TUNED):
+    if (POLICY == UCB1) | (POLICY == UCB_TUNED) | (POLICY == UCBSPEC):
         choose_pending(
             value, lane, requests, choice, size, group, slot, param, longest, POLICY, ARMS, ROWS,
             TILE,
         )  # fmt: skip
+    elif POLICY >= EXP3:
+        choose_weighted(
+            arms, lane, requests, choice, size, group, slot, param, POLICY, ARMS, DRAWS // ARMS
+        )
     else:
         choose_drawn(
             value, lane, requests, choice, size, group, slot, param, POLICY, ARMS, DRAWS // ARMS
@@ -132,15 +165,10 @@ def bandit_select_kernel(
     finish(requests, choice, size, ROWS)
 
 
-def check_policy(op: str, policy: int) -> None:
-    if not 0 <= policy <= EPSILON_GREEDY.value:
-        raise RuntimeError(f"{op}: policy must be 0 (fixed) to 5 (epsilon_greedy), got {policy}")
-
-
 def choice_shapes(size: Sizes, policy: int, staged: bool) -> tuple[Shape, ...]:
     """Of ``staged``, ``scores`` and ``ranked``; empty what is not needed."""
     each = size.table_slots * size.batch
-    pending = each if policy in (UCB1.value, UCB_TUNED.value) else 0
+    pending = each if policy in (UCB1.value, UCB_TUNED.value, UCBSPEC.value) else 0
     return (
         ((each if staged else 0,), torch.int32),
         ((pending * size.arms,), torch.float64),
@@ -173,8 +201,9 @@ def bandit_select(
     slots: int,
     calls: Tensor,  # [1] i64, advanced
     arm: Tensor,  # [R] i32 or [R, K], written for rows that take part
+    arm_prob: Tensor | None,  # [R, A] f64 or [R, A, K], and so is this
 ) -> None:
-    check_policy("bandit_select", policy)
+    check_policy("bandit_select", policy, count, arm_prob)
     check_reward("bandit_select", reward, count)
     size = sizes(arm, rows, count, slots)
     scratch = workspace(arm.device, 1, *choice_shapes(size, policy, staged=False))
@@ -183,6 +212,6 @@ def bandit_select(
     launch(
         bandit_select_kernel, size.groups * size.table_slots,
         Tables(count, reward_sum, reward_sq, tokens, cost, params), Requests(rows, group, live),
-        Choice(arm, None, scores, ranked, seed, calls, ticket), *size, warps=WARPS,
+        Choice(arm, arm_prob, None, scores, ranked, seed, calls, ticket), *size, warps=WARPS,
         **choice_constants(size, policy, reward),
     )  # fmt: skip

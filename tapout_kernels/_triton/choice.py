@@ -15,6 +15,7 @@ class Choice(NamedTuple):
     """Where choices go."""
 
     arm: Pointer  # [R] or [R, K] i32
+    arm_prob: Pointer  # [R, A] or [R, A, K] f64, of policies that draw by weight
     staged: Pointer  # [S, B] i32: nothing may be written to `arm` yet; None: it may
     scores: Pointer  # [S, B, A] f64, and the next: of the policies that count pending pulls
     ranked: Pointer  # [S, B] i32

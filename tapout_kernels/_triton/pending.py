@@ -1,4 +1,4 @@
-"""Choices of ucb1 and ucb_tuned: rows choose in order, each pull counts in the next row's scores.
+"""Choices of ucb1, ucb_tuned and ucbspec: rows choose in order, a pull counts in later scores.
 
 An arm's score never rises with its pulls, so the choices of n rows are the n best of all (arm, j-th
 pull), by score, then arm, then j: a merge of as many falling sequences as there are arms.  Each
@@ -43,7 +43,7 @@ def score_pulls(scores, value, lane, size, rows, param, POLICY: tl.constexpr, PU
     )  # fmt: skip
     for begin in range(0, rows, PULLS):
         pull = begin + tl.arange(0, PULLS)
-        score = pending_score(column, pull[None, :].to(tl.float64), log_t, param, POLICY)
+        score = pending_score(column, pull[None, :].to(tl.float64), log_t, size.arms, param, POLICY)
         at = lane[:, None] * rows + pull[None, :]
         tl.store(scores + at, score, mask=(lane[:, None] < size.arms) & (pull[None, :] < rows))
 

@@ -12,7 +12,14 @@ import triton.language as tl
 from torch import Tensor
 
 from .core.rows import state_row
-from .core.stop import MAX_LENGTH, NONE, NOT_LIVE, PRE_DRAFT, stops_before_drafting
+from .core.stop import (
+    MAX_LENGTH,
+    NONE,
+    NOT_LIVE,
+    PRE_DRAFT,
+    stops_before_drafting,
+    take_prediction,
+)
 from .launch import launch, workspace
 from .params import Pointer, Rules
 
@@ -24,6 +31,7 @@ STATS_COLUMNS = tl.constexpr(8)
 
 class Inputs(NamedTuple):
     max_length: Pointer  # [B] i32
+    prediction: Pointer  # [B] f32
     live: Pointer  # [B] bool
     rows: Pointer  # [B] i32
 
@@ -55,6 +63,8 @@ def begin_rows(inputs, draft, rules, states, arms, arm_slots, slots, b, inside):
         limit = tl.load(inputs.max_length + b, mask=inside, other=0).to(tl.int64)
     limit = tl.minimum(tl.maximum(limit, 0), slots)
     reason = tl.where(limit == 0, MAX_LENGTH, NONE)
+    if inputs.prediction is not None and rules.kind is not None:
+        take_prediction(rules, inputs.prediction, arms, slots, row, b, live)
     stops = stops_before_drafting(rules, arms, arm_slots, row, live)
     reason = tl.where(live, tl.where(stops, PRE_DRAFT, reason), NOT_LIVE)
     taken = tl.load(draft.rng_round + row, mask=live, other=0)
@@ -112,6 +122,7 @@ def proposal_reset_kernel(
 
 def proposal_reset(
     max_length: Tensor | None,
+    prediction: Tensor | None,
     live: Tensor | None,
     rows: Tensor | None,
     rule_kind: Tensor | None,
@@ -135,7 +146,7 @@ def proposal_reset(
     programs = triton.cdiv(batch, ROWS)
     scratch = workspace(tokens.device, 1, ((programs,), torch.int32))
     launch(
-        proposal_reset_kernel, programs, Inputs(max_length, live, rows),
+        proposal_reset_kernel, programs, Inputs(max_length, prediction, live, rows),
         Draft(rng_round, tokens, length, out_max_length, active, out_live, round, num_active,
               stats, stop_reason),
         Rules(rule_kind, rule_param, arm, memory), scratch.arrays[0], scratch.tickets, batch,

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .core.bandit import Arms
+from .core.bandit import EXP3, HEDGE, NORMALHEDGE, OVERLAP, Arms
 from .core.rows import state_row
 from .params import Pointer
 
@@ -50,11 +50,28 @@ def sizes(arm: Tensor, rows: Tensor | None, count: Tensor, slots: int) -> Sizes:
 
 def check_reward(op: str, reward: int, count: Tensor) -> None:
     """The level is read off the tables; a kernel reads it off the reward."""
-    first, last, what = (3, 4, "3 (decision) or 4 (token_accept) at token level")
+    known, what = (3, 4), "3 (decision) or 4 (token_accept) at token level"
     if count.dim() == 2:
-        first, last, what = (0, 2, "0 (simple), 1 (blend) or 2 (throughput) at sequence level")
-    if not first <= reward <= last:
+        what = "0 (simple), 1 (blend), 2 (throughput) or 5 (overlap) at sequence level"
+        known = (0, 1, 2, 5)
+    if reward not in known:
         raise RuntimeError(f"{op}: reward must be {what}, got {reward}")
+
+
+def check_overlap(op: str, reward: int, overlap: Tensor | None) -> None:
+    if reward == OVERLAP.value and overlap is None:
+        raise RuntimeError(f"{op}: overlap must be a Tensor with this reward, got None")
+
+
+def check_policy(op: str, policy: int, count: Tensor, arm_prob: Tensor | None) -> None:
+    known = "0 (fixed) to 9 (normalhedge)"
+    last = NORMALHEDGE.value
+    if count.dim() == 3 and policy >= HEDGE.value:
+        known, last = "0 (fixed) to 7 (exp3) at token level", EXP3.value
+    if not 0 <= policy <= last:
+        raise RuntimeError(f"{op}: policy must be {known}, got {policy}")
+    if policy >= EXP3.value and arm_prob is None:
+        raise RuntimeError(f"{op}: arm_prob must be a Tensor with this policy, got None")
 
 
 @triton.jit

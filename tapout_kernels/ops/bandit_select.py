@@ -9,6 +9,7 @@ from .._check import require_tensor
 from ..backends import call
 from ..bandit_state import BanditState
 from ..reference.bandit import POLICIES, REWARDS
+from ._bandit import arm_prob_of
 
 
 def bandit_select(
@@ -28,20 +29,30 @@ def bandit_select(
 
     ``ucb1``: each arm once (lowest first), then
     :math:`\arg\max_a \mu_a + c \sqrt{2 \ln t / n_a}`.
+    ``metasd``: the same, with the reward ``overlap``.
     ``ucb_tuned``: :math:`\mu_a + \sqrt{\ln t / n_a \, \min(1/4, var_a + \sqrt{2 \ln t / n_a})}`.
-    In both, rows of one group choose in row order, and a pull made in this call counts in n, not
+    ``ucbspec``: :math:`\mu_a + \tfrac12 \sqrt{(1 + n_a) / n_a^2 \, (1 + 2 \ln(A t^2
+    \sqrt{1 + n_a} / \delta))}`, the score of its reward n_acc + 1 over the range K.
+    In these, rows of one group choose in row order, and a pull made in this call counts in n, not
     in the mean: one batch explores instead of repeating itself.
     ``thompson_gaussian``: the largest draw of
     :math:`N((1/2 + \sum r) / (n_a + 1), \sigma^2 / (n_a + 1))`.
     ``thompson_beta``: of :math:`Beta(1 + \sum r, 1 + n_a - \sum r)`, Marsaglia and Tsang's method
     with eight tries.
     ``epsilon_greedy``: any arm with probability epsilon, else the largest mean.
+    ``exp3``, ``exp3spec``: a draw with probability proportional to :math:`e^{-\eta L_a}`,
+    :math:`\eta = \sqrt{\ln A / (t A)}`, t = 1 + pulls, L the estimated losses. All of them but
+    ``exp3spec`` can mix in ``epsilon`` of uniform play. The probabilities are kept in
+    ``bandit.arm_prob``.
+    ``hedge``: the same with :math:`\eta = \sqrt{\ln A / t}`.
+    ``normalhedge``: with probability proportional to :math:`[R_a]_+ e^{[R_a]_+^2 / 2c}`, c the root
+    of mean :math:`e^{[R]_+^2 / 2c} = e`, R the estimated regrets; uniform where none is positive.
     ``fixed``: one arm for ever. Ties go to the lowest arm.
 
     Parameters
     ----------
     bandit : BanditState
-        ``calls`` advances by one; nothing else changes.
+        ``calls`` advances by one, ``arm_prob`` gets what rows drew from; nothing else changes.
     group : Tensor, optional
         [B] int32, the bandit's group of each row; a row outside [0, G) takes no part. None: 0.
     live : Tensor, optional
@@ -70,7 +81,9 @@ def bandit_select(
     Notes
     -----
     Random draws are addressed by (batch row, slot and arm, ``calls``) under ``bandit.seed``.
-    Source: TapOut, arXiv 2511.02017; Auer et al. 2002 for ``ucb1`` and ``ucb_tuned``.
+    Source: TapOut, arXiv 2511.02017; Auer et al. 2002 for ``ucb1`` and ``ucb_tuned``; BanditSpec,
+    2505.15141, for ``ucbspec`` and ``exp3spec``; Not-a-Bandit, 2510.20064, for hedging, there over
+    drafters; Chaudhuri et al. 2009 for ``normalhedge``.
 
     Examples
     --------
@@ -97,5 +110,6 @@ def bandit_select(
         reward_sq=bandit.reward_sq, tokens=bandit.tokens, cost=bandit.cost, params=bandit.params,
         seed=bandit.seed, group=group, live=live, rows=rows, policy=POLICIES[bandit.policy],
         reward=REWARDS[bandit.reward], slots=bandit.slots, calls=bandit.calls, arm=out,
+        arm_prob=arm_prob_of(bandit),
     )  # fmt: skip
     return out

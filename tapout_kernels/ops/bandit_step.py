@@ -9,7 +9,6 @@ from .._check import require_tensor
 from ..backends import call
 from ..bandit_state import BanditState
 from ..proposal import Proposal
-from ..reference.bandit import POLICIES
 from ..stop_rules import StopRules, StopState
 from ..types import Verdict
 from ._bandit import round_arguments
@@ -96,6 +95,6 @@ def bandit_step(
         out = torch.zeros_like(arm)
     call(
         "bandit_step", backend, **arguments, seed=bandit.seed, next_live=live,
-        policy=POLICIES[bandit.policy], calls=bandit.calls, next_arm=out,
+        calls=bandit.calls, next_arm=out,
     )  # fmt: skip
     return out

@@ -30,6 +30,8 @@ def bandit_update(
 
     ``simple``: n / K.
     ``blend``: ``alpha * n / K + (1 - alpha) * n / d``; both are 0 when nothing was drafted.
+    ``overlap``: the sum of ``verdict.overlap`` over the draft, / K: 1 less the total variation of
+    target and draft, slot by slot. It needs ``verify(overlap=True)``.
     ``throughput``: the mean of arm a is
     :math:`1/2 + (tokens_a - \rho \, cost_a) / (2 (K+1) n_a)`, clipped to [0, 1], from tokens
     :math:`n + 1` and cost ``1 + cost_ratio * d`` summed over rounds, :math:`\rho` the group's
@@ -41,8 +43,20 @@ def bandit_update(
     ``token_accept``: 1 if token j was accepted, TapOut's own credit, which an arm cannot influence.
     Both: an arm that drafts nothing gets 0. Tokens and cost go to the arm of the last drafted slot.
 
-    ``adaedl`` moves its threshold as the Draft & Verify code does, in rounds its arm (of the last
-    drafted slot) drafted something.
+    ``exp3`` and ``exp3spec`` also add (1 - reward) / the probability the arm was drawn with to its
+    estimated losses; a row whose arm was not drawn with any probability teaches nothing.
+    ``hedge`` and ``normalhedge`` learn of every stop rule i. With :math:`s_i` the length at which
+    it would have stopped on the drafted prefix (its own memory, the proposal's ``stats``), its loss
+    :math:`f_i` is 1 - the reward of min(n, s_i) of s_i tokens, and its estimate is
+    :math:`f_i / \sum_j p_j 1\{s_j \ge s_i\}` if the draft was as long or was cut by ``max_length``,
+    else 0, with p of the draw: unbiased. ``normalhedge`` adds up regrets, the loss of its own
+    weights less the rule's. They need ``rules`` and ``state``, and arms of one drafter: a shorter
+    draft is judged by the longer one's tokens.
+
+    Stop rules that learn (``adaedl``, ``gammatune``, ``gammatune_plus``, ``heuristic``,
+    ``hysteresis``, ``adasd_entropy``, ``adl``) do so in rounds their arm (of the last drafted slot)
+    drafted something; ``hysteresis`` counts the rounds it refused to draft, too. The formulas:
+    docs/algorithms.md.
 
     Parameters
     ----------

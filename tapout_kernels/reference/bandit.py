@@ -2,6 +2,7 @@
 
 A group of requests has one table of arms, at token level one for every slot.  Here a table is
 [..., S, A]: S slots (1 at sequence level), then the arms.  UCB1 and UCB-Tuned: Auer et al. 2002.
+UCBSpec: BanditSpec, arXiv 2505.15141.
 Gamma variates: Marsaglia and Tsang 2000, with a fixed number of tries.
 """
 
@@ -19,14 +20,17 @@ from .rng import BANDIT, philox4x32, uniform_from_words
 from .stop import PRE_DRAFT, RULE
 
 FIXED, UCB1, UCB_TUNED, THOMPSON_GAUSSIAN, THOMPSON_BETA, EPSILON_GREEDY = range(6)
-SIMPLE, BLEND, THROUGHPUT, DECISION, TOKEN_ACCEPT = range(5)
+UCBSPEC, EXP3, HEDGE, NORMALHEDGE = range(6, 10)
+SIMPLE, BLEND, THROUGHPUT, DECISION, TOKEN_ACCEPT, OVERLAP = range(6)
 POLICIES = {
     "fixed": FIXED, "ucb1": UCB1, "ucb_tuned": UCB_TUNED, "thompson_gaussian": THOMPSON_GAUSSIAN,
     "thompson_beta": THOMPSON_BETA, "epsilon_greedy": EPSILON_GREEDY,
+    "ucbspec": UCBSPEC, "exp3": EXP3, "exp3spec": EXP3, "hedge": HEDGE, "normalhedge": NORMALHEDGE,
+    "metasd": UCB1,
 }  # fmt: skip
 REWARDS = {
     "simple": SIMPLE, "blend": BLEND, "throughput": THROUGHPUT, "decision": DECISION,
-    "token_accept": TOKEN_ACCEPT,
+    "token_accept": TOKEN_ACCEPT, "overlap": OVERLAP,
 }  # fmt: skip
 NUM_PARAMS = 8
 ALPHA, POLICY_PARAM, DISCOUNT = 0, 1, 2  # columns of params
@@ -98,6 +102,18 @@ def ucb1_score(mean: Tensor, pulls: Tensor, log_t: Tensor, exploration: Tensor) 
 def ucb_tuned_score(mean: Tensor, variance: Tensor, pulls: Tensor, log_t: Tensor) -> Tensor:
     share = log_t / pulls
     bonus = (share * (variance + (2 * share).sqrt()).clamp(max=0.25)).sqrt()
+    return torch.where(pulls > 0, mean + bonus, math.inf)
+
+
+def ucbspec_score(mean: Tensor, pulls: Tensor, log_t: Tensor, delta: Tensor) -> Tensor:
+    """BanditSpec's score over the range L = K of its reward n_acc + 1; ``mean`` is of n_acc / K.
+
+    The logarithm is not let below 0, so that no delta makes a score rise with its pulls.
+    """
+    arms = pulls.shape[-1]
+    doubt = (arms / delta).log() + 2 * log_t + 0.5 * (1 + pulls).log()
+    spread = (1 + 2 * torch.where(doubt > 0, doubt, 0.0)).sqrt()
+    bonus = 0.5 * ((1 + pulls).sqrt() / pulls) * spread
     return torch.where(pulls > 0, mean + bonus, math.inf)
 
 
@@ -179,6 +195,18 @@ def reward_of(
     return torch.where(length > 0, simple, 0.0)
 
 
+def overlap_reward(overlap: Tensor, drafted: Tensor) -> Tensor:
+    """Sum over drafted slots of sum min(p_target, p_draft), over K; -1 where it is not known.
+
+    ``overlap`` [B, K]; ``drafted`` [B, ...] ends the draft there.
+    """
+    slots = overlap.shape[1]
+    slot = torch.arange(slots, device=overlap.device)
+    inside = slot < drafted[..., None]
+    known = overlap.double().clamp(min=0).view(-1, *[1] * (drafted.dim() - 1), slots)
+    return in_order_sum(torch.where(inside, known, 0.0)) / slots
+
+
 def slot_credit(
     reward: int, num_accepted: Tensor, length: Tensor, stop_reason: Tensor, slots: int
 ) -> tuple[Tensor, Tensor]:
@@ -207,10 +235,3 @@ def groups_of(group: Tensor | None, like: Tensor, groups: int) -> tuple[Tensor, 
         return torch.zeros_like(like), torch.ones_like(like, dtype=torch.bool)
     known = (group >= 0) & (group < groups)
     return torch.where(known, group, 0).long(), known
-
-
-def write_rows(state: Tensor, index: Tensor, takes_part: Tensor, values: Tensor) -> None:
-    """``state[index[b]] = values[b]`` where b takes part; the others may name anything."""
-    spare = torch.cat([state, state[:1]])  # its last row takes what nobody asked for
-    spare[torch.where(takes_part, index, state.shape[0])] = values
-    state.copy_(spare[:-1])

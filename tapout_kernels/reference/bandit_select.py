@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import bandit
+from . import bandit, weights
 from .bandit import Arms, Noise
-from .rows import StateRows
+from .rows import StateRows, write_rows
 
 
 def bandit_select(
@@ -26,7 +26,9 @@ def bandit_select(
     slots: int,
     calls: Tensor,  # [1] i64, advanced
     arm: Tensor,  # [R] i32 or [R, K], written for rows that take part
+    arm_prob: Tensor | None,  # [R, A] f64 or [R, A, K], and so is this
 ) -> None:
+    weights.require_prob("bandit_select", policy, arm_prob)
     state = StateRows(rows, arm.shape[0], arm.device)
     index, known = bandit.groups_of(group, state.index, count.shape[0])
     takes_part = known & state.known
@@ -34,11 +36,16 @@ def bandit_select(
         takes_part = takes_part & live
     param = params[bandit.POLICY_PARAM]
     arms = bandit.arms_of(count, reward_sum, reward_sq, tokens, cost, reward, slots)
-    if policy in (bandit.UCB1, bandit.UCB_TUNED):
+    if policy in (bandit.UCB1, bandit.UCB_TUNED, bandit.UCBSPEC):
         picked = _with_pending_pulls(arms, param, policy, index, takes_part)
+    elif policy in weights.WEIGHTED:
+        prob = weights.arm_probabilities(policy, count, reward_sq, param)[index]
+        picked = weights.draw(prob, Noise(seed, calls, len(index)))
+        kept = prob.transpose(1, 2).reshape(-1, *arm_prob.shape[1:])
+        write_rows(arm_prob, state.index, takes_part, kept)
     else:
         picked = _each_on_its_own(arms.of(index), param, policy, Noise(seed, calls, len(index)))
-    bandit.write_rows(arm, state.index, takes_part, picked.view(-1, *arm.shape[1:]).to(arm.dtype))
+    write_rows(arm, state.index, takes_part, picked.view(-1, *arm.shape[1:]).to(arm.dtype))
     calls.add_(1)
 
 
@@ -56,6 +63,8 @@ def _with_pending_pulls(
         n, mean, variance = pulls[g], arms.mean[g], arms.variance[g]
         if policy == bandit.UCB1:
             score = bandit.ucb1_score(mean, n, log_t[g], exploration=param)
+        elif policy == bandit.UCBSPEC:
+            score = bandit.ucbspec_score(mean, n, log_t[g], delta=param)
         else:
             score = bandit.ucb_tuned_score(mean, variance, n, log_t[g])
         best = score.argmax(-1, keepdim=True)

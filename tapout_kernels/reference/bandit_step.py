@@ -13,9 +13,11 @@ def bandit_step(
     rows: Tensor | None,  # [B] i32
     draft_tokens: Tensor,  # [B, K] i64, for K alone
     length: Tensor,  # [B] i32
+    stats: Tensor,  # [B, K, 8] f32
     live: Tensor,  # [B] bool, of the finished round
     stop_reason: Tensor,  # [B] i32
     num_accepted: Tensor,  # [B] i32
+    overlap: Tensor | None,  # [B, K] f32
     status: Tensor,  # [B] i32
     group: Tensor | None,  # [B] i32
     params: Tensor,  # [8] f64
@@ -34,13 +36,14 @@ def bandit_step(
     memory: Tensor | None,  # [R, A, 4] f32
     calls: Tensor,  # [1] i64, advanced
     next_arm: Tensor,  # like arm, and may be it; written for rows that take part
+    arm_prob: Tensor | None,  # [R, A] f64 or [R, A, K]: of the finished round, then of the next
 ) -> None:
     bandit_update(
-        arm, rows, draft_tokens, length, live, stop_reason, num_accepted, status, group, params,
-        cost_ratio, reward, rule_kind, rule_param, count, reward_sum, reward_sq, tokens, cost,
-        memory,
+        arm, rows, draft_tokens, length, stats, live, stop_reason, num_accepted, overlap, status,
+        group, params, cost_ratio, policy, reward, rule_kind, rule_param, arm_prob, count,
+        reward_sum, reward_sq, tokens, cost, memory,
     )  # fmt: skip
     bandit_select(
         count, reward_sum, reward_sq, tokens, cost, params, seed, group, next_live, rows, policy,
-        reward, draft_tokens.shape[1], calls, next_arm,
+        reward, draft_tokens.shape[1], calls, next_arm, arm_prob,
     )  # fmt: skip

@@ -23,3 +23,10 @@ class StateRows:
     def add(self, state: Tensor, values: Tensor) -> None:
         """``state[rows[b]] += values[b]`` for the rows that exist."""
         state.index_add_(0, self.index, torch.where(self.known, values, 0).to(state.dtype))
+
+
+def write_rows(state: Tensor, index: Tensor, takes_part: Tensor, values: Tensor) -> None:
+    """``state[index[b]] = values[b]`` where b takes part; the others may name anything."""
+    spare = torch.cat([state, state[:1]])  # its last row takes what nobody asked for
+    spare[torch.where(takes_part, index, state.shape[0])] = values
+    state.copy_(spare[:-1])

@@ -2,18 +2,22 @@
 
 Each rule is one row of ``STOP_RULES``; its index there is its ``kind`` in every backend.  A rule
 sees the statistics of the slots drafted so far, its parameters and the memory its arm keeps
-between rounds.  The token whose statistics triggered the stop is kept.
+between rounds.  The token whose statistics triggered the stop is kept.  What a finished round
+does to the memory: :mod:`.stop_memory`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from . import stop_memory
 from .stats import ACCEPT_ESTIMATE, ENTROPY, TOP1_PROB, TOP2_PROB
+from .stop_memory import FinishedRound
 
 NONE, RULE, MAX_LENGTH, PRE_DRAFT, NOT_LIVE, BAD_LOGITS = range(6)  # stop_reason
 NUM_PARAMS = 4
@@ -78,15 +82,46 @@ def _survival(s: Slot) -> Tensor:
     return chance.gather(-1, s.index[:, None])[:, 0] < s.threshold
 
 
+def _remembered_length(s: Slot) -> Tensor:
+    return s.index + 1 >= s.memory[:, 0]
+
+
+def _gammatune_plus(s: Slot) -> Tensor:
+    return _remembered_length(s) | (s.stats[:, TOP1_PROB] < s.param[:, 3])
+
+
+def _hysteresis(s: Slot) -> Tensor:
+    return s.memory[:, 1] != 0  # a probe is one token
+
+
+def _adasd_entropy(s: Slot) -> Tensor:
+    (accepted, entropy_accepted, rejected, entropy_rejected) = s.memory.unbind(-1)
+    threshold = (entropy_accepted + entropy_rejected) / 2
+    known = (accepted > 0) & (rejected > 0)
+    return known & (s.stats[:, ENTROPY].clamp(min=0) > threshold)
+
+
+def _never(param: Tensor, memory: Tensor) -> Tensor:
+    return torch.zeros_like(param[:, 0], dtype=torch.bool)
+
+
 class StopRule(NamedTuple):
+    """``update`` is asked after rounds that drafted something; that of a rule which
+    ``counts_refusals``, after rounds its own pre-draft test ended too."""
+
     name: str
     defaults: dict[str, float]  # parameter name -> default, in the order of the param columns
     stop: Callable[[Slot], Tensor]
     initial_memory: Callable[[list[float]], list[float]] = lambda params: []
+    refuses: Callable[[Tensor, Tensor], Tensor] = _never  # pre-draft test of param and memory
+    update: Callable[[FinishedRound], Tensor] | None = None
+    counts_refusals: bool = False
 
 
 STOP_RULES: tuple[StopRule, ...] = (
-    StopRule("fixed_length", {"n": 4}, _fixed_length),
+    StopRule(
+        "fixed_length", {"n": 4}, _fixed_length, refuses=lambda param, memory: param[:, 0] <= 0
+    ),
     StopRule("max_confidence", {"threshold": 0.8}, _max_confidence),
     StopRule("svip", {"threshold": 0.6}, _svip),
     StopRule("svip_difference", {"threshold": 0.2}, _svip_difference),
@@ -96,11 +131,61 @@ STOP_RULES: tuple[StopRule, ...] = (
         {"gamma": 0.2, "initial_threshold": 0.5},
         _adaedl,
         lambda params: [params[1], 0.0],  # threshold lambda, running acceptance rate
+        update=stop_memory.adaedl,
     ),
     StopRule("survival", {"threshold": 0.4}, _survival),
+    StopRule(
+        "gammatune",
+        {"initial_length": 4, "delta": 2, "eta": 0.3},
+        _remembered_length,
+        lambda params: [params[0], params[0]],  # length gamma, mean of accepted drafts
+        update=stop_memory.gammatune,
+    ),
+    StopRule(
+        "gammatune_plus",
+        {"initial_length": 4, "delta": 2, "eta": 0.3, "threshold": 0.3},
+        _gammatune_plus,
+        lambda params: [params[0], params[0]],
+        update=stop_memory.gammatune,
+    ),
+    StopRule(
+        "heuristic",
+        {"initial_length": 5},
+        _remembered_length,
+        lambda params: [params[0]],  # length
+        update=stop_memory.heuristic,
+    ),
+    StopRule(
+        "hysteresis",
+        {"high": 2.0, "low": 1.0, "alpha": 0.35, "probe_every": 8},
+        _hysteresis,
+        refuses=lambda param, memory: (memory[:, 1] != 0) & (memory[:, 2] + 1 < param[:, 3]),
+        update=stop_memory.hysteresis,  # mean entropy, 1 while off, rounds refused since a draft
+        counts_refusals=True,
+    ),
+    StopRule(
+        "adasd_entropy",
+        {},
+        _adasd_entropy,
+        update=stop_memory.adasd_entropy,  # number and mean entropy of accepted, of rejected
+    ),
+    StopRule(
+        "predicted_length",
+        {},
+        _remembered_length,
+        lambda params: [math.inf],  # the prediction: none yet
+        refuses=lambda param, memory: memory[:, 0] <= 0,
+    ),
+    StopRule(
+        "adl",
+        {"rho": 0.5, "delta": 10, "shortest": 20, "longest": 30},
+        _remembered_length,
+        lambda params: [params[3]],  # length, means of drafted and of accepted
+        update=stop_memory.adl,
+    ),
 )
 KINDS = {rule.name: kind for kind, rule in enumerate(STOP_RULES)}
-FIXED_LENGTH, ADAEDL = KINDS["fixed_length"], KINDS["adaedl"]
+PREDICTED_LENGTH = KINDS["predicted_length"]
 SMALLEST_ESTIMATE = 2.0**-126  # an acceptance estimate that is not positive is stored as this
 
 
@@ -112,9 +197,29 @@ def should_stop(kind: Tensor, slot: Slot) -> Tensor:
     return stop
 
 
-def stop_before_drafting(kind: Tensor, param: Tensor) -> Tensor:
+def stop_before_drafting(kind: Tensor, param: Tensor, memory: Tensor) -> Tensor:
     """[R] bool: the pre-draft test, so that a round may draft nothing."""
-    return (kind == FIXED_LENGTH) & (param[:, 0] <= 0)
+    stop = torch.zeros_like(kind, dtype=torch.bool)
+    for index, rule in enumerate(STOP_RULES):
+        stop = torch.where(kind == index, rule.refuses(param, memory), stop)
+    return stop
+
+
+def updated_memory(kind: Tensor, finished: FinishedRound) -> Tensor:
+    """[R, 4] float64 memory of the arms that ran, after their round."""
+    memory, drafted = finished.memory, finished.drafted > 0
+    for index, rule in enumerate(STOP_RULES):
+        if rule.update is None:
+            continue
+        asked = drafted | finished.refused if rule.counts_refusals else drafted
+        learns = (kind == index) & asked
+        memory = torch.where(learns[:, None], rule.update(finished), memory)
+    return memory
+
+
+def predicted_length(prediction: Tensor, slots: int) -> Tensor:
+    """What that rule remembers of a prediction: rounded, halves up, in [0, K]; NaN is none."""
+    return (prediction.double() + 0.5).floor().clamp(0, slots).float()
 
 
 class Rules(NamedTuple):
@@ -152,17 +257,3 @@ def arm_of_slot(rules: Rules, slot: Tensor) -> ArmOfSlot:
 def stored_estimate(accept_estimate: Tensor) -> Tensor:
     """As ``survival`` keeps it in the statistics, where 0 means that none was given."""
     return torch.where(accept_estimate > 0, accept_estimate, SMALLEST_ESTIMATE)
-
-
-def adaedl_memory(memory: Tensor, num_accepted: Tensor, length: Tensor, slots: int) -> Tensor:
-    """[R, 4] memory after a round that drafted something (Draft & Verify's threshold update).
-
-    AR <- .5 AR + .5 n_acc/n_draft; the threshold moves by .01 towards an acceptance rate of .9
-    (it is not lowered after a round that used every slot), smoothed by .9.
-    """
-    threshold = memory[:, 0]
-    rate = 0.5 * memory[:, 1] + 0.5 * num_accepted / length.clamp(min=1)
-    lowered = torch.where(length == slots, threshold, threshold - 0.01)
-    moved = torch.where(rate < 0.9, threshold + 0.01, lowered)
-    updated = torch.stack([0.9 * threshold + 0.1 * moved, rate], -1)
-    return torch.cat([updated, memory[:, 2:]], -1)

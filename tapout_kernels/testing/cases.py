@@ -36,6 +36,7 @@ class Case:
     rows: bool = False  # state per request slot, not per batch row
     extras: bool = False  # verify: overlap and logprobs; draft_step: accept_estimate
     level: str = "sequence"  # or "token": an arm for each slot
+    arms: str = "plain"  # or "learning": stop rules that go by what they remember
     bandit: str = "ucb1"
     seed: int = 0
 
@@ -68,8 +69,7 @@ _BUILDERS = {
     "proposal_reset": inputs.proposal_reset, "proposal_load": inputs.proposal_load,
     "draft_step": inputs.draft_step, "verify": inputs.verify,
     "bandit_select": partial(bandit_select_inputs, ARMS),
-    "bandit_update": partial(bandit_update_inputs, ARMS),
-    "bandit_step": partial(bandit_step_inputs, ARMS),
+    "bandit_update": bandit_update_inputs, "bandit_step": bandit_step_inputs,
 }  # fmt: skip
 
 
@@ -110,11 +110,27 @@ def _layout_cases(base: Case) -> list[Case]:
     return cases
 
 
+def _learning_cases() -> list[Case]:
+    """Stop rules with a memory, in every operator that asks or teaches them."""
+    base = Case("proposal_reset", batch=27, slots=3, arms="learning")
+    cases = [base, base.with_(rows=True, level="token")]
+    for op in ("draft_step", "proposal_load"):
+        for vocab in (7, 1024):
+            cases.append(base.with_(op=op, vocab=vocab))
+            cases.append(base.with_(op=op, vocab=vocab, rows=True, level="token"))
+    cases.append(base.with_(op="proposal_load", drafts="one_hot"))
+    for op in ("bandit_update", "bandit_step"):
+        for bandit in ("ucb1", "ucb1_rows", "ucb1_token"):
+            cases.append(base.with_(op=op, slots=5, batch=160, bandit=bandit))
+    return cases
+
+
 def _matrix() -> list[Case]:
     cases = [Case("proposal_reset", batch=16)]
     cases.append(Case("proposal_reset", batch=16, rows=True, level="token"))
     for op in ("bandit_select", "bandit_update", "bandit_step"):
         cases += [Case(op, batch=16, bandit=bandit) for bandit in BANDITS]
+    cases += _learning_cases()
     for vocab in VOCABS + MORE_VOCABS:
         batch = 10 if vocab <= 1025 else 4 if vocab <= 8193 else 2
         base = Case("row_stats", batch, 2 if batch == 2 else 3, vocab)

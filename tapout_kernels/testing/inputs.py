@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -39,6 +40,24 @@ ARMS = StopRules(
     ("svip_difference", {"threshold": 0.01}), "logit_margin", "adaedl", ("fixed_length", {"n": 0}),
     "survival",
 )  # fmt: skip
+# Rules that go by what they remember, in the middle of a request.
+LEARNING = StopRules(
+    ("gammatune", {"initial_length": 2}), ("gammatune_plus", {"initial_length": 3}), "adaedl",
+    ("heuristic", {"initial_length": 2}), ("hysteresis", {"probe_every": 3}), "adasd_entropy",
+    "predicted_length", ("adl", {"delta": 1, "shortest": 1, "longest": 3}),
+)  # fmt: skip
+TABLES = {"plain": ARMS, "learning": LEARNING}
+# Of one arm, by row: a fresh one, and what some rounds have made of it.
+_MEMORIES = {
+    "gammatune": [(2, 2), (1, 0.75), (3, 1.25)],
+    "gammatune_plus": [(3, 3), (1, 1), (2, 1.5)],
+    "adaedl": [(0.5, 0), (0.75, 0.875), (0.25, 1)],
+    "heuristic": [(2,), (1,), (3,)],
+    "hysteresis": [(0, 0, 0), (1.5, 1, 1), (2.25, 1, 2)],
+    "adasd_entropy": [(0, 0, 0, 0), (5, 0.75, 2, 3.25), (3, 1.5, 7, 0.25)],
+    "predicted_length": [(math.inf,), (0,), (2,)],
+    "adl": [(3, 0, 0), (1, 0.75, 0.75), (2, 2, 1.25)],
+}
 
 
 def sampling_columns(name: str, rows: int) -> dict[str, Tensor | None]:
@@ -103,17 +122,25 @@ def _lengths(batch: int, slots: int) -> Tensor:
     return (torch.arange(batch, dtype=torch.int32) * -1 + slots) % (slots + 1)
 
 
-def _table(rows: int, slots: int = 0) -> dict[str, Tensor]:
-    """``slots`` > 0: token level."""
-    arm = torch.arange(rows, dtype=torch.int32) % (len(ARMS) + 1) - 1  # -1: a row without a rule
-    if slots:
-        arm = (arm[:, None] + torch.arange(slots, dtype=torch.int32) + 1) % (len(ARMS) + 1) - 1
-    memory = StopState.of(rows, ARMS).memory
-    return {"rule_kind": ARMS.kind, "rule_param": ARMS.param, "arm": arm, "memory": memory}
+def remembered(rows: int, rules: StopRules) -> Tensor:
+    """[R, A, 4] memory, another one in each three rows."""
+    memory = StopState.of(rows, rules).memory
+    if rules is LEARNING:
+        for arm, name in enumerate(rules.names):
+            for row in range(rows):
+                values = _MEMORIES[name][(row + arm) % 3]
+                memory[row, arm, : len(values)] = torch.tensor(values)
+    return memory
 
 
 def _rules(case: Case) -> dict[str, Tensor]:
-    return _table(case.state, case.slots if case.level == "token" else 0)
+    rules, rows = TABLES[case.arms], case.state
+    arm = torch.arange(rows, dtype=torch.int32) % (len(rules) + 1) - 1  # -1: a row without a rule
+    if case.level == "token":
+        slot = torch.arange(case.slots, dtype=torch.int32)
+        arm = (arm[:, None] + slot + 1) % (len(rules) + 1) - 1
+    memory = remembered(rows, rules)
+    return {"rule_kind": rules.kind, "rule_param": rules.param, "arm": arm, "memory": memory}
 
 
 def _zeros(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
@@ -195,6 +222,9 @@ def sample(case: Case, generator: torch.Generator) -> dict[str, object]:
 def proposal_reset(case: Case, generator: torch.Generator) -> dict[str, object]:
     return {
         "max_length": torch.arange(case.batch, dtype=torch.int32) - 1,
+        "prediction": torch.tensor([0.75, math.nan, 0.25, 99.0, -1.0, 2.5]).repeat(
+            case.batch // 6 + 1
+        )[: case.batch].clone(),
         "live": torch.arange(case.batch) % 3 != 2, "rows": _rows(case), **_rules(case),
         **_proposal(case),
         "rng_round": torch.randint(0, 1 << 40, (case.state,), generator=generator),

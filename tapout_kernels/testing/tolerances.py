@@ -31,6 +31,8 @@ TOLERANCES: dict[str, Tolerance] = {
     "overlap": Tolerance(NEAR, NEAR),  # a mass
     "logprobs": Tolerance(NEAR, 2.0**-21),  # as token_logprob
     "bandit": Tolerance(0.0, 1e-15),  # f64 in the same order; one ulp of a product
+    # x e^x <= 1/e for x <= 0: ulps of an exponent are at most as many of 1 in the probability.
+    "arm_prob": Tolerance(2.0**-51, 1e-15),
     "memory": Tolerance(0.0, 2.0**-23),  # f64 arithmetic, one rounding to f32
 }
 STATS_COLUMNS = tuple(TOLERANCES)[:7]  # in the order of the columns

@@ -139,6 +139,29 @@ def test_drafters_that_are_not_there_are_refused():
         )
 
 
+def test_a_hedge_has_one_drafter():
+    """It judges a rule by another's draft."""
+    arms = tuple(("fixed_length", {"n": n}, (name,)) for n, name in ((1, "draft"), (3, "worse")))
+    for policy in ("hedge", "normalhedge"):
+        with pytest.raises(EngineError, match=f"{policy} .* must be for one drafter, got 2"):
+            SpeculativeDecoder(ToyLM(VOCAB), drafters(), Controller(arms, policy=policy))
+
+
+@pytest.mark.parametrize(
+    "policy", ["ucbspec", "exp3", "exp3spec", "hedge", "normalhedge", "metasd"]
+)
+def test_every_controller_decodes(policy):
+    target, arms = ToyLM(VOCAB), tuple(("fixed_length", {"n": n}) for n in (0, 1, 2, 8))
+    controller = Controller(arms, slots=8, policy=policy)
+    decoder = SpeculativeDecoder(target, ToyLM(VOCAB, noise=1.0), controller)
+    results = decoder.generate(requests())
+    assert tokens_of(results) == tokens_of(PlainDecoder(target).generate(requests()))
+    report = controller.report()
+    assert sum(arm.pulls for arm in report) == sum(len(result.arms) for result in results)
+    assert all(arm.pulls > 0 for arm in report)
+    assert report[0].value == 0.0 < max(arm.value for arm in report) <= 1.0
+
+
 def test_arms_as_people_type_them():
     assert parse_arms("prompt-lookup|draft/svip:threshold=0.5, draft/fixed_length:n=0, svip") == (
         ("svip", {"threshold": 0.5}, ("prompt-lookup", "draft")),

@@ -109,6 +109,12 @@ def test_processes_find_what_one_does(replay):
         (("--cost-ratios", "x"), "expected numbers as 0.1,0.2, got 'x'"),
         (("--batch", "0"), "at least 1, got '0'"),
         (("--policies", "ucb_tuned", "--rewards", "throughput"), "got 'throughput'"),
+        (
+            ("--policies", "metasd", "--rewards", "overlap"),
+            "a trace does not hold what the reward",
+        ),
+        (("--policies", "hedge"), "judges a rule by another's draft"),
+        (("--rewards", "overlap"), "no policy suits these arms and rewards"),
         (("--rewards", ","), "replay: rewards must be among"),
     ],
 )

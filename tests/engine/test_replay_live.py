@@ -26,6 +26,8 @@ ARMS = (
     ("max_confidence", {"threshold": 0.5}, ("prompt-lookup", "draft")),
     ("fixed_length", {"n": 0}, ("draft",)),
     ("adaedl", {}, ("draft",)),
+    ("hysteresis", {"high": 1.0, "low": 0.7, "probe_every": 3}, ("draft",)),
+    ("gammatune", {}, ("worse",)),
 )
 POLICIES = [
     ("ucb1", "blend", {}),
@@ -34,6 +36,9 @@ POLICIES = [
     ("thompson_gaussian", "throughput", {}),
     ("thompson_beta", "blend", {}),
     ("epsilon_greedy", "throughput", {"epsilon": 0.3}),
+    ("ucbspec", "simple", {}),
+    ("exp3", "blend", {}),
+    ("exp3spec", "simple", {}),
 ]
 
 
@@ -89,7 +94,7 @@ def test_one_request_after_the_other(rule, temperature, policy, reward, settings
         assert np.bincount(rounds.arm, minlength=len(ARMS)).tolist() == pulls
 
 
-@pytest.mark.parametrize(("policy", "reward", "settings"), POLICIES[:4])
+@pytest.mark.parametrize(("policy", "reward", "settings"), [*POLICIES[:4], *POLICIES[6:8]])
 def test_requests_together(policy, reward, settings):
     """Rows of a batch share the bandit: pulls of the same round are pending."""
     player = Player(record(Recorder(ToyLM(VOCAB), drafters(), SLOTS, "gumbel"), requests(0.9)))
@@ -100,6 +105,18 @@ def test_requests_together(policy, reward, settings):
     controller = Controller(ARMS, SLOTS, policy, reward, seed=5, **settings)
     decoder = SpeculativeDecoder(ToyLM(VOCAB), drafters(), controller, rule="gumbel")
     assert_equal(rounds, decoder.generate(requests(0.9)), player)
+
+
+@pytest.mark.parametrize("policy", ["hedge", "normalhedge"])
+def test_hedges_over_the_rules_of_one_drafter(policy):
+    arms = tuple((*arm[:2], ("draft",)) for arm in ARMS)
+    player = Player(record(Recorder(ToyLM(VOCAB), drafters(), SLOTS), requests(0.0)))
+    order = np.arange(len(PROMPTS))
+    rounds = player.play(Play("", arms, policy, "simple"), order, live_costs(player), seed=5)
+    decoder = SpeculativeDecoder(
+        ToyLM(VOCAB), drafters(), Controller(arms, SLOTS, policy, "simple", seed=5), rule="greedy"
+    )
+    assert_equal(rounds, [decoder.generate([request])[0] for request in requests(0.0)], player)
 
 
 @pytest.mark.parametrize(("rule", "temperature"), [("greedy", 0.0), ("gumbel", 0.7)])

@@ -41,6 +41,7 @@ class Chain:
     vocab: DraftVocab | None = None
     context: Tensor | None = None  # [V] i64; None: every token is a context of its own
     learner: dict[str, str] = field(default_factory=dict)  # level, policy, reward of the bandit
+    prediction: Tensor | None = None  # [C] f32 drafts to make, for predicted_length
     one_hot: bool = False  # the draft table's argmax, proposed without logits
 
     def __post_init__(self):
@@ -79,7 +80,7 @@ class Chain:
         proposal = Proposal.empty(self.batch, self.slots, width, self.draft.dtype)
         verdict = Verdict.empty(self.batch, self.slots)
         self._select(live)
-        self._reset(proposal, live)
+        self._reset(proposal, live, last)
         if self.one_hot:
             self._load(proposal, last)
         else:
@@ -111,12 +112,14 @@ class Chain:
         self.call(
             "bandit_select", **self._tables(), seed=b.seed, group=self.group, live=live, rows=None,
             policy=POLICIES[b.policy], reward=REWARDS[b.reward], slots=self.slots, calls=b.calls,
-            arm=self.state.arm,
+            arm=self.state.arm, arm_prob=None,
         )  # fmt: skip
 
-    def _reset(self, p: Proposal, live: Tensor) -> None:
+    def _reset(self, p: Proposal, live: Tensor, last: Tensor) -> None:
+        told = None if self.prediction is None else self.prediction[self.context[last]]
         self.call(
-            "proposal_reset", max_length=None, live=live, rows=None, **self._table(),
+            "proposal_reset", max_length=None, prediction=told, live=live, rows=None,
+            **self._table(),
             rng_round=self.round, tokens=p.tokens, length=p.length, out_max_length=p.max_length,
             active=p.active, out_live=p.live, round=p.round, num_active=p.num_active,
             stats=p.stats, stop_reason=p.stop_reason,
@@ -166,7 +169,9 @@ class Chain:
         b, table = self.bandit, self._table()
         self.call(
             "bandit_update", arm=self.state.arm, rows=None, draft_tokens=p.tokens, length=p.length,
-            live=p.live, stop_reason=p.stop_reason, num_accepted=v.num_accepted, status=v.status,
-            group=self.group, **self._tables(), cost_ratio=b.cost_ratio, reward=REWARDS[b.reward],
+            stats=p.stats, live=p.live, stop_reason=p.stop_reason, num_accepted=v.num_accepted,
+            overlap=None,
+            status=v.status, group=self.group, **self._tables(), cost_ratio=b.cost_ratio,
+            policy=POLICIES[b.policy], reward=REWARDS[b.reward], arm_prob=None,
             rule_kind=table["rule_kind"], rule_param=table["rule_param"], memory=table["memory"],
         )  # fmt: skip

@@ -15,6 +15,7 @@ from tapout_kernels.proposal import Proposal
 
 from . import setups
 from .law import DENSE, Layout
+from .learning import Learner, Round, check_episode
 from .mutants import Reference
 from .raw import caller_of
 from .round_law import round_law, target_law
@@ -93,7 +94,11 @@ def unproposed_slots(reference: Reference) -> bool:
 
 
 def drafted_length(
-    reference: Reference, rules: StopRules, state: StopState, estimate: float | None = None
+    reference: Reference,
+    rules: StopRules,
+    state: StopState,
+    estimate: float | None = None,
+    prediction: float | None = None,
 ) -> int:
     """Tokens drafted from sharp logits (top-1 probability near 1), at most K = 4."""
     call, rng, slots = caller_of(reference.ops), RngState.of(5), 4
@@ -103,7 +108,9 @@ def drafted_length(
         "memory": state.memory,
     }  # fmt: skip
     call(
-        "proposal_reset", max_length=None, live=None, rows=None, **table, rng_round=rng.round,
+        "proposal_reset", max_length=None, live=None, rows=None, **table,
+        prediction=None if prediction is None else torch.tensor([prediction]),
+        rng_round=rng.round,
         tokens=proposal.tokens, length=proposal.length, out_max_length=proposal.max_length,
         active=proposal.active, out_live=proposal.live, round=proposal.round,
         num_active=proposal.num_active, stats=proposal.stats, stop_reason=proposal.stop_reason,
@@ -138,10 +145,61 @@ def arm_of_every_slot(reference: Reference) -> bool:
     return drafted_length(reference, rules, state) == 3
 
 
+def length_of(
+    reference: Reference, rule: str, memory: tuple[float, ...] = (), told: float | None = None,
+    **params: float,
+) -> int:  # fmt: skip
+    """Tokens that a rule drafts in the middle of a request, of at most 4."""
+    rules = StopRules((rule, params))
+    state = StopState.of(1, rules)
+    state.memory[0, 0, : len(memory)] = torch.tensor(memory)
+    return drafted_length(reference, rules, state, prediction=told)
+
+
+def remembered_lengths(reference: Reference) -> bool:
+    """Passes if rules stop by what they remember: H is about .002 in every slot."""
+    return [
+        length_of(reference, "gammatune", (2.0,)),
+        length_of(reference, "gammatune_plus", (3.0,)),
+        length_of(reference, "gammatune_plus", (3.0,), threshold=1.5),
+        length_of(reference, "adasd_entropy", (1.0, 0.0, 1.0, 2.0)),
+        length_of(reference, "adasd_entropy", (1.0, 0.0, 1.0, 0.0)),
+        length_of(reference, "predicted_length", told=1.5),
+    ] == [2, 3, 1, 4, 1, 2]
+
+
+def refusals(reference: Reference) -> bool:
+    """Passes if hysteresis refuses two rounds of three while off, and a prediction of 0 all."""
+    off = [
+        length_of(reference, "hysteresis", (9.0, 1.0, idle), probe_every=3) for idle in (0, 1, 2)
+    ]
+    return [*off, length_of(reference, "predicted_length", told=0.0)] == [0, 0, 1, 0]
+
+
+def memory_of(episode: str) -> Callable[[Reference], bool]:
+    def passes(reference: Reference) -> bool:
+        try:
+            check_episode(caller_of(reference.ops), episode)
+        except AssertionError:
+            return False
+        return True
+
+    return passes
+
+
+def unverified_rounds(reference: Reference) -> bool:
+    """Passes if a round of a bad status leaves the memory as it was."""
+    learner = Learner(caller_of(reference.ops), StopRules("heuristic", "heuristic"), 4)
+    before = learner.memory
+    learner.learn(Round(3, 1, ()), status=torch.ones(1, dtype=torch.int32))
+    return learner.memory == before
+
+
 def gumbel_accepts_itself(reference: Reference) -> bool:
     return accepts_itself(caller_of(reference.ops))
 
 
+_BY_HAND = "test_stop_memory.py::test_memory_by_hand"
 _EXACT = "test_law_exact.py::test_law_is_exact"
 CHECKS = {
     "token, full": Check(f"{_EXACT}[token-draft]", exact_law("token", "draft")),
@@ -175,6 +233,24 @@ CHECKS = {
     "survival estimate": Check(
         "test_mutants.py::test_the_shipped_reference_survives", survival_estimate
     ),
+    "lengths": Check(
+        "test_stop_rules.py::test_both_sides_of_what_is_remembered", remembered_lengths
+    ),
+    "refusals": Check("test_stop_memory.py::test_hysteresis_probes_while_it_is_off", refusals),
+    "unverified rounds": Check(
+        "test_stop_memory.py::test_what_teaches_nothing_is_not_remembered", unverified_rounds
+    ),
+    **{
+        f"memory of {name}": Check(f"{_BY_HAND}[reference-{name}]", memory_of(name))
+        for name in (
+            "gammatune",
+            "gammatune, rounding",
+            "heuristic",
+            "hysteresis",
+            "adasd_entropy",
+            "adl",
+        )
+    },
     "arm of every slot": Check(
         "test_mutants.py::test_the_shipped_reference_survives", arm_of_every_slot
     ),

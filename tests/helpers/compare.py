@@ -163,6 +163,10 @@ def stop_sides(kind: int, param: list[float], memory: list[float], stats: Tensor
     h, top1, top2 = stats[slot, 1:4].tolist()
     h_before = stats[max(slot - 1, 0), 1].item()
     estimate = torch.where(stats[:, ESTIMATE] != 0, stats[:, ESTIMATE], stats[:, TOP1_PROB])
+
+    def length() -> tuple[float, float]:
+        return slot + 1, memory[0]
+
     return (
         lambda: (slot + 1, param[0]),
         lambda: (top1, param[0]),
@@ -171,6 +175,13 @@ def stop_sides(kind: int, param: list[float], memory: list[float], stats: Tensor
         lambda: (top1 - top2, param[0]),
         lambda: (1 - math.sqrt(param[0] * h), memory[0]),
         lambda: (estimate[: slot + 1].prod().item(), param[0]),
+        length,
+        lambda: (top1, param[3]),
+        length,
+        lambda: (memory[1], 0),
+        lambda: (h, (memory[1] + memory[3]) / 2),
+        length,
+        length,
     )[kind]()
 
 

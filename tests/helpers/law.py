@@ -198,7 +198,7 @@ class Paths:
         """Draw every path; a row whose path is impossible or not canonical weighs nothing."""
         p = self.proposal
         self.reference.ops["proposal_reset"](
-            max_length=None, live=None, rows=self.state.rows, **self.table,
+            max_length=None, prediction=None, live=None, rows=self.state.rows, **self.table,
             rng_round=self.state.spread(self.seed + 1), tokens=p.tokens, length=p.length,
             out_max_length=p.max_length, active=p.active, out_live=p.live, round=p.round,
             num_active=p.num_active, stats=p.stats, stop_reason=p.stop_reason,

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from tapout_kernels.reference.bandit import POLICIES, REWARDS
+from tapout_kernels.reference.stop import Slot, should_stop, stop_before_drafting
 
 TABLES = ("count", "reward_sum", "reward_sq", "tokens", "cost")
 UNTRIED = math.inf
+HEDGES = (POLICIES["hedge"], POLICIES["normalhedge"])
 
 
 def lists(args: dict[str, object]) -> dict[str, object]:
@@ -21,6 +23,8 @@ def lists(args: dict[str, object]) -> dict[str, object]:
         for name in TABLES[:3]:
             plain[name] = [[[value] for value in arms] for arms in plain[name]]
         plain["arm"] = [[arm] for arm in plain["arm"]]
+        if plain["arm_prob"] is not None:
+            plain["arm_prob"] = [[[value] for value in arms] for arms in plain["arm_prob"]]
     return plain
 
 
@@ -51,6 +55,8 @@ def score_of(args: dict, g: int, a: int, j: int, pending: int, t: float) -> floa
     n = count + pending
     if n == 0:
         return UNTRIED
+    if args["policy"] == POLICIES["ucbspec"]:
+        return ucbspec_score(args, g, a, n, t)
     if args["policy"] == POLICIES["ucb1"]:
         return mean + args["params"][1] * math.sqrt(2 * math.log(t) / n)
     second = args["reward_sq"][g][a][j] / count if count else 0.0
@@ -58,8 +64,16 @@ def score_of(args: dict, g: int, a: int, j: int, pending: int, t: float) -> floa
     return mean + math.sqrt(math.log(t) / n * min(0.25, spread))
 
 
+def ucbspec_score(args: dict, g: int, a: int, n: float, t: float) -> float:
+    """As the paper has it, in tokens: the range L of n_acc + 1 is K."""
+    arms, count, delta = len(args["count"][g]), args["count"][g][a][0], args["params"][1]
+    mean = args["tokens"][g][a] / count if count else 1.0
+    doubt = math.log(arms * t * t * math.sqrt(1 + n) / delta)
+    return mean + args["slots"] / 2 * math.sqrt((1 + n) / n**2 * (1 + 2 * doubt))
+
+
 def select(arguments: dict[str, object]) -> Tensor:
-    """The arms after a call of ucb1 or ucb_tuned: every row scores every arm afresh."""
+    """The arms after a call of ucb1, ucb_tuned or ucbspec: every row scores every arm afresh."""
     args = lists(arguments)
     batch = len(args["arm"]) if args["rows"] is None else len(args["rows"])
     rows = list(rows_of(args, batch))
@@ -82,6 +96,8 @@ def reward_of(args: dict, b: int, slots: int) -> float:
         return 0.0
     if args["reward"] == REWARDS["simple"]:
         return accepted / slots
+    if args["reward"] == REWARDS["overlap"]:
+        return sum(max(value, 0.0) for value in args["overlap"][b][:drafted]) / slots
     alpha = args["params"][0]
     return alpha * (accepted / slots) + (1 - alpha) * accepted / drafted
 
@@ -104,6 +120,48 @@ def credits(args: dict, b: int, arm: list[int], slots: int) -> Iterator[tuple[in
                 yield j, arm[j], float(accepted == j)
 
 
+def square_of(args: dict, row: int, a: int, j: int, r: float) -> float | None:
+    """What goes to ``reward_sq``; None: the arm was not drawn, and teaches nothing."""
+    if args["policy"] < POLICIES["exp3"]:
+        return r * r
+    chance = args["arm_prob"][row][a][j]
+    return (1 - r) / chance if chance > 0 else None
+
+
+def stop_of(arguments: dict, b: int, row: int, a: int) -> int:
+    """After how many tokens rule ``a`` stops; one more than there are where it goes on."""
+    kind = arguments["rule_kind"][a : a + 1].long()
+    param, memory = (x.double()[None] for x in (arguments["rule_param"][a],
+                                                arguments["memory"][row, a]))  # fmt: skip
+    if stop_before_drafting(kind, param, memory):
+        return 0
+    stats = arguments["stats"][b : b + 1].double()
+    for j in range(int(arguments["length"][b])):
+        if should_stop(kind, Slot(torch.tensor([j]), stats, param, memory)):
+            return j + 1
+    return min(int(arguments["length"][b]) + 1, stats.shape[1])
+
+
+def losses_of(arguments: dict, args: dict, b: int, row: int) -> list[float]:
+    """Every rule's estimated loss, for ``normalhedge`` its regret."""
+    arms, slots = len(args["arm_prob"][row]), arguments["draft_tokens"].shape[1]
+    prob = [args["arm_prob"][row][a][0] for a in range(arms)]
+    stops = [stop_of(arguments, b, row, a) for a in range(arms)]
+    losses = []
+    for stop in stops:
+        own = min(stop, args["length"][b])
+        short = {**args, "length": {b: own}, "num_accepted": {b: min(args["num_accepted"][b], own)}}
+        chance = sum(w for w, other in zip(prob, stops, strict=True) if other >= stop)
+        seen = stop <= args["length"][b] or args["stop_reason"][b] not in (1, 3)
+        losses.append((1 - reward_of(short, b, slots)) / chance if seen and chance > 0 else 0.0)
+    if args["policy"] == POLICIES["hedge"]:
+        return losses
+    epsilon = args["params"][1]
+    weights = [(w - epsilon / arms) / (1 - epsilon) for w in prob]
+    mean = sum(w * loss for w, loss in zip(weights, losses, strict=True))
+    return [mean - loss for loss in losses]
+
+
 def update(arguments: dict[str, object]) -> dict[str, Tensor]:
     """The tables after a call."""
     args = lists(arguments)
@@ -113,12 +171,17 @@ def update(arguments: dict[str, object]) -> dict[str, Tensor]:
             continue
         arm, slots = args["arm"][row], arguments["draft_tokens"].shape[1]
         for j, a, r in credits(args, b, arm, slots):
-            if 0 <= a < arms:
-                for name, value in (("count", 1.0), ("reward_sum", r), ("reward_sq", r * r)):
+            square = square_of(args, row, a, j, r) if 0 <= a < arms else None
+            if square is not None:
+                for name, value in (("count", 1.0), ("reward_sum", r), ("reward_sq", square)):
                     table = args[name][g]
                     for other in range(arms):
                         table[other][j] *= keep
-                    table[a][j] += value
+                    if name != "reward_sq" or args["policy"] not in HEDGES:
+                        table[a][j] += value
+                if args["policy"] in HEDGES:
+                    for other, value in enumerate(losses_of(arguments, args, b, row)):
+                        args["reward_sq"][g][other][0] += value
         a = arm[min(max(args["length"][b] - 1, 0), len(arm) - 1)]
         if 0 <= a < arms:
             spent = 1 + args["cost_ratio"][0] * args["length"][b]

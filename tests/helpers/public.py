@@ -82,8 +82,8 @@ def _proposal_reset(args, backend, rng):
     )
     rng, table = tk.RngState(rng.seed, args["rng_round"], rng.position), _rules(args)
     return lambda: proposal.reset(
-        rng, **table, max_length=args["max_length"], live=args["live"], rows=args["rows"],
-        backend=backend,
+        rng, **table, max_length=args["max_length"], live=args["live"],
+        prediction=args["prediction"], rows=args["rows"], backend=backend,
     )  # fmt: skip
 
 
@@ -142,8 +142,10 @@ def _bandit_select(args, backend, rng):
 
 
 def _bandit_update(args, backend, rng):
-    bandit = _bandit(args)
-    verdict = tk.Verdict(None, args["num_accepted"], None, None, args["status"], None)
+    bandit = _bandit(args, policy=_POLICY[args["policy"]])
+    verdict = tk.Verdict(
+        None, args["num_accepted"], None, None, args["status"], None, args["overlap"]
+    )
     proposal = _proposal(args, tokens=args["draft_tokens"], logits=None)
     table = _rules({**args, "arm": None})
     return lambda: tk.bandit_update(
@@ -154,7 +156,9 @@ def _bandit_update(args, backend, rng):
 
 def _bandit_step(args, backend, rng):
     bandit = _bandit(args, policy=_POLICY[args["policy"]])
-    verdict = tk.Verdict(None, args["num_accepted"], None, None, args["status"], None)
+    verdict = tk.Verdict(
+        None, args["num_accepted"], None, None, args["status"], None, args["overlap"]
+    )
     proposal = _proposal(args, tokens=args["draft_tokens"], logits=None)
     table = _rules({**args, "arm": None})
     return lambda: tk.bandit_step(

@@ -28,10 +28,18 @@ RULES = StopRules(
     ("svip_difference", {"threshold": 0.02}),
     ("logit_margin", {"threshold": 0.3}),
     ("adaedl", {"gamma": 0.2, "initial_threshold": 0.6}),
+    ("gammatune_plus", {"initial_length": 3, "threshold": 0.5}),
+    "adasd_entropy",
+    "hysteresis",
     ("survival", {"threshold": 0.45}),
 )
+# In the middle of a request: what is accepted has H = .5, what is not 1.3; hysteresis is off, and
+# this is the round of its probe.
+RULES.initial_memory[RULES.names.index("adasd_entropy")] = torch.tensor([6.0, 0.5, 2.0, 1.3])
+RULES.initial_memory[RULES.names.index("hysteresis")] = torch.tensor([1.5, 1.0, 7.0, 0.0])
 ARMS = range(-1, len(RULES))  # -1: no rule, draft to the end
 SURVIVAL = len(RULES) - 1
+PROBE = SURVIVAL - 1
 ESTIMATED = len(RULES)  # as a stop: survival with an estimate passed in (draft_step only)
 VERIFY_RULES = {"token": TOKEN, "block": BLOCK, "greedy": GREEDY}
 SOURCES = ("draft", "loaded", "one_hot")

@@ -82,7 +82,7 @@ class SlowReplay:
             self.state.memory[b : b + 1],
         )  # fmt: skip
         first = arm_of_slot(rules, torch.zeros(1, dtype=torch.int64))
-        if stop_before_drafting(first.kind, first.param).item():
+        if stop_before_drafting(first.kind, first.param, first.memory).item():
             return 0, PRE_DRAFT
         if limit == 0:
             return 0, MAX_LENGTH
@@ -106,6 +106,8 @@ class SlowReplay:
         for b in (b for b in played if mine[b]):
             _, drafted, reason, accepted = played[b]
             proposal.length[b], proposal.stop_reason[b] = drafted, reason
+            stats = self.table.stats[self.position[b], drafter, :drafted]
+            proposal.stats[b, :drafted] = torch.from_numpy(stats)
             verdict.num_accepted[b] = accepted
         ratio = torch.tensor([self.costs.ratio[alive - 1, drafter]])
         tk.bandit_update(

@@ -100,8 +100,9 @@ def cases() -> Iterator[Case]:
     yield base.with_(op="proposal_load", drafts="one_hot")
     yield base.with_(op="proposal_reset")
     yield base.with_(op="proposal_reset", rows=True, level="token")
+    of_each_policy = {BANDITS[name]["policy"]: name for name in reversed(BANDITS)}
     for op in ("bandit_select", "bandit_update", "bandit_step"):
-        for bandit in (*list(BANDITS)[::2], "ucb1_token"):  # every policy, both levels
+        for bandit in (*of_each_policy.values(), "ucb1_token"):  # both levels
             yield base.with_(op=op, bandit=bandit)
 
 

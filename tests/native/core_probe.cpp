@@ -6,6 +6,7 @@
 #include "../../csrc/core/sampling.h"
 #include "../../csrc/core/stats.h"
 #include "../../csrc/core/stop.h"
+#include "../../csrc/core/stop_memory.h"
 #include "../../csrc/cpu/vec16.h"
 
 using namespace tapout;
@@ -136,25 +137,31 @@ int probe_stops(int kind, const float* param, const float* memory, int arm, int6
   return stops_after(rules, 0, slot, stats + slot * kStatsColumns);
 }
 
-int probe_stops_before(int kind, float param, int arm) {
+// One row, one arm.
+int probe_stops_before(int kind, const float* param, const float* memory, int arm) {
   const int32_t kinds[1] = {kind}, arms[1] = {arm};
-  const float params[kRuleParams] = {param};
-  return stops_before_drafting(Rules{kinds, params, arms, nullptr, 1, 1}, 0);
+  return stops_before_drafting(Rules{kinds, param, arms, memory, 1, 1}, 0);
+}
+
+float probe_predicted_length(float prediction, int64_t slots) {
+  return predicted_length(prediction, slots);
 }
 
 // Two arms, fixed_length with n = 1 and n = 3; which one decides after each slot.
 int probe_slot_stops(const int32_t* arm, int64_t arm_slots, int64_t row, int64_t slot) {
   const int32_t kinds[2] = {0, 0};
   const float params[2 * kRuleParams] = {1.0f, 0, 0, 0, 3.0f};
-  const float stats[8 * kStatsColumns] = {};
-  const Rules rules = {kinds, params, arm, nullptr, 2, arm_slots};
+  const float stats[8 * kStatsColumns] = {}, memory[4 * kRuleParams] = {};
+  const Rules rules = {kinds, params, arm, memory, 2, arm_slots};
   return stops_after(rules, row, slot, stats + slot * kStatsColumns);
 }
 
 float probe_stored_estimate(float estimate) { return stored_estimate(estimate); }
 
-void probe_adaedl_update(float* memory, double accepted, double drafted, double slots) {
-  adaedl_update(memory, accepted, drafted, slots);
+void probe_update_memory(int kind, const float* param, float* memory, double accepted,
+                         double drafted, double slots, int refused, const float* stats) {
+  const FinishedRound round = {accepted, drafted, slots, refused != 0, stats};
+  update_memory(static_cast<StopKind>(kind), param, memory, round);
 }
 
 int probe_accepts(double uniform, double p_target, double p_draft) {
@@ -191,6 +198,9 @@ double probe_ucb1(double mean, double pulls, double t, double exploration) {
 }
 double probe_ucb_tuned(double mean, double variance, double pulls, double t) {
   return ucb_tuned_score(mean, variance, pulls, log_pulls(t));
+}
+double probe_ucbspec(double mean, double pulls, double t, double arms, double delta) {
+  return ucbspec_score(mean, pulls, log_pulls(t), arms, delta);
 }
 double probe_throughput_mean(double count, double tokens, double cost, double rate, double slots) {
   return throughput_mean(count, tokens, cost, rate, slots);

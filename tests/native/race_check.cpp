@@ -127,6 +127,10 @@ void proposal_reset(int) {
   params.proposal = proposal();
   params.rows = rows();
   params.rules = rules();
+  params.rules.kind = constant<int32_t>(kArms, static_cast<double>(StopKind::kPredictedLength));
+  params.prediction = constant<float>(kBatch, 1);
+  params.memory = constant<float>(kBatch * kArms * kRuleParams, 0);
+  params.rules.memory = params.memory;
   params.rng_round = constant<int64_t>(kBatch, 0);
   params.out_max_length = constant<int32_t>(kBatch, 0);
   params.out_live = constant<bool>(kBatch, 0);
@@ -205,7 +209,7 @@ void verify(int rule) {
   check(params, cuda::verify_workspace, cuda::verify);
 }
 
-BanditUpdateParams update() {
+BanditUpdateParams update(int policy = 0) {
   BanditUpdateParams params = {};
   params.batch = kBatch;
   params.slots = kSlots;
@@ -215,6 +219,7 @@ BanditUpdateParams update() {
   params.rows = rows();
   params.arm = below<int32_t>(kBatch, kArms);
   params.length = constant<int32_t>(kBatch, kSlots);
+  params.stats = constant<float>(kBatch * kSlots * kStatsColumns, 0.5);
   params.live = constant<bool>(kBatch, 1);
   params.stop_reason = constant<int32_t>(kBatch, 1);
   params.num_accepted = constant<int32_t>(kBatch, 1);
@@ -222,7 +227,12 @@ BanditUpdateParams update() {
   params.group = below<int32_t>(kBatch, kGroups);
   params.params = constant<double>(kBanditParams, 0.5);
   params.cost_ratio = constant<float>(1, 0.1);
-  params.rule_kind = constant<int32_t>(kArms, static_cast<double>(StopKind::kAdaEdl));
+  params.policy = static_cast<Policy>(policy);
+  params.arm_prob = constant<double>(kBatch * kArms, 1.0 / kArms);
+  params.rule_kind = array<int32_t>(kArms, [](int64_t arm) {
+    return static_cast<double>(arm == 0 ? StopKind::kHysteresis : StopKind::kAdaSdEntropy);
+  });
+  params.rule_param = constant<float>(kArms * kRuleParams, 0.5);
   params.count = constant<double>(kGroups * kArms, 3);
   params.reward_sum = constant<double>(kGroups * kArms, 1);
   params.reward_sq = constant<double>(kGroups * kArms, 1);
@@ -244,6 +254,7 @@ BanditSelectParams select(const BanditUpdateParams& round, int policy) {
   params.slots = kSlots;
   params.calls = constant<int64_t>(1, 0);
   params.arm = constant<int32_t>(kBatch, 0);
+  params.arm_prob = const_cast<double*>(round.arm_prob);
   return params;
 }
 
@@ -254,7 +265,7 @@ void bandit_select(int policy) {
 void bandit_update(int) { check(update(), cuda::bandit_update_workspace, cuda::bandit_update); }
 
 void bandit_step(int policy) {
-  const BanditUpdateParams round = update();
+  const BanditUpdateParams round = update(policy);
   check(cuda::BanditStepParams{round, select(round, policy)}, cuda::bandit_step_workspace,
         cuda::bandit_step);
 }

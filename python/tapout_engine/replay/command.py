@@ -13,7 +13,7 @@ from ..errors import EngineError
 from ..progress import progress_bar
 from .grid import Grid, open_player, tasks
 from .grid import run as run_grid
-from .play import Play, Player
+from .play import UNKNOWN, Play, Player
 from .report import report
 from .streams import streams
 
@@ -71,7 +71,8 @@ def plays(
     level_of = {reward: level for level, names in LEVELS.items() for reward in names}
     if rewards is None:
         alone = len({arm[2] if len(arm) > 2 else () for arm in arms}) == 1
-        rewards = [reward for reward, level in level_of.items() if alone or level == "sequence"]
+        known = [reward for reward in level_of if reward != UNKNOWN]
+        rewards = [reward for reward in known if alone or level_of[reward] == "sequence"]
     unknown = sorted(set(rewards) - set(level_of))
     if unknown or not rewards:
         raise EngineError(
@@ -84,6 +85,8 @@ def plays(
             check_policy(policy, level_of[rewards[0]], rewards[0])  # says what is wrong
         own = [Play(f"{policy}, {name}", arms, policy, name, level_of[name]) for name in fitting]
         found += [play for play in own if _suits(player, play, asked=policies is not None)]
+    if not found:
+        raise EngineError("replay: no policy suits these arms and rewards")
     return tuple(found)
 
 

@@ -14,6 +14,7 @@ from ..controller import Controller
 from ..errors import EngineError
 from ..traces import Trace
 
+UNKNOWN = "overlap"  # the reward that no trace holds
 SAME = ("drafters", "slots", "always", "target")
 
 
@@ -97,6 +98,8 @@ class Player:
             **play.settings,
         )  # fmt: skip
         controller.bind(self.meta.drafters)
+        if play.reward == UNKNOWN:
+            raise EngineError("replay: a trace does not hold what the reward overlap reads")
         if play.level == "token" and (controller.order != controller.order[0]).any():
             raise EngineError("replay: arms must name the same drafters at level token")
         return controller

@@ -22,9 +22,9 @@ from ..engine import Drafter, Target, max_length
 from ..errors import EngineError
 from ..lanes import Lane
 from ..requests import Request
-from ..rows import check_requests, sampling_params
+from ..rows import STOP_REASONS, check_requests, sampling_params
 
-BAD_LOGITS = 5  # of Proposal.stop_reason
+BAD_LOGITS = STOP_REASONS.index("bad_logits")
 
 
 @dataclass

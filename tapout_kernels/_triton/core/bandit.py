@@ -3,7 +3,9 @@
 Lanes are arms.  Of an arm, by completed pulls: n, mean = reward_sum / n (0 untried), var.
   ucb1               mean + c sqrt(2 ln t / n)                                 (Auer et al. 2002)
   ucb_tuned          mean + sqrt(ln t / n min(1/4, var + sqrt(2 ln t / n)))
-      in both n counts this call's pulls too, n = 0 scores +inf
+  ucbspec            mean + 1/2 sqrt((1 + n) / n^2 (1 + 2 ln(A t^2 sqrt(1 + n) / delta)))
+                     (BanditSpec, 2505.15141, over the range K of its reward)
+      in these n counts this call's pulls too, n = 0 scores +inf
   thompson_gaussian  N((1/2 + reward_sum) / (n + 1), sigma^2 / (n + 1))
   thompson_beta      Beta(1 + reward_sum, 1 + n - reward_sum)   (Marsaglia and Tsang 2000)
   epsilon_greedy     any arm with probability epsilon, else the best mean (+inf untried)
@@ -25,10 +27,15 @@ UCB_TUNED = tl.constexpr(2)
 THOMPSON_GAUSSIAN = tl.constexpr(3)
 THOMPSON_BETA = tl.constexpr(4)
 EPSILON_GREEDY = tl.constexpr(5)
+UCBSPEC = tl.constexpr(6)
+EXP3 = tl.constexpr(7)  # the first that draws by weight
+HEDGE = tl.constexpr(8)  # the first that learns of every rule
+NORMALHEDGE = tl.constexpr(9)
 BLEND = tl.constexpr(1)
 THROUGHPUT = tl.constexpr(2)
-DECISION = tl.constexpr(3)  # the first of the token level
+DECISION = tl.constexpr(3)  # of the token level, and the next
 TOKEN_ACCEPT = tl.constexpr(4)
+OVERLAP = tl.constexpr(5)
 
 ALPHA = tl.constexpr(0)  # entries of params
 POLICY_PARAM = tl.constexpr(1)
@@ -43,7 +50,7 @@ class Arms(NamedTuple):
 
     count: object
     reward_sum: object
-    reward_sq: object
+    reward_sq: object  # or estimated losses (weights.py)
     tokens: object
     cost: object
 
@@ -106,7 +113,17 @@ def ucb_tuned_score(mean, variance, pulls, log_t):
 
 
 @triton.jit
-def pending_score(arms, added, log_t, param, POLICY: tl.constexpr):
+def ucbspec_score(mean, pulls, log_t, number, delta):
+    """Of ``number`` arms; no delta makes it rise with the pulls."""
+    some = pulls > 0.0
+    known = tl.where(some, pulls, 1.0)
+    doubt = tl.log(number.to(tl.float64) / delta) + 2.0 * log_t + 0.5 * tl.log(1.0 + known)
+    spread = tl.sqrt(1.0 + 2.0 * tl.where(doubt > 0.0, doubt, 0.0))
+    return tl.where(some, mean + 0.5 * (tl.sqrt(1.0 + known) / known) * spread, float("inf"))
+
+
+@triton.jit
+def pending_score(arms, added, log_t, number, param, POLICY: tl.constexpr):
     """After ``added`` pulls in this call; never rises with them, so that choices can be merged.
 
     A negative exploration would let it rise: then whoever is ahead stays ahead, which is what the
@@ -117,6 +134,8 @@ def pending_score(arms, added, log_t, param, POLICY: tl.constexpr):
         first = tl.where(arms.count > 0.0, arms.count, 1.0)
         pulls = tl.where(param < 0.0, tl.minimum(pulls, first), pulls)
         score = ucb1_score(arms.mean, pulls, log_t, param)
+    elif POLICY == UCBSPEC:
+        score = ucbspec_score(arms.mean, pulls, log_t, number, param)
     else:
         score = ucb_tuned_score(arms.mean, arms.variance, pulls, log_t)
     return score
@@ -197,6 +216,17 @@ def bandit_reward(accepted, drafted, slots, alpha, REWARD: tl.constexpr):
 
 
 @triton.jit
+def overlap_reward(overlap, drafted, slots, known):
+    """MetaSD's: ``overlap`` points to slot 0 of each draft, -1 where it is not known."""
+    total = drafted.to(tl.float64) * 0.0
+    for slot in range(slots):
+        inside = known & (slot < drafted)
+        value = tl.load(overlap + slot, mask=inside, other=0.0).to(tl.float64)
+        total += tl.where(inside, tl.maximum(value, 0.0), 0.0)
+    return total / slots.to(tl.float64)
+
+
+@triton.jit
 def slot_credit(reason, slot, accepted, drafted, REWARD: tl.constexpr):
     """Token level: 0 or 1, or -1 where the round taught slot's arm nothing."""
     if REWARD == TOKEN_ACCEPT:
@@ -209,7 +239,7 @@ def slot_credit(reason, slot, accepted, drafted, REWARD: tl.constexpr):
 
 
 @triton.jit
-def credited(arms, lane, who, ran, reward, emitted, spent, discount):
+def credited(arms, lane, who, ran, reward, squares, emitted, spent, discount):
     """One round: ``who`` is credited, ``ran`` pays; for -1, nobody, nothing is discounted."""
     kept = tl.where(who >= 0, discount, 1.0)
     paid = tl.where(ran >= 0, discount, 1.0)
@@ -217,7 +247,7 @@ def credited(arms, lane, who, ran, reward, emitted, spent, discount):
     return Arms(
         arms.count * kept + tl.where(mine, 1.0, 0.0),
         arms.reward_sum * kept + tl.where(mine, reward, 0.0),
-        arms.reward_sq * kept + tl.where(mine, reward * reward, 0.0),
+        arms.reward_sq * kept + squares,
         arms.tokens * paid + tl.where(payer, emitted, 0.0),
         arms.cost * paid + tl.where(payer, spent, 0.0),
     )
