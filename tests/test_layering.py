@@ -21,7 +21,7 @@ KERNEL_LAYERS = [
     {"backends"},
     {"types", "stop_rules", "draft_vocab", "policies"},
     {"proposal", "bandit_state"},
-    {"ops"},
+    {"ops", "replay"},
     {"warmup"},
     {"__init__", "testing"},
 ]
@@ -34,6 +34,8 @@ ENGINE_LAYERS = [
     {"adapters"},
     {"session"},
     {"generate", "demo", "training"},
+    {"traces"},
+    {"replay"},
     {"cli"},
     {"__init__", "__main__"},
 ]
@@ -201,8 +203,15 @@ def test_bindings_alone_see_torch():
 
 
 def test_host_module_sees_pybind11_and_no_torch():
-    found = {name for _, _, name in includes("host")}
-    assert found == {"pybind11/pybind11.h", "build_info.h"}
+    """And of the operators what a replay runs: semantics and function declarations."""
+    own = {path.name for path in (ROOT / "csrc/host").iterdir()} | {"build_info.h"}
+    below = {"../core/params.h", "../core/stop.h", "../cpu/ops.h"}
+    for path, kind, name in includes("host"):
+        if kind == '"':
+            assert name in own | below, f"{path} includes {name}"
+        else:
+            python = name.startswith("pybind11/")
+            assert python or STANDARD.fullmatch(name), f"{path} includes {name}"
 
 
 def test_every_op_has_one_name_in_every_layer():

@@ -1,6 +1,7 @@
-// tapout_kernels._host: what runs on the host and touches no tensor. For now, how it was built.
+// tapout_kernels._host: what runs on the host and touches no tensor.
 #include <pybind11/pybind11.h>
 
+#include "bind_replay.h"
 #include "build_info.h"
 
 namespace py = pybind11;
@@ -21,4 +22,5 @@ PYBIND11_MODULE(_host, module) {
   module.doc() = "Host-side helpers of tapout_kernels";
   module.def("build_info", &build_info,
              "How this package was compiled: compiler, flags, torch headers, instruction sets.");
+  tapout::bind_replay(module);
 }

@@ -1,4 +1,4 @@
-"""The command line: ``python -m tapout_engine env | generate | demo | train-draft``."""
+"""The command line: ``python -m tapout_engine`` and one of its commands."""
 
 from __future__ import annotations
 
@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_computing(demo)
     _add_train_draft(commands.add_parser("train-draft", help="train a drafter for a model"))
     _add_generate(commands.add_parser("generate", help="continue a prompt"))
+    trace = commands.add_parser("trace", help="what drafters would say at every position")
+    _add_record(trace.add_subparsers(dest="what", required=True).add_parser("record"))
+    _add_replay(commands.add_parser("replay", help="compare policies on traces"))
     return parser
 
 
@@ -104,6 +107,45 @@ def _add_train_draft(parser: argparse.ArgumentParser) -> None:
     add("--note", default="", help="a sentence for the model card")
 
 
+def _add_record(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    parser.set_defaults(run=_record)
+    add("--out", type=Path, required=True, help="the trace, .safetensors; goes on where one began")
+    add("--target", default=DEFAULT_TARGET, help="model directory (default: %(default)s)")
+    add("--draft", nargs="+", default=["head", "prompt-lookup"], metavar="NAME",
+        help="head, self, prompt-lookup, or directories (default: head prompt-lookup)")  # fmt: skip
+    add("--skip-layers", type=_layers, help="layers that --draft self leaves out, as 3,5,7")
+    add("--prompts", nargs="+", default=[], metavar="DOMAIN=PATH",
+        help=".jsonl, .txt or .py (default: the demo's prompts)")  # fmt: skip
+    add("--limit", type=_positive, help="prompts of each file, at most")
+    add("--rule", default="greedy", choices=("greedy", "gumbel"), help="(default: %(default)s)")
+    add("--temperature", type=float, default=0.0, help="of --rule gumbel (default: %(default)s)")
+    add("--max-new-tokens", type=_positive, default=128, help="(default: %(default)s)")
+    add("--slots", type=_positive, default=8, help="longest draft (default: %(default)s)")
+    add("--batch", type=_positive, default=1, help="recorded together (default: %(default)s)")
+    add("--seed", type=int, default=0)
+    _add_computing(parser)
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    parser.set_defaults(run=_replay)
+    add("traces", type=Path, nargs="+", metavar="TRACE", help="of one set of drafters")
+    add("--out", type=Path, required=True, help="folder for tables, plots and rows.json")
+    add("--arms", help="as for generate, drafters by the names in the trace")
+    add("--policies", type=_names, help="(default: all that suit the arms)")
+    add("--rewards", type=_names, help="(default: all that suit the arms)")
+    add("--seeds", type=_positive, default=3, help="orders of requests (default: %(default)s)")
+    add("--cost-ratios", type=_numbers, default=(), metavar="C,C,..",
+        help="draft steps at these costs too, in target forwards")  # fmt: skip
+    add("--batch", type=_counts, default=(1,), metavar="B,B,..", help="requests decoded together")
+    add("--token-cost", type=float,
+        help="of one more token in a target forward, in forwards (default: measured)")  # fmt: skip
+    add("--cost-file", type=Path, help="measured costs by batch, see docs/replay.md")
+    add("--padded", action="store_true", help="rows of a batch cost what the longest does")
+    add("--jobs", type=_positive, default=os.cpu_count(), help="processes (default: all cores)")
+
+
 def _add_computing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="of models and kernels, as cuda")
     parser.add_argument(
@@ -125,6 +167,21 @@ def _layers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"expected layers as 3,5,7, got {text!r}") from None
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (name.strip() for name in text.split(","))))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in _names(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers as 0.1,0.2, got {text!r}") from None
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(_positive(number) for number in _names(text))
+
+
 def _env(arguments: argparse.Namespace) -> int:
     print(tk.backend_report())
     for package in _PACKAGES:
@@ -144,6 +201,18 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 def _train_draft(arguments: argparse.Namespace) -> int:
     from .training.command import run
+
+    return run(arguments)
+
+
+def _record(arguments: argparse.Namespace) -> int:
+    from .traces.command import run
+
+    return run(arguments)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from .replay.command import run
 
     return run(arguments)
 

@@ -18,6 +18,11 @@ VERIFY_ROW = 0.02  # what one more token costs the target's forward, in forwards
 Clock = Callable[[str], AbstractContextManager[None]]
 
 
+def slot_cost(drafter: Drafter, batch: int = 1) -> float:
+    """One slot more, in forwards: a step of the drafter, and one more token in every row."""
+    return draft_cost(drafter) + VERIFY_ROW * batch
+
+
 class Lane:
     """Drafts for the rows whose arm chose its drafter; the others sit the round out.
 
@@ -72,8 +77,7 @@ class Lane:
             self.drafter.dtype if keeps_logits else None, device,
         )  # fmt: skip
         self.verdict = tk.Verdict.empty(batch, slots, self.overlap, device=device)
-        # One slot more is one step of the drafter, and one more token in every row.
-        cost = [draft_cost(self.drafter) + VERIFY_ROW * batch]
+        cost = [slot_cost(self.drafter, batch)]
         self.cost = torch.tensor(cost, dtype=torch.float32, device=device)
 
     def offer(self) -> Tensor | None:
