@@ -159,14 +159,14 @@ def learn(
         for i in tl.range(0, tl.minimum(size.batch - begin, ROUNDS), loop_unroll_factor=8):
             emitted = tl.load(rounds.num_accepted + begin + i).to(tl.float64) + 1.0
             spent = 1.0 + cost_ratio * tl.load(rounds.length + begin + i).to(tl.float64)
-            who = tl.load(judged.who + own + i)
-            squares = tl.where(lane == who, tl.load(judged.square + own + i), 0.0)
+            arm = tl.load(judged.who + own + i)
+            squares = tl.where(lane == arm, tl.load(judged.square + own + i), 0.0)
             if POLICY >= HEDGE:
-                taught = (lane < size.arms) & (who >= 0)
+                taught = (lane < size.arms) & (arm >= 0)
                 cell = (begin + i) * size.arms + lane
                 squares = tl.load(said.estimate + cell, mask=taught, other=0.0)
             arms = credited(
-                arms, lane, who, tl.load(judged.ran + own + i), tl.load(judged.reward + own + i),
+                arms, lane, arm, tl.load(judged.ran + own + i), tl.load(judged.reward + own + i),
                 squares, emitted, spent, discount,
             )  # fmt: skip
     return arms

@@ -95,8 +95,8 @@ def ask_rules(
             drafted = tl.minimum(tl.maximum(drafted, 0), size.slots)
             stats = rounds.stats + b * size.slots * NUM_STATS
             for arm in range(size.arms):
-                stop = would_stop(rules, stats, size, row, arm, drafted)
-                tl.store(said.stop + b * size.arms + arm, stop.to(tl.int32))
+                own_stop = would_stop(rules, stats, size, row, arm, drafted)
+                tl.store(said.stop + b * size.arms + arm, own_stop.to(tl.int32))
             tl.debug_barrier()
             stop = tl.load(said.stop + b * size.arms + lane, mask=known, other=0)
             prob = tl.load(rounds.arm_prob + row * size.arms + lane, mask=known, other=0.0)
