@@ -55,8 +55,8 @@ MUTANTS: dict[str, tuple[str, tuple[Edit, ...]]] = {
     )),
     # ---- the draft's distribution
     "residual subtracts only the drafted token": ("token, full", (
-        Edit("draft.py", "== 0, point, _over_target(full, draft))",
-             "== 0, point, _over_target(full, draft) * point)"),
+        Edit("draft.py", "point, over_target(full_distribution(draft, slot), draft))",
+             "point, over_target(full_distribution(draft, slot), draft) * point)"),
     )),
     "q taken before top-k": ("token, full", (
         Edit("stats.py", "offset - total_weight(rows.weights).log()",

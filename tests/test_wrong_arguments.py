@@ -73,7 +73,7 @@ def wrong_shapes(op: str, name: str, args: dict) -> Iterator[tuple[str, Tensor]]
         if (shared or repeated) and not free_mask:
             blames = "another" if first else name
             yield f"dimension {d} + 1 ({blames})", torch.zeros(shape, dtype=value.dtype)
-        if dim.symbol != "N":
+        if dim.symbol != "C":
             shape[d] = 0
             # K is never free: a bandit's rewards are divided by it.
             free = free_mask or not (shared or repeated or dim.symbol == "K")
