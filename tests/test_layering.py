@@ -191,7 +191,7 @@ def test_cuda_kernels_include_core_and_what_only_the_chip_has():
 
 
 def test_bindings_alone_see_torch():
-    below = {"../core/params.h", "../cpu/ops.h", "../cpu/dispatch.h", "../cuda/ops.h"}
+    below = {"../core/tree_params.h", "../cpu/ops.h", "../cpu/dispatch.h", "../cuda/ops.h"}
     for path, kind, name in includes("bind"):
         if kind == '"':
             assert "/" not in name or name in below, f"{path} includes {name}"
