@@ -105,14 +105,14 @@ def _dense(
     layout: TreeLayout, kind: str, root: bool, max_past: int | None, dtype: torch.dtype,
     out: Tensor | None, backend: str | None,
 ) -> Tensor:  # fmt: skip
-    require_tensor("tree_mask", "ancestors", layout.ancestors)
-    rows, device = layout.nodes + root, layout.ancestors.device
+    batch, nodes = _shape("tree_mask", layout.ancestors)
+    rows, device = nodes + root, layout.ancestors.device
     prefix = _prefix(max_past) if kind == "full" else 0
     columns = -(-rows // 32) if kind == "bits" else prefix + rows
     dtype = {"bits": torch.int32, "additive": dtype}.get(kind, torch.bool)
-    shape = (layout.batch, rows, columns)
+    shape = (batch, rows, columns)
     if kind == "sglang_qlen":
-        shape = (layout.batch * rows * rows,)
+        shape = (batch * rows * rows,)
     if out is None:
         make = torch.ones if kind == "full" else torch.empty
         out = make(shape, dtype=dtype, device=device)
@@ -122,9 +122,20 @@ def _dense(
     if out.dtype != dtype:
         names = [str(x).removeprefix("torch.") for x in (dtype, out.dtype)]
         raise TypeError(f"tree_mask: mask must be {names[0]}, got {names[1]}")
-    whole = out.view(layout.batch, rows, rows) if kind == "sglang_qlen" else out
-    call("tree_mask", backend, ancestors=layout.ancestors, mask=whole[..., prefix:])
+    whole = out.view(batch, rows, rows) if kind == "sglang_qlen" else out
+    whole = whole[..., prefix:] if prefix else whole
+    call("tree_mask", backend, ancestors=layout.ancestors, mask=whole)
     return out
+
+
+def _shape(op: str, ancestors: Tensor) -> tuple[int, int]:
+    """B and N, where there are any."""
+    require_tensor(op, "ancestors", ancestors)
+    if ancestors.dim() != 3 or 0 in ancestors.shape:
+        raise ValueError(
+            f"{op}: ancestors must be [B > 0, N > 0, ceil(N/32)], got {list(ancestors.shape)}"
+        )
+    return ancestors.shape[0], ancestors.shape[1]
 
 
 def _prefix(max_past: int | None) -> int:
@@ -138,17 +149,16 @@ def _flat(
     out: FlatMask | None, backend: str | None,
 ) -> FlatMask:  # fmt: skip
     require_tensor("tree_mask_flat", "past", past)
-    rows = layout.nodes + root
+    batch, nodes = _shape("tree_mask_flat", layout.ancestors)
+    rows = nodes + root
     if out is None:
-        out = FlatMask.empty(
-            layout.batch, layout.nodes, _prefix(max_past), _FLAT[kind], root, past.device
-        )
+        out = FlatMask.empty(batch, nodes, _prefix(max_past), _FLAT[kind], root, past.device)
     require_tensor("tree_mask_flat", "mask", out.data)
     packed = out.data.dtype == torch.uint8
     if packed != _FLAT[kind]:
         expected = "uint8" if _FLAT[kind] else "bool"
         raise TypeError(f"tree_mask_flat: mask must be {expected}, got {out.data.dtype}")
-    least = layout.batch * (-(-rows * rows // 8) if packed else rows * rows)
+    least = batch * (-(-rows * rows // 8) if packed else rows * rows)
     if out.data.dim() != 1 or out.data.shape[0] < least:
         raise ValueError(
             f"tree_mask_flat: mask must be [{least} or more], got {list(out.data.shape)}"
@@ -161,7 +171,7 @@ def _flat(
 
 
 def _sglang_bits(layout: TreeLayout, root: bool, backend: str | None) -> Tensor:
-    rows = layout.nodes + root
+    rows = _shape("tree_mask", layout.ancestors)[1] + root
     size = next((size for size in _SGLANG_WORDS if rows <= size), None)
     if size is None:
         raise ValueError(f"tree_mask: sglang_bits must have at most 32 rows, got {rows}")

@@ -85,8 +85,10 @@ def tree_verify(case: Case, generator: torch.Generator) -> dict[str, object]:
     if masks[0] is not None:
         kept = kept.masked_fill(~allowed_ids(masks[0], ids), -torch.inf)
     tokens, stats = _draw_trees(case, generator, layout, kept, ids, seed, position)
-    tokens[batch // 2, 0] = case.vocab + 5  # nothing can have drawn it
-    target[1 % batch, nodes] = torch.nan
+    if batch > 2:
+        tokens[2, 0] = case.vocab + 5  # nothing can have drawn it
+    if batch > 1:
+        target[1, layout.first_child[1, 0] + 1] = torch.nan  # the row after a likely node
     if masks[1] is not None:
         masks[1][0, 1] = 0  # nothing allowed: EMPTY
     full, state = case.drafts == "full", StateRows(_rows(case), case.state, kept.device)
