@@ -13,8 +13,14 @@ import torch
 LOGITS = (torch.float32, torch.bfloat16, torch.float16)
 MASKS = (torch.bool, torch.int32, *LOGITS)
 F64, F32, I64, I32, BOOL, U8 = (
-    (dtype,) for dtype in (
-        torch.float64, torch.float32, torch.int64, torch.int32, torch.bool, torch.uint8,
+    (dtype,)
+    for dtype in (
+        torch.float64,
+        torch.float32,
+        torch.int64,
+        torch.int32,
+        torch.bool,
+        torch.uint8,
     )
 )
 

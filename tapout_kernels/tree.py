@@ -54,9 +54,7 @@ class TreeLayout:
         return self.depth.shape[1]
 
     @classmethod
-    def empty(
-        cls, batch: int, nodes: int, device: torch.device | str | None = None
-    ) -> TreeLayout:
+    def empty(cls, batch: int, nodes: int, device: torch.device | str | None = None) -> TreeLayout:
         """Buffers for ``tree_layout(..., out=)``: trees without nodes.
 
         Raises
@@ -188,9 +186,7 @@ class TreeVerdict:
     status: Tensor
 
     @classmethod
-    def empty(
-        cls, batch: int, nodes: int, device: torch.device | str | None = None
-    ) -> TreeVerdict:
+    def empty(cls, batch: int, nodes: int, device: torch.device | str | None = None) -> TreeVerdict:
         """Buffers for ``tree_verify(..., out=)``; their contents are undefined until then.
 
         Examples

@@ -122,7 +122,9 @@ class TreeProposal:
             live = torch.ones(batch, dtype=torch.bool, device=tokens.device)
         require_rows("TreeProposal.from_tokens", layout.size, torch.bool, live=live)
         if logits is not None and sampling is None:
-            raise ValueError("TreeProposal.from_tokens: sampling must be given with logits, got None")
+            raise ValueError(
+                "TreeProposal.from_tokens: sampling must be given with logits, got None"
+            )
         if logits is None and token_mask is not None:
             raise ValueError(
                 "TreeProposal.from_tokens: token_mask must be None without logits, got a Tensor"

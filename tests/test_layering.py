@@ -211,9 +211,7 @@ def test_every_op_has_one_name_in_every_layer():
 
     for op in SCHEMAS:
         own_kernel = [] if op == "bandit_step" else [f"csrc/cpu/{op}.cpp"]  # the other two in turn
-        for path in (
-            *own_kernel, f"csrc/bind/{op}.cpp", f"tapout_kernels/reference/{op}.py"
-        ):
+        for path in (*own_kernel, f"csrc/bind/{op}.cpp", f"tapout_kernels/reference/{op}.py"):
             assert (ROOT / path).exists(), path
         for backend, path in {
             "cuda": f"csrc/cuda/{op}.cu", "triton": f"tapout_kernels/_triton/{op}.py"

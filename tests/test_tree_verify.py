@@ -91,7 +91,11 @@ def test_an_invalid_row_ends_the_path(trees, rule, value, status):
     found = tk.tree_verify(logits, greedy_tree(trees), None, rng, rule=rule, backend=trees)
     assert found.tokens.tolist() == [[2, 5, -1, -1, -1, -1]]
     assert found.path.tolist() == [[0, 3, -1, -1, -1]]
-    assert (found.status.item(), found.num_emitted.item(), found.last_token.item()) == (status, 2, 5)
+    assert (found.status.item(), found.num_emitted.item(), found.last_token.item()) == (
+        status,
+        2,
+        5,
+    )
     assert rng.position.tolist() == [2]
 
 
@@ -108,7 +112,9 @@ def test_a_child_that_cannot_be_ends_its_row(trees, rule, bad):
 
 def test_a_tree_that_is_none_emits_one_token(trees):
     layout = layout_of([(-1, 1, 0), (-1, 0, 1)], trees)
-    proposal = tk.TreeProposal.from_tokens(torch.tensor([[2, 3, 4]] * 2), layout, RngState.of([1, 2]))
+    proposal = tk.TreeProposal.from_tokens(
+        torch.tensor([[2, 3, 4]] * 2), layout, RngState.of([1, 2])
+    )
     found = tk.tree_verify(certain(2, 3, 4, 5).repeat(2, 1, 1), proposal, None, RngState.of([1, 2]),
                            backend=trees)  # fmt: skip
     assert found.tokens.tolist() == [[2, -1, -1, -1], [2, 3, 4, 5]]
@@ -348,7 +354,9 @@ def test_statistics_are_those_of_rows_with_children(trees):
     tree = tk.TreeProposal.from_tokens(tokens, layout, rng, logits, sampling, backend=trees)
     assert tree.stats[:, 2:].isnan().all()
     for row, first in ((0, 0), (1, 2)):
-        expected = tk.row_stats(logits[:, row], sampling, tokens=tokens[:, first].clone(), backend=trees)
+        expected = tk.row_stats(
+            logits[:, row], sampling, tokens=tokens[:, first].clone(), backend=trees
+        )
         assert torch.equal(tree.stats[:, row], expected)
     assert rng.round.tolist() == [1, 1]
 

@@ -93,7 +93,9 @@ def tree_verify(
     """
     if rule not in TREE_RULES:
         if rule == "tree_traversal":
-            raise NotYetSupported("tree_verify: rule tree_traversal is not supported in version 0.1")
+            raise NotYetSupported(
+                "tree_verify: rule tree_traversal is not supported in version 0.1"
+            )
         raise ValueError(f"tree_verify: rule must be one of {', '.join(TREE_RULES)}, got {rule!r}")
     if out is None:
         out = TreeVerdict.empty(proposal.batch, proposal.nodes, device=proposal.tokens.device)

@@ -40,7 +40,9 @@ def _ancestors(parent: Tensor, here: Tensor) -> Tensor:
     """[B, N, N] bool: a node sees itself and its ancestors, one that is absent itself alone."""
     batch, nodes = parent.shape
     row = torch.arange(batch, device=parent.device)
-    seen = torch.zeros(batch, nodes + 1, nodes, dtype=torch.bool, device=parent.device)  # root first
+    seen = torch.zeros(
+        batch, nodes + 1, nodes, dtype=torch.bool, device=parent.device
+    )  # root first
     for node in range(nodes):
         above = seen[row, parent[:, node] + 1] & here[:, node, None]
         seen[:, node + 1] = above
