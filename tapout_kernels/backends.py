@@ -153,6 +153,8 @@ def backend_report() -> str:
         state = "on" if reason is None else f"off: {reason}"
         if name == "cpu" and reason is None:
             state += f" ({cpu_isa()})"
+        if reason is None and name in _library.NO_KERNEL:
+            state += f", without {', '.join(sorted(_library.NO_KERNEL[name]))}"
         lines.append(f"  {name:<10} {state}")
     lines += [f"  {line}" for line in _library.build_notes()]
     if _DEFAULT:

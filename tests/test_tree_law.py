@@ -116,7 +116,7 @@ def test_children_reranked_by_probability_are_rejected():
     assert tree_error(float64_reference(), setup_of("star"), reranked) > 1e-3
 
 
-# ---- the functions, without operators --------------------------------------------------------------
+# ---- the functions, without operators ----------------------------------------------------------
 
 
 def analytic_law(setup: TreeSetup) -> np.ndarray:

@@ -129,7 +129,7 @@ def test_masks_by_hand(trees):
         assert found["additive"][~expected].isneginf().all()
         assert torch.equal(found["sglang_qlen"], expected.flatten())
         assert found["sglang_bits"].dtype == torch.uint8
-        assert found["sglang_bits"].tolist() == sum(words, [])
+        assert found["sglang_bits"].tolist() == [word for x in words for word in x]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -171,7 +171,7 @@ def test_a_full_mask_leaves_its_prefix_alone(trees):
 def flat_by_hand(rows, pasts) -> list[list[bool]]:
     """One segment a request: every row of its prefix and its tree."""
     return [
-        sum(([True] * past + [c == "1" for c in row] for row in x), [])
+        [entry for row in x for entry in [True] * past + [c == "1" for c in row]]
         for x, past in zip(rows, pasts, strict=True)
     ]
 

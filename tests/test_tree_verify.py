@@ -330,7 +330,7 @@ def test_gumbel_output_is_the_targets_own(trees):
     tokens = torch.randint(0, vocab, (batch, 6), generator=generator)
     own, last = [], torch.zeros(batch, dtype=torch.int64)
     alone = dataclasses.replace(rng, position=rng.position.clone(), round=rng.round.clone())
-    for step in range(3):
+    for _ in range(3):
         last = tk.sample(table[last], None, alone, rule="gumbel", backend=trees)
         own.append(last)
     tokens[:, 1], tokens[:, 3] = own[0], own[1]  # node 1 of the root, node 3 of node 1

@@ -23,6 +23,7 @@ from .mutants import Reference
 from .oracle import complete, markov, processed
 
 TOKEN = 0
+PLAIN = Filter()
 
 
 @dataclass
@@ -33,8 +34,8 @@ class TreeSetup:
     target: np.ndarray  # [V, V]
     draft: np.ndarray  # [V, D]
     one_hot: bool = False  # children are the most probable ids instead of drawn
-    target_filter: Filter = Filter()
-    draft_filter: Filter = Filter()
+    target_filter: Filter = PLAIN
+    draft_filter: Filter = PLAIN
     d2t: tuple[int, ...] | None = None
     target_mask: np.ndarray | None = None  # [V, V] by the last token
     start: int = 0
