@@ -43,8 +43,17 @@ def bench_layout(batch: int, nodes: int) -> Row:
     return _row("tree_layout + tree_mask", shape, times_us(run), partial(run, backend="reference"))
 
 
+def _children(
+    probs: Tensor, count: int, one_hot: bool, generator: torch.Generator
+) -> Tensor:  # fmt: skip
+    """[B, count]: the most probable ids, or ids drawn without replacement."""
+    if one_hot:
+        return probs.topk(count).indices
+    return torch.multinomial(probs, count, generator=generator)
+
+
 class Trees:
-    """Requests with binary trees whose children were drawn from rows much like the target's."""
+    """Requests with binary trees, their children from rows much like the target's."""
 
     def __init__(self, batch: int, nodes: int, vocab: int, dtype: torch.dtype, one_hot: bool):
         generator = torch.Generator().manual_seed(0)
@@ -63,8 +72,9 @@ class Trees:
             for row in range(nodes // 2 + 1):
                 children = [i for i in (2 * row, 2 * row + 1) if i < nodes]
                 if children:
-                    drawn = torch.multinomial(probs[:, row], len(children), generator=generator)
-                    tokens[:, children] = drawn
+                    tokens[:, children] = _children(
+                        probs[:, row], len(children), one_hot, generator
+                    )
             given = (None, None) if one_hot else (draft, self.sampling)
             self.trees.append(tk.TreeProposal.from_tokens(tokens, layout, self.rng, *given))
         self.out = tk.TreeVerdict.empty(batch, nodes)

@@ -120,8 +120,8 @@ def test_masks_by_hand(trees):
     for root in (False, True):
         rows = [rooted(x) if root else x for x in (SEEN, other)]
         expected = torch.stack([grid(x) for x in rows])
-        found = {kind: tk.tree_mask(layout, kind, root=root, backend=trees)
-                 for kind in ("bool", "bits", "additive", "sglang_qlen", "sglang_bits")}  # fmt: skip
+        kinds = ("bool", "bits", "additive", "sglang_qlen", "sglang_bits")
+        found = {kind: tk.tree_mask(layout, kind, root=root, backend=trees) for kind in kinds}
         assert torch.equal(found["bool"], expected)
         words = [[int(row[::-1], 2) for row in x] for x in rows]
         assert found["bits"][..., 0].tolist() == words
