@@ -12,7 +12,7 @@ import pytest
 import test_conformance
 import test_known_answers
 import test_peers
-import test_tree_verify
+import test_tree_streams
 import torch
 from helpers.killers import Killer, Mutant
 from helpers.mutants import Edit
@@ -64,7 +64,7 @@ TREE_ONE_HOT = Killer(
     case=Case("tree_verify", 200, 6, 7, drafts="one_hot"),
 )
 TREE_CHAIN = Killer(
-    test_tree_verify.test_a_chain_emits_what_verify_emits, rule="token", filters={}, one_hot=False
+    test_tree_streams.test_a_chain_emits_what_verify_emits, rule="token", filters={}, one_hot=False
 )
 
 

@@ -22,12 +22,6 @@ SEEN = ("100000", "010000", "101000", "100100", "010010", "101001")
 ABSENT = -2
 
 
-@pytest.fixture(params=["reference", "cpu"])
-def trees(request) -> str:
-    """The backends with kernels of trees; the others refuse (test_the_others_say_so)."""
-    return request.param
-
-
 def layout_of(parents, backend: str, **given) -> tk.TreeLayout:
     return tk.tree_layout(torch.tensor(parents, dtype=torch.int32), backend=backend, **given)
 

@@ -33,14 +33,8 @@ PUBLIC_NAME = {
 }  # fmt: skip
 
 
-EVERY = {
-    "masked": True,
-    "draft_vocab": True,
-    "ragged": True,
-    "rows": True,
-    "extras": True,
-    "bandit": "ucb1_rows",
-}
+OPTIONS = ("masked", "draft_vocab", "ragged", "rows", "extras")
+EVERY = {**dict.fromkeys(OPTIONS, True), "bandit": "ucb1_rows"}
 
 
 def fresh(op: str) -> dict[str, object]:
@@ -213,13 +207,9 @@ def test_raw_operators_refuse_unknown_rules(library, op, rule):
 
 @pytest.mark.parametrize(
     ("op", "name"),
-    [
-        ("bandit_select", "policy"),
-        ("bandit_update", "reward"),
-        ("bandit_step", "policy"),
-        ("bandit_step", "reward"),
-    ],
-)
+    [("bandit_select", "policy"), ("bandit_update", "reward"), ("bandit_step", "policy"),
+     ("bandit_step", "reward")],
+)  # fmt: skip
 @pytest.mark.parametrize("value", [-1, 6, 1 << 40])
 def test_raw_operators_refuse_unknown_policies_and_rewards(library, op, name, value):
     args = {**fresh(op), name: value}
