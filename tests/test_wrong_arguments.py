@@ -23,10 +23,8 @@ OTHER_DTYPE = {
 # Bools may be bytes of eight; a mask may have many dtypes.
 NO_MASK = {("tree_mask_flat", "mask"): torch.int32, ("tree_mask", "mask"): torch.uint8}
 # from_tokens begins a round first, and hands its tokens and limit to operators by other names.
-SPEAKS_AS = {
-    "proposal_load": ("proposal_load", "proposal_reset", "from_tokens"),
-    "tree_mask_flat": ("tree_mask_flat", "tree_mask"),
-}
+SPEAKS_AS = {"proposal_load": ("proposal_load", "proposal_reset", "from_tokens"),
+             "tree_mask_flat": ("tree_mask_flat", "tree_mask")}  # fmt: skip
 PUBLIC_NAME = {
     ("proposal_load", "max_length"): "out_max_length", ("proposal_load", "source"): "tokens",
     ("bandit_select", "arm"): "out",
@@ -40,10 +38,9 @@ EVERY = {**dict.fromkeys(OPTIONS, True), "bandit": "ucb1_rows"}
 def fresh(op: str) -> dict[str, object]:
     """Every optional tensor given."""
     args = Case(op, batch=4, slots=3, vocab=70, sampling="all", **EVERY).inputs()
-    if args.get("live", 0) is None:
-        args["live"] = torch.ones(4, dtype=torch.bool)
-    if args.get("position", 0) is None:
-        args["position"] = torch.arange(4)
+    for name, value in {"live": torch.ones(4).bool(), "position": torch.arange(4)}.items():
+        if args.get(name, 0) is None:
+            args[name] = value
     return args
 
 

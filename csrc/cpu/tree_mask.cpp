@@ -16,10 +16,12 @@ static uint64_t spread_byte(uint32_t bits) {
 }
 
 static void write_bools(const uint32_t* words, int64_t columns, uint8_t* to) {
-  for (int64_t k = 0; k < columns; k += 8) {
+  const int64_t whole = columns / 8 * 8;
+  for (int64_t k = 0; k < whole; k += 8) {
     const uint64_t bytes = spread_byte(words[k >> 5] >> (k & 31));
-    memcpy(to + k, &bytes, static_cast<size_t>(columns - k < 8 ? columns - k : 8));
+    memcpy(to + k, &bytes, 8);
   }
+  for (int64_t k = whole; k < columns; ++k) to[k] = words[k >> 5] >> (k & 31) & 1u;
 }
 
 // `hidden`: the bits of -inf; 0 is 0 in every dtype.
