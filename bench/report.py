@@ -28,6 +28,7 @@ COLUMNS = {
     "of_empty_pair": "× two empty kernels",
     "goals": "goals",
     "times_triton": "× Triton",
+    "times_reference": "× reference",
     "times_eager": "× eager PyTorch",
     "times_topk": "× eager with topk",
     "times_compile": "× torch.compile",
@@ -37,7 +38,9 @@ COLUMNS = {
     "times_vllm": "× vLLM MRV2",
 }
 NOTHING = "Not measured yet: there is no number."
-SHAPE = ("rule", "B", "K", "V", "A", "acceptance", "top_k", "top_p")
+SHAPE = (
+    "rule", "B", "K", "N", "V", "A", "acceptance", "accepted", "drafts", "top_k", "top_p",
+)  # fmt: skip
 
 
 def table(rows: list[dict]) -> str:

@@ -24,10 +24,14 @@ PAGES: dict[str, tuple[str, object]] = {  # operator -> (what users call, the ob
     "bandit_select": ("bandit_select", tk.bandit_select),
     "bandit_update": ("bandit_update", tk.bandit_update),
     "bandit_step": ("bandit_step", tk.bandit_step),
+    "tree_layout": ("tree_layout", tk.tree_layout),
+    "tree_mask": ("tree_mask", tk.tree_mask),
+    "tree_mask_flat": ("tree_mask", tk.tree_mask),
+    "tree_verify": ("tree_verify", tk.tree_verify),
 }
 TYPES = (
     tk.SamplingParams, tk.RngState, tk.Proposal, tk.Verdict, tk.StopRules, tk.StopState,
-    tk.BanditState, tk.DraftVocab,
+    tk.BanditState, tk.DraftVocab, tk.TreeLayout, tk.FlatMask, tk.TreeProposal, tk.TreeVerdict,
 )  # fmt: skip
 FUNCTIONS = (tk.mix64, tk.warmup, tk.available_backends, tk.backend_report)
 LISTS = ("Parameters", "Attributes", "Returns", "Raises")

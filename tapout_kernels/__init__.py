@@ -20,19 +20,25 @@ from .ops import (
     draft_step,
     row_stats,
     sample,
+    tree_layout,
+    tree_mask,
+    tree_verify,
     verify,
 )
 from .proposal import Proposal
 from .reference.rng import mix64
 from .stop_rules import StopRules, StopState
+from .tree import FlatMask, TreeLayout, TreeVerdict
+from .tree_proposal import TreeProposal
 from .types import RngState, SamplingParams, Verdict
 from .warmup import warmup
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "BackendUnavailable", "BanditState", "DraftVocab", "NotYetSupported", "Proposal", "RngState",
-    "SamplingParams", "StopRules", "StopState", "Verdict", "available_backends",
-    "backend_report", "bandit_select", "bandit_step", "bandit_update", "draft_step", "mix64",
-    "row_stats", "sample", "verify", "warmup",
+    "BackendUnavailable", "BanditState", "DraftVocab", "FlatMask", "NotYetSupported", "Proposal",
+    "RngState", "SamplingParams", "StopRules", "StopState", "TreeLayout", "TreeProposal",
+    "TreeVerdict", "Verdict", "available_backends", "backend_report", "bandit_select",
+    "bandit_step", "bandit_update", "draft_step", "mix64", "row_stats", "sample", "tree_layout",
+    "tree_mask", "tree_verify", "verify", "warmup",
 ]  # fmt: skip

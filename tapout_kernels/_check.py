@@ -86,7 +86,7 @@ class _Shapes:
                 self.bound[self.alias.get(dim.symbol, dim.symbol)] = size - dim.extra
             elif expected is not None and expected != size:
                 return False
-            if size == 0 and dim.symbol != "N":  # only a table of drafts made elsewhere
+            if size == 0 and dim.symbol != "C":  # only a table of drafts made elsewhere
                 return False
         return True
 

@@ -29,6 +29,12 @@ CUDA_PATH = _PACKAGE / "_C_cuda.so"
 TRITON_NAMES = ("triton", "triton-rocm", "pytorch-triton-rocm", "pytorch-triton")
 MINIMUM_TRITON = (3, 6)
 
+# Operators a backend has no kernel of: there they are refused by name, and the default of its
+# devices is the reference.
+NO_KERNEL: dict[str, frozenset[str]] = dict.fromkeys(
+    ("triton", "cuda"), frozenset({"tree_layout", "tree_mask", "tree_mask_flat", "tree_verify"})
+)
+
 _definitions = torch.library.Library(NAMESPACE, "DEF")
 
 
@@ -59,12 +65,13 @@ def _define() -> None:
         for overload in ("", ".reference"):
             kernel = torch.no_grad()(reference.OPS[name])  # state must not carry a graph
             _definitions.impl(f"{name}{overload}", kernel, "CompositeExplicitAutograd")
-        _definitions.impl(f"{name}.triton", _triton_kernel(name), "CompositeExplicitAutograd")
+        if name not in NO_KERNEL["triton"]:
+            _definitions.impl(f"{name}.triton", _triton_kernel(name), "CompositeExplicitAutograd")
 
 
 def _let_triton_stand_in() -> None:
     """Triton's kernels behind the default of a GPU that the CUDA library does not serve."""
-    for name in SCHEMAS:
+    for name in SCHEMAS.keys() - NO_KERNEL["triton"]:
         _definitions.impl(name, _triton_kernel(name), "CUDA")
 
 

@@ -69,4 +69,22 @@ SCHEMAS: dict[str, str] = {
         "Tensor(e!) cost, Tensor(f!)? memory, Tensor(g!) calls, Tensor(h!) next_arm, "
         "Tensor(i!)? arm_prob) -> ()"
     ),
+    "tree_layout": (
+        "(Tensor parents, Tensor? position, Tensor(a!) size, Tensor(b!) valid, Tensor(c!) depth, "
+        "Tensor(d!) position_ids, Tensor(e!) first_child, Tensor(f!) next_sibling, "
+        "Tensor(g!) ancestors) -> ()"
+    ),
+    "tree_mask": "(Tensor ancestors, Tensor(a!) mask) -> ()",
+    "tree_mask_flat": (
+        "(Tensor ancestors, Tensor past, bool root, Tensor(a!) mask, Tensor(b!) written, "
+        "Tensor(c!) start) -> ()"
+    ),
+    "tree_verify": (
+        f"(Tensor target_logits, {SAMPLING}, Tensor? token_mask, Tensor seed, Tensor? rows, "
+        "Tensor draft_tokens, Tensor first_child, Tensor next_sibling, Tensor valid, Tensor live, "
+        "Tensor round, Tensor? draft_logits, Tensor? logits_row, Tensor? t2d, Tensor stats, "
+        "int rule, Tensor(a!) position, Tensor(b!) tokens, Tensor(c!) path, "
+        "Tensor(d!) num_accepted, Tensor(e!) num_emitted, Tensor(f!) last_token, "
+        "Tensor(g!) status) -> ()"
+    ),
 }

@@ -11,8 +11,17 @@ from typing import NamedTuple
 import torch
 
 LOGITS = (torch.float32, torch.bfloat16, torch.float16)
-F64, F32, I64, I32, BOOL = (
-    (dtype,) for dtype in (torch.float64, torch.float32, torch.int64, torch.int32, torch.bool)
+MASKS = (torch.bool, torch.int32, *LOGITS)
+F64, F32, I64, I32, BOOL, U8 = (
+    (dtype,)
+    for dtype in (
+        torch.float64,
+        torch.float32,
+        torch.int64,
+        torch.int32,
+        torch.bool,
+        torch.uint8,
+    )
 )
 
 
@@ -150,10 +159,10 @@ TENSORS: dict[str, dict[str, Spec]] = {
         **_RULES,
         "d2t": Spec("D", I32),
         "t2d": Spec("T", I32),
-        "source": Spec("B N", I64),
+        "source": Spec("B C", I64),
         "source_length": Spec("B", I32),
-        "logits": Spec("B N D", LOGITS, rows=True),
-        "token_mask": Spec("B N V/32", I32, rows=True),
+        "logits": Spec("B C D", LOGITS, rows=True),
+        "token_mask": Spec("B C V/32", I32, rows=True),
     },
     "draft_step": {
         **_PROPOSAL,
@@ -214,5 +223,51 @@ TENSORS: dict[str, dict[str, Spec]] = {
         "next_live": Spec("B", BOOL),
         "seed": Spec("1", I64),
         "calls": Spec("1", I64),
+    },
+    "tree_layout": {
+        "parents": Spec("B N", I32),
+        "position": Spec("B", I64),
+        "size": Spec("B", I32),
+        "valid": Spec("B", BOOL),
+        "depth": Spec("B N", I32),
+        "position_ids": Spec("B N+1", I64),
+        "first_child": Spec("B N+1", I32),
+        "next_sibling": Spec("B N", I32),
+        "ancestors": Spec("B N N/32", I32),
+    },
+    "tree_mask": {
+        "ancestors": Spec("B N N/32", I32),
+        "mask": Spec("B Q W", MASKS, rows=True),
+    },
+    "tree_mask_flat": {
+        "ancestors": Spec("B N N/32", I32),
+        "past": Spec("B", I32),
+        "mask": Spec("S", BOOL + U8),
+        "written": Spec("B", I32),
+        "start": Spec("B+1", I32),
+    },
+    "tree_verify": {
+        "draft_tokens": Spec("B N", I64),
+        "first_child": Spec("B N+1", I32),
+        "next_sibling": Spec("B N", I32),
+        "valid": Spec("B", BOOL),
+        "live": Spec("B", BOOL),
+        "round": Spec("B", I64),
+        "stats": Spec("B N+1 8", F32),
+        **_ROWS,
+        "seed": Spec("R", I64),
+        "position": Spec("R", I64),
+        **_SAMPLING,
+        "logits_row": Spec("B", I32),
+        "t2d": Spec("T", I32),
+        "target_logits": Spec("B N+1 V", LOGITS, rows=True),
+        "draft_logits": Spec("L N+1 D", LOGITS, rows=True),
+        "token_mask": Spec("B N+1 V/32", I32, rows=True),
+        "tokens": Spec("B N+1", I64),
+        "path": Spec("B N", I32),
+        "num_accepted": Spec("B", I32),
+        "num_emitted": Spec("B", I32),
+        "last_token": Spec("B", I64),
+        "status": Spec("B", I32),
     },
 }

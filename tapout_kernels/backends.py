@@ -26,8 +26,12 @@ class NotYetSupported(RuntimeError):
     """An argument of the public interface that this version does not implement yet."""
 
 
-def unavailable_reason(backend: str, device: torch.device | str = "cpu") -> str | None:
-    """Why ``backend`` cannot run on ``device``, or None if it can."""
+def unavailable_reason(
+    backend: str, device: torch.device | str = "cpu", op: str | None = None
+) -> str | None:
+    """Why ``backend`` cannot run on ``device``, or cannot run ``op`` there; None if it can."""
+    if op in _library.NO_KERNEL.get(backend, ()):
+        return f"it has no kernel of {op} yet"
     if backend == "reference":
         return None
     if backend == "cpu":
@@ -83,7 +87,7 @@ def available_backends(op: str, device: torch.device | str = "cpu") -> tuple[str
     """
     if op not in SCHEMAS:
         raise ValueError(f"available_backends: op must be one of {sorted(SCHEMAS)}, got {op!r}")
-    names = [name for name in BACKENDS if unavailable_reason(name, device) is None]
+    names = [name for name in BACKENDS if unavailable_reason(name, device, op) is None]
     if torch.device(device).type == "cpu":  # what is made for a GPU is interpreted or emulated
         names.sort(key=lambda name: name not in ("triton", "cuda"))
     return tuple(names)
@@ -104,7 +108,7 @@ def call(op: str, backend: str | None, **arguments: object) -> None:
             raise BackendUnavailable(f"{op}: {_library.ISA_ERROR}")
         packet.default(**arguments)
         return
-    reason = unavailable_reason(backend, device)
+    reason = unavailable_reason(backend, device, op)
     if reason is not None:
         can = ", ".join(available_backends(op, device))
         raise BackendUnavailable(f"{op}: backend {backend!r} is off: {reason}; available: {can}")
@@ -149,6 +153,8 @@ def backend_report() -> str:
         state = "on" if reason is None else f"off: {reason}"
         if name == "cpu" and reason is None:
             state += f" ({cpu_isa()})"
+        if reason is None and name in _library.NO_KERNEL:
+            state += f", without {', '.join(sorted(_library.NO_KERNEL[name]))}"
         lines.append(f"  {name:<10} {state}")
     lines += [f"  {line}" for line in _library.build_notes()]
     if _DEFAULT:

@@ -44,7 +44,7 @@ def warmup(
     *,
     rule: str | None = None,
 ) -> tuple[str, ...]:
-    """Run throwaway rounds of every operator for each batch size, on the default backend.
+    """Run throwaway rounds of every operator but those of trees for each batch size, by default.
 
     Kernels that are compiled per process, workspaces and tickets exist afterwards, so that no
     request waits for them and a graph can be captured. Nothing of the caller's is touched.

@@ -108,6 +108,12 @@ def library(request: pytest.FixtureRequest) -> str:
     return require(request.param)
 
 
+@pytest.fixture(params=[name for name in BACKENDS if name in ("reference", "cpu")])
+def trees(request: pytest.FixtureRequest) -> str:
+    """The backends with kernels of trees; that the others refuse is a test of its own."""
+    return require(request.param)
+
+
 @pytest.fixture(params=[name for name in BACKENDS if name == "triton"])
 def triton(request: pytest.FixtureRequest) -> ModuleType:
     """The package of Triton's kernels."""

@@ -12,6 +12,7 @@ import pytest
 from helpers.core_probe import compiler
 from test_build import ROOT, clean_environment, declared_in_the_shim, foreign, run, symbols
 
+from tapout_kernels._library import NO_KERNEL
 from tapout_kernels._schema import SCHEMAS
 
 LIBRARY = ROOT / "tapout_kernels/_C_cuda.so"
@@ -48,7 +49,7 @@ def ptxas_report(op: str) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("op", SCHEMAS)
+@pytest.mark.parametrize("op", [op for op in SCHEMAS if op not in NO_KERNEL["cuda"]])
 def test_kernels_stay_in_registers(op):
     """No stack frame, so no spills and no local memory; a warning is a mistake too."""
     report = ptxas_report(op)
@@ -96,6 +97,9 @@ from tapout_kernels._schema import SCHEMAS
 from tapout_kernels.backends import available_backends, unavailable_reason
 assert _library.CUDA_UNAVAILABLE is None, _library.CUDA_UNAVAILABLE
 for op in SCHEMAS:
+    if op in _library.NO_KERNEL["cuda"]:
+        assert "cuda" not in available_backends(op, "cuda")
+        continue
     for overload in ("", ".cuda"):
         name = f"tapout_kernels::{op}{overload}"
         assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA"), name

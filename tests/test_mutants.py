@@ -56,8 +56,8 @@ MUTANTS: dict[str, tuple[str, tuple[Edit, ...]]] = {
     )),
     # ---- the draft's distribution
     "residual subtracts only the drafted token": ("token, full", (
-        Edit("draft.py", "== 0, point, _over_target(full, draft))",
-             "== 0, point, _over_target(full, draft) * point)"),
+        Edit("draft.py", "point, over_target(full_distribution(draft, slot), draft))",
+             "point, over_target(full_distribution(draft, slot), draft) * point)"),
     )),
     "q taken before top-k": ("token, full", (
         Edit("stats.py", "offset - total_weight(rows.weights).log()",
@@ -132,6 +132,30 @@ MUTANTS: dict[str, tuple[str, tuple[Edit, ...]]] = {
              "s.table[..., TOP1_PROB]"),
     )),
     **stop_mutants.REFERENCE,
+    # ---- trees
+    "siblings tested independently": ("trees", (
+        Edit("tree_verify.py", "p_target = rejected_target(row.p_target, drawn)",
+             "p_target = row.p_target"),
+    )),
+    "drafted mass not removed after a rejection": ("trees", (
+        Edit("tree.py", "_normalised(p_draft.scatter(-1, ids[:, None], 0.0))", "p_draft"),
+    )),
+    "what a rejection leaves of the draft not renormalised": ("trees", (
+        Edit("tree.py", "_normalised(p_draft.scatter(-1, ids[:, None], 0.0))",
+             "p_draft.scatter(-1, ids[:, None], 0.0)"),
+    )),
+    "residual of a tree not renormalised": ("trees", (
+        Edit("tree.py", "_normalised(residual(p_target, p_draft))",
+             "residual(p_target, p_draft)"),
+    )),
+    "residual of the last child alone": ("trees", (
+        Edit("tree_verify.py", "p_target = rejected_target(row.p_target, drawn)",
+             "p_target = rejected_target(row.target.probs, drawn)"),
+    )),
+    "a sibling stays in a one-hot residual": ("trees, one-hot", (
+        Edit("tree_verify.py", "torch.where(refused[:, None], p_target, row.p_target)",
+             "row.p_target"),
+    )),
     "token-level arm of slot 0 used everywhere": ("arm of every slot", (
         Edit("stop.py", "arm = arm.gather(-1, slot.clamp(max=arm.shape[-1] - 1)[:, None])[:, 0]",
              "arm = arm[:, 0]"),

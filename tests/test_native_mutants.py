@@ -15,6 +15,7 @@ import test_bandit_weights
 import test_conformance
 import test_known_answers
 import test_peers
+import test_tree_streams
 import torch
 from helpers import stop_mutants
 from helpers.killers import Killer, Mutant
@@ -63,6 +64,17 @@ ROW_END, TOP_K, TOP_P, TOP_K_DRAFT, BLOCK = (
         Case("draft_step", vocab=7, sampling="top_k"),
         Case("verify", batch=64, vocab=7, rule="block"),
     )
+)
+TREE_ROWS = Killer(
+    test_conformance.test_equal_decisions_at_five_ids, op="tree_verify", rule="token",
+    sampling="plain",
+)  # fmt: skip
+TREE_ONE_HOT = Killer(
+    test_conformance.test_matches_the_reference,
+    case=Case("tree_verify", 200, 6, 7, drafts="one_hot"),
+)
+TREE_CHAIN = Killer(
+    test_tree_streams.test_a_chain_emits_what_verify_emits, rule="token", filters={}, one_hot=False
 )
 
 
@@ -151,6 +163,33 @@ MUTANTS = {
     ),
     **stop_mutants.CORE,
     **stop_mutants.CPU,
+    "siblings tested independently": Mutant(
+        (Edit("core/tree.h", "uniform * row.mass + row.slope * row.left", "uniform * row.left"),),
+        TREE_ROWS,
+    ),
+    "residual of a tree not renormalised": Mutant(
+        (Edit("core/tree.h", "uniform * row.mass + row.slope * row.left",
+              "uniform + row.slope * row.left"),), TREE_ROWS,
+    ),
+    "drafted mass not removed after a rejection": Mutant(
+        (Edit("cpu/tree.h", "residual.left -= child.p_draft;", "residual.left -= 0.0;"),),
+        TREE_ROWS,
+    ),
+    "every rejection takes the draft once more": Mutant(
+        (Edit("core/tree.h", "row.slope + row.mass / row.left", "row.slope + 1.0"),), TREE_ROWS,
+    ),
+    "one-hot sibling left in the residual": Mutant(
+        (Edit("cpu/tree.h", "buffer.value[token % kChunk] = 0.0f;",
+              "buffer.value[token % kChunk] += 0.0f;"),), TREE_ONE_HOT,
+    ),
+    "coins of siblings shared": Mutant(
+        (Edit("cpu/tree_verify.cpp", "noise(request, node, Domain::kAccept)",
+              "noise(request, row.at, Domain::kAccept)"),), TREE_ROWS,
+    ),
+    "coins at addresses of their own": Mutant(
+        (Edit("cpu/tree_verify.cpp", "noise(request, node, Domain::kAccept)",
+              "noise(request, node + 1, Domain::kAccept)"),), TREE_CHAIN,
+    ),
 }  # fmt: skip
 # Compiled once, so one worker runs them.
 pytestmark = pytest.mark.xdist_group("native mutants")

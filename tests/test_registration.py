@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 from helpers import public, raw
+from helpers.device import is_refused
 from helpers.rounds import drafted, select
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -32,6 +33,8 @@ from tapout_kernels.testing import Case
 @pytest.mark.parametrize("op", SCHEMAS)
 @pytest.mark.parametrize("drafts", ["full", "one_hot"])
 def test_opcheck(backend, op, drafts):
+    if is_refused(backend, Case(op)):
+        return
     overload = getattr(getattr(torch.ops.tapout_kernels, op), backend)
     args = Case(op, vocab=7, sampling="all", drafts=drafts).inputs()
     torch.library.opcheck(overload, (), args)
@@ -49,7 +52,7 @@ def test_every_schema_has_its_layers():
 
 
 def test_triton_has_every_operator_with_the_references_signature(triton):
-    assert set(triton.OPS) == set(SCHEMAS)
+    assert set(triton.OPS) == set(SCHEMAS) - _library.NO_KERNEL["triton"]
     for op, function in triton.OPS.items():
         assert inspect.signature(function) == inspect.signature(OPS[op])
 
@@ -64,6 +67,8 @@ def test_default_is_the_compiled_backend(native):
 @pytest.mark.parametrize("op", SCHEMAS)
 def test_state_carries_no_graph(backend, op):
     """An engine outside no_grad must not grow a graph from round to round."""
+    if is_refused(backend, Case(op)):
+        return
     args = Case(op, vocab=7, sampling="all").inputs()
     for name, value in args.items():
         if name.endswith("logits") and name not in raw.written(op):
@@ -178,6 +183,8 @@ def test_interpreted_triton_is_never_the_default():
 @pytest.mark.parametrize("op", SCHEMAS)
 def test_compiled_graph_equals_eager(backend, op):
     """fullgraph=True through the public function; state is mutated alike."""
+    if is_refused(backend, Case(op)):
+        return
     torch._dynamo.reset()
     case = Case(op, vocab=7, sampling="all")
     written = raw.written(op)

@@ -21,6 +21,12 @@ void run(const BanditSelectParams& params, const Tensor& on);
 void run(const BanditUpdateParams& params, const Tensor& on);
 void run(const BanditUpdateParams& update, const BanditSelectParams& select, const Tensor& on);
 
+// The cpu library's alone.
+void run(const TreeLayoutParams& params, const Tensor& on);
+void run(const TreeMaskParams& params, const Tensor& on);
+void run(const TreeMaskFlatParams& params, const Tensor& on);
+void run(const TreeVerifyParams& params, const Tensor& on);
+
 }  // namespace tapout::bind
 
 // The function tapout::bind::op as the kernel of its operator. The emulated CUDA library stands

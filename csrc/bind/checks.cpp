@@ -18,6 +18,7 @@ std::string dtype_name(ScalarType dtype) {
     case ScalarType::Int: return "int32";
     case ScalarType::Long: return "int64";
     case ScalarType::Bool: return "bool";
+    case ScalarType::Byte: return "uint8";
     default: return torch::headeronly::toString(dtype);
   }
 }
@@ -147,6 +148,40 @@ Rule Arguments::rule(int64_t value) const {
     fail("rule", "0 (token), 1 (block), 2 (gumbel) or 3 (greedy)", std::to_string(value));
   }
   return static_cast<Rule>(value);
+}
+
+Rule Arguments::tree_rule(int64_t value) const {
+  if (value != 0 && value != 2 && value != 3) {
+    fail("rule", "0 (tree_token), 2 (tree_gumbel) or 3 (tree_greedy)", std::to_string(value));
+  }
+  return static_cast<Rule>(value);
+}
+
+int64_t Arguments::nodes(const char* name, int64_t value) const {
+  if (value < 1 || value > kMostNodes) fail(name, "of 1 to 1024 nodes", std::to_string(value));
+  return value;
+}
+
+MaskRows Arguments::mask_rows(const char* name, const Tensor& tensor, int64_t batch,
+                              int64_t nodes) const {
+  check_device(name, tensor);
+  MaskRows out = {};
+  switch (tensor.scalar_type()) {
+    case ScalarType::Int: out.type = MaskType::kBits; break;
+    case ScalarType::Bool: out.type = MaskType::kBool; break;
+    case ScalarType::Float: out.type = MaskType::kF32; break;
+    case ScalarType::BFloat16: out.type = MaskType::kBf16; break;
+    case ScalarType::Half: out.type = MaskType::kF16; break;
+    default: fail(name, "bool, int32 or a float of logits", dtype_name(tensor.scalar_type()));
+  }
+  out.rows = size(name, tensor, 3, 1) == nodes + 1 ? nodes + 1 : nodes;
+  const int64_t columns = out.type == MaskType::kBits ? mask_words(out.rows) : out.rows;
+  check_shape(name, tensor, {batch, out.rows, columns});
+  check_last_stride(name, tensor);
+  out.data = tensor.mutable_data_ptr();
+  out.batch_stride = tensor.stride(0);
+  out.row_stride = tensor.stride(1);
+  return out;
 }
 
 int64_t Arguments::choice(const char* name, int64_t value, const char* expected) const {

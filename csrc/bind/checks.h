@@ -11,7 +11,7 @@
 #include <optional>
 #include <string>
 
-#include "../core/params.h"
+#include "../core/tree_params.h"
 
 namespace tapout::bind {
 
@@ -37,6 +37,10 @@ struct ScalarTypeOf<int32_t> {
 template <>
 struct ScalarTypeOf<int64_t> {
   static constexpr ScalarType value = ScalarType::Long;
+};
+template <>
+struct ScalarTypeOf<uint8_t> {
+  static constexpr ScalarType value = ScalarType::Byte;
 };
 template <>
 struct ScalarTypeOf<bool> {
@@ -94,6 +98,16 @@ class Arguments {
               const OptionalTensor& memory, int64_t states, int64_t slots) const;
 
   Rule rule(int64_t value) const;
+
+  // Of tree_verify: there is no block rule.
+  Rule tree_rule(int64_t value) const;
+
+  // `value` if a tree may have so many nodes.
+  int64_t nodes(const char* name, int64_t value) const;
+
+  // [B, Q, Q], or bits [B, Q, ceil(Q/32)], with Q = nodes or nodes + 1: any strides, but contiguous
+  // columns.
+  MaskRows mask_rows(const char* name, const Tensor& tensor, int64_t batch, int64_t nodes) const;
 
   // `value` if it is 0 or 1.
   int64_t choice(const char* name, int64_t value, const char* expected) const;

@@ -90,4 +90,15 @@ void run(const BanditUpdateParams& update, const BanditSelectParams& select, con
   cpu_ops().bandit_select(selection.params());
 }
 
+void run(const TreeLayoutParams& params, const Tensor&) { cpu_ops().tree_layout(params); }
+
+void run(const TreeMaskParams& params, const Tensor&) { cpu_ops().tree_mask(params); }
+
+void run(const TreeMaskFlatParams& params, const Tensor&) { cpu_ops().tree_mask_flat(params); }
+
+void run(const TreeVerifyParams& params, const Tensor&) {
+  const CpuOps& ops = cpu_ops();
+  ops.tree_verify(params, TorchTeam(ops, params.target.vocab).team());
+}
+
 }  // namespace tapout::bind

@@ -1,7 +1,7 @@
 // Every CPU kernel, once per instruction set: the function table and the kernels' declarations.
 #pragma once
 
-#include "../core/params.h"
+#include "../core/tree_params.h"
 #include "team.h"
 
 namespace tapout {
@@ -18,6 +18,10 @@ struct CpuOps {
   void (*verify)(const VerifyParams&, const Team&);
   void (*bandit_select)(const BanditSelectParams&);
   void (*bandit_update)(const BanditUpdateParams&);
+  void (*tree_layout)(const TreeLayoutParams&);
+  void (*tree_mask)(const TreeMaskParams&);
+  void (*tree_mask_flat)(const TreeMaskFlatParams&);
+  void (*tree_verify)(const TreeVerifyParams&, const Team&);
 };
 
 inline namespace TAPOUT_ISA {
@@ -32,6 +36,10 @@ void draft_step(const DraftStepParams& params, const Team& team);
 void verify(const VerifyParams& params, const Team& team);
 void bandit_select(const BanditSelectParams& params);
 void bandit_update(const BanditUpdateParams& params);
+void tree_layout(const TreeLayoutParams& params);
+void tree_mask(const TreeMaskParams& params);
+void tree_mask_flat(const TreeMaskFlatParams& params);
+void tree_verify(const TreeVerifyParams& params, const Team& team);
 
 const CpuOps& ops_table();
 

@@ -24,7 +24,11 @@ const CpuOps& ops_table() {
                                draft_step,
                                verify,
                                bandit_select,
-                               bandit_update};
+                               bandit_update,
+                               tree_layout,
+                               tree_mask,
+                               tree_mask_flat,
+                               tree_verify};
   return table;
 }
 

@@ -1,6 +1,6 @@
 """Plain PyTorch: the living definition of every operator, on any device, in float64.
 
-``accept``, ``bandit``, ``gumbel``, ``rng``, ``sampling``, ``stats`` and ``stop`` mirror
+``accept``, ``bandit``, ``gumbel``, ``rng``, ``sampling``, ``stats``, ``stop`` and ``tree`` mirror
 ``csrc/core``; ``rows``, ``vocab``, ``draft``, ``target`` and ``decide`` arrange their arguments for
 whole batches; the other modules are one operator each.
 """
@@ -13,13 +13,18 @@ from .proposal_load import proposal_load
 from .proposal_reset import proposal_reset
 from .row_stats import row_stats
 from .sample import sample
+from .tree_layout import tree_layout
+from .tree_mask import tree_mask
+from .tree_mask_flat import tree_mask_flat
+from .tree_verify import tree_verify
 from .verify import verify
 
 OPS = {
     function.__name__: function
     for function in (
         bandit_select, bandit_step, bandit_update, draft_step, proposal_load,
-        proposal_reset, row_stats, sample, verify,
+        proposal_reset, row_stats, sample, tree_layout, tree_mask, tree_mask_flat, tree_verify,
+        verify,
     )
 }  # fmt: skip
 __all__ = ["OPS"]

@@ -92,6 +92,13 @@ def draft_distribution(draft: Draft, slot: Tensor) -> Tensor:
     point = point * draft.inside[rows, slot][..., None]
     if draft.logits is None:
         return point
+    certain = draft.stats[rows, slot][..., TEMPERATURE, None] == 0
+    return torch.where(certain, point, over_target(full_distribution(draft, slot), draft))
+
+
+def full_distribution(draft: Draft, slot: Tensor) -> Tensor:
+    """[B, S] slots -> [B, S, D] f64 p_draft over draft ids, of rows whose temperature is not 0."""
+    rows = torch.arange(slot.shape[0], device=slot.device)[:, None]
     stats = draft.stats[rows, slot].double()
     z = draft.logits[rows, slot].double()  # [B, S, D]
     z_token = z.gather(-1, draft.ids[rows, slot].clamp(min=0)[..., None])
@@ -99,11 +106,10 @@ def draft_distribution(draft: Draft, slot: Tensor) -> Tensor:
     log_prob = stats[..., TOKEN_LOGPROB, None] + (z - z_token) / t
     kept = (z >= stats[..., CUTOFF, None]) & ~z.isneginf()
     known = draft_prob(draft)[rows, slot][..., None] > 0
-    full = torch.where(kept & known, log_prob.exp(), 0.0)
-    return torch.where(stats[..., TEMPERATURE, None] == 0, point, _over_target(full, draft))
+    return torch.where(kept & known, log_prob.exp(), 0.0)
 
 
-def _over_target(probs: Tensor, draft: Draft) -> Tensor:
+def over_target(probs: Tensor, draft: Draft) -> Tensor:
     """[B, S, D] over draft ids -> [B, S, V] over target ids, 0 where the draft has no such id."""
     if draft.t2d is None:
         return probs

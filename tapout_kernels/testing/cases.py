@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from ..reference.accept import RULES
-from . import inputs
+from . import inputs, trees
 from .bandit import BANDITS, bandit_select_inputs, bandit_step_inputs, bandit_update_inputs
 from .inputs import ARMS, SAMPLINGS
 
@@ -70,6 +70,8 @@ _BUILDERS = {
     "draft_step": inputs.draft_step, "verify": inputs.verify,
     "bandit_select": partial(bandit_select_inputs, ARMS),
     "bandit_update": bandit_update_inputs, "bandit_step": bandit_step_inputs,
+    "tree_layout": trees.tree_layout, "tree_mask": trees.tree_mask,
+    "tree_mask_flat": trees.tree_mask_flat, "tree_verify": trees.tree_verify,
 }  # fmt: skip
 
 
@@ -125,6 +127,38 @@ def _learning_cases() -> list[Case]:
     return cases
 
 
+def _tree_cases() -> list[Case]:
+    """Shapes up to the largest tree; every form of mask."""
+    shapes = [(16, 1), (16, 7), (9, 32), (9, 33), (4, 64), (2, 1024)]
+    cases = []
+    for batch, nodes in shapes:
+        cases += [Case("tree_layout", batch, nodes, seed=seed) for seed in range(4)]
+        if nodes <= 64:
+            cases += [Case("tree_mask", batch, nodes, seed=seed) for seed in range(10)]
+            cases += [Case("tree_mask_flat", batch, nodes, seed=seed) for seed in range(4)]
+    return [*cases, Case("tree_mask", 1, 1024, seed=6)]
+
+
+def _tree_row_cases(vocab: int) -> list[Case]:
+    """``tree_verify`` as ``verify``: dtype, sampling, rule, draft, masks, vocabularies, rows."""
+    batch, nodes = (12, 7) if vocab <= 1025 else (6, 5) if vocab <= 8193 else (2, 3)
+    base = Case("tree_verify", batch, nodes, vocab)
+    cases = [base.with_(dtype=dtype) for dtype in DTYPES]
+    names = ("top_k", "mixed") if vocab > 1025 else tuple(SAMPLINGS)[1:]
+    cases += [base.with_(sampling=name, seed=i) for i, name in enumerate(names)]
+    cases += [base.with_(rule=rule, sampling="cold") for rule in ("greedy", "gumbel")]
+    cases.append(base.with_(drafts="one_hot", sampling="cold"))
+    if vocab > 8193:
+        return cases
+    mixed = base.with_(sampling="mixed")
+    every = {"masked": True, "draft_vocab": True, "rows": True}
+    for rule in ("token", "greedy", "gumbel"):
+        cases += [mixed.with_(rule=rule, **{option: True}) for option in every]
+        cases.append(mixed.with_(rule=rule, **every))
+        cases.append(mixed.with_(rule=rule, drafts="one_hot", masked=True, seed=1))
+    return cases
+
+
 def _matrix() -> list[Case]:
     cases = [Case("proposal_reset", batch=16)]
     cases.append(Case("proposal_reset", batch=16, rows=True, level="token"))
@@ -137,7 +171,8 @@ def _matrix() -> list[Case]:
         cases += _row_cases(base)
         if vocab <= 8193:
             cases += _layout_cases(base.with_(batch=10))
-    return cases
+        cases += _tree_row_cases(vocab)
+    return cases + _tree_cases()
 
 
 CASES: list[Case] = _matrix()

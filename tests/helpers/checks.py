@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from test_law_chi2 import MUTANT_REPLICAS, THRESHOLD, rounds_p_value, two_prompts_p_values
 from test_law_gumbel import accepts_itself, output_is_the_targets_own
+from test_tree_law import setup_of
 
 from tapout_kernels import RngState, SamplingParams, StopRules, StopState
 from tapout_kernels.proposal import Proposal
@@ -19,6 +20,7 @@ from .learning import Learner, Round, check_episode
 from .mutants import Reference
 from .raw import caller_of
 from .round_law import round_law, target_law
+from .tree_law import tree_error
 
 LAW_BOUND = 2 * 2 * 3 * 2.0**-22  # test_law_exact.py: float32 statistics, K = 2
 
@@ -187,6 +189,16 @@ def memory_of(episode: str) -> Callable[[Reference], bool]:
     return passes
 
 
+def trees(one_hot: bool) -> Callable[[Reference], bool]:
+    """Passes if the law of a round with a star of three children is the target's."""
+    bound = 2 * 3 * 2.0**-22  # float32 statistics, three nodes
+
+    def passes(reference: Reference) -> bool:
+        return tree_error(reference, setup_of("star", one_hot=one_hot)) <= bound
+
+    return passes
+
+
 def unverified_rounds(reference: Reference) -> bool:
     """Passes if a round of a bad status leaves the memory as it was."""
     learner = Learner(caller_of(reference.ops), StopRules("heuristic", "heuristic"), 4)
@@ -226,6 +238,8 @@ CHECKS = {
         "test_law_gumbel.py::test_a_draft_with_the_targets_logits_is_accepted_whole",
         gumbel_accepts_itself,
     ),
+    "trees": Check("test_tree_law.py::test_law_is_exact[star-drawn]", trees(one_hot=False)),
+    "trees, one-hot": Check("test_tree_law.py::test_law_is_exact[star-one_hot]", trees(True)),
     "zero coin": Check("test_mutants.py::test_the_shipped_reference_survives", zero_coin),
     "unproposed slots": Check(
         "test_mutants.py::test_the_shipped_reference_survives", unproposed_slots

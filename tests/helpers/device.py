@@ -14,9 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tapout_kernels import _library
+from tapout_kernels import BackendUnavailable, _library
 from tapout_kernels._schema import SCHEMAS
 from tapout_kernels.testing import Case
+
+from . import public
 
 INTERPRETED = _library.TRITON_INTERPRETED
 
@@ -37,6 +39,15 @@ def few(backend: str, many: int, few: int, emulated: int | None = None) -> int:
 def affordable(backend: str, case: Case, batch: int = 5) -> Case:
     """At most ``batch`` requests; five are enough for every value of every "mixed" column."""
     return case.with_(batch=few(backend, case.batch, min(case.batch, batch)))
+
+
+def is_refused(backend: str, case: Case) -> bool:
+    """Whether the backend has no kernel of the operator; then a call of it must say so."""
+    if case.op not in _library.NO_KERNEL.get(backend, ()):
+        return False
+    with pytest.raises(BackendUnavailable, match=f"{case.op}: backend .* has no kernel of"):
+        public.call(case.op, case.inputs(), backend)
+    return True
 
 
 def interpreted_if(condition: bool, *values: object):
@@ -93,7 +104,7 @@ def install(backend: str, device: str) -> None:
     """Let the overloads of a backend, and ``backend=`` its name, take tensors of the host."""
     if backend == "cuda" and _library.CUDA_UNAVAILABLE is not None:
         raise RuntimeError(f"backend 'cuda' must run here but is off: {_library.CUDA_UNAVAILABLE}")
-    for op in SCHEMAS:
+    for op in SCHEMAS.keys() - _library.NO_KERNEL[backend]:
         overload = getattr(getattr(torch.ops.tapout_kernels, op), backend)
         _implementations.impl(f"{op}.{backend}", there_and_back(device, op, overload), "CPU")
     if backend == "triton":  # what backends.py asks before it takes such tensors

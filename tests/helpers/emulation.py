@@ -37,7 +37,7 @@ def _relative(pattern: str) -> list[Path]:
 
 RUNTIME = _relative(f"{EMULATION}/*.cpp")
 KERNELS = _relative("csrc/cuda/*.cu")
-CPU_ONLY = ("cpu.cpp", "team.cpp")
+CPU_ONLY = {"cpu.cpp", "team.cpp", *(f"{op}.cpp" for op in _library.NO_KERNEL["cuda"])}
 
 
 # What instruments kernels, and what tells the runtime, which is not, of the sanitizer.

@@ -19,7 +19,7 @@ class Killer:
 
     def run(self, backend: str, **fixtures: object) -> None:
         """The test on a backend, with those of the fixtures that it asks for."""
-        fixtures |= {"backend": backend, "compiled": backend}
+        fixtures |= {"backend": backend, "compiled": backend, "trees": backend}
         wanted = inspect.signature(self.test).parameters
         own = {name: value for name, value in fixtures.items() if name in wanted}
         self.test(**own, **self.parameters)

@@ -167,9 +167,65 @@ def _bandit_step(args, backend, rng):
     )  # fmt: skip
 
 
+def _tree_layout(args, backend, rng):
+    names = [field.name for field in dataclasses.fields(tk.TreeLayout)]
+    out = tk.TreeLayout(**{name: args[name] for name in names})
+    return lambda: tk.tree_layout(
+        args["parents"], position=args["position"], out=out, backend=backend
+    )
+
+
+def _tree_mask(args, backend, rng):
+    layout, mask = _layout_of(args["ancestors"]), args["mask"]
+    nodes = layout.ancestors.shape[1] if _dims(layout.ancestors, 3) else 3
+    root = _dims(mask, 3) and mask.shape[1] == nodes + 1
+    dtype = getattr(mask, "dtype", None)
+    kind = {torch.int32: "bits", torch.bool: "bool"}.get(dtype, "additive")
+    return lambda: tk.tree_mask(
+        layout, kind, root=root, dtype=dtype if kind == "additive" else torch.float32, out=mask,
+        backend=backend,
+    )  # fmt: skip
+
+
+def _tree_mask_flat(args, backend, rng):
+    layout, mask = _layout_of(args["ancestors"]), args["mask"]
+    out = tk.FlatMask(mask, args["start"], args["written"])
+    kind = "flashinfer" if getattr(mask, "dtype", None) == torch.uint8 else "sglang_full"
+    return lambda: tk.tree_mask(
+        layout, kind, root=args["root"], past=args["past"], out=out, backend=backend
+    )
+
+
+def _dims(value: object, dims: int) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() == dims
+
+
+def _layout_of(ancestors: object) -> tk.TreeLayout:
+    """``tree_mask`` reads nothing else of a layout."""
+    return dataclasses.replace(tk.TreeLayout.empty(4, 3), ancestors=ancestors)
+
+
+def _tree_verify(args, backend, rng):
+    names = [field.name for field in dataclasses.fields(tk.TreeLayout)]
+    layout = tk.TreeLayout(**{name: args.get(name) for name in names})
+    proposal = tk.TreeProposal(
+        args["draft_tokens"], layout, args["live"], args["round"], args["draft_logits"],
+        args["stats"], args["logits_row"],
+    )  # fmt: skip
+    names = [field.name for field in dataclasses.fields(tk.TreeVerdict)]
+    out = tk.TreeVerdict(**{name: args[name] for name in names})
+    sampling, rule = _sampling(args), f"tree_{_RULE[args['rule']]}"
+    rng, vocab = tk.RngState(args["seed"], rng.round, args["position"]), _vocab(args)
+    return lambda: tk.tree_verify(
+        args["target_logits"], proposal, sampling, rng, rule=rule, vocab=vocab,
+        token_mask=args["token_mask"], rows=args["rows"], out=out, backend=backend,
+    )  # fmt: skip
+
+
 _CALLS = {
     "row_stats": _row_stats, "sample": _sample, "proposal_reset": _proposal_reset,
     "proposal_load": _proposal_load, "draft_step": _draft_step, "verify": _verify,
     "bandit_select": _bandit_select, "bandit_update": _bandit_update,
-    "bandit_step": _bandit_step,
+    "bandit_step": _bandit_step, "tree_layout": _tree_layout, "tree_mask": _tree_mask,
+    "tree_mask_flat": _tree_mask_flat, "tree_verify": _tree_verify,
 }  # fmt: skip

@@ -19,7 +19,6 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from tapout_kernels._schema import SCHEMAS
 from tapout_kernels._triton import OPS
 from tapout_kernels._triton import launch as launching
 from tapout_kernels.reference.accept import RULES
@@ -146,7 +145,7 @@ def report(compiler: Compiler) -> dict[str, list[dict[str, object]]]:
 
 def main(target: str) -> dict[str, object]:
     driver.set_active(Driver(TARGETS[target]))
-    compiler, by_op = Compiler(), {op: set() for op in SCHEMAS}
+    compiler, by_op = Compiler(), {op: set() for op in OPS}
     compiler.install()
     for case in cases():
         before = {name: len(kernels) for name, kernels in compiler.kernels.items()}

@@ -1,0 +1,142 @@
+"""Trees on the CPU beside the PyTorch reference: check, time, one JSON row each.
+
+python bench/bench_trees.py --out bench/results/trees.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import checks
+import torch
+from harness import environment, read_gb_s, summary, times_us, write_rows
+from torch import Tensor
+
+import tapout_kernels as tk
+
+Row = dict[str, object]
+SETS = 3  # buffers in rotation
+
+
+def binary(nodes: int) -> list[int]:
+    """Two children a row, level by level."""
+    return [i // 2 - 1 for i in range(nodes)]
+
+
+def bench_layout(batch: int, nodes: int) -> Row:
+    """Layout, then the bool mask: what one verify forward needs."""
+    parents = torch.tensor([binary(nodes)] * batch, dtype=torch.int32)
+    position = torch.zeros(batch, dtype=torch.int64)
+    layout = tk.TreeLayout.empty(batch, nodes)
+    mask = torch.empty(batch, nodes, nodes, dtype=torch.bool)
+
+    def run(_: int, backend: str | None = None) -> Tensor:
+        tk.tree_layout(parents, position=position, out=layout, backend=backend)
+        return tk.tree_mask(layout, out=mask, backend=backend)
+
+    expected = run(0, "reference").clone()
+    if not torch.equal(run(0), expected):
+        checks.refuse("tree_layout + tree_mask", "wrong result")
+    shape = {"B": batch, "N": nodes}
+    return _row("tree_layout + tree_mask", shape, times_us(run), partial(run, backend="reference"))
+
+
+def _children(
+    probs: Tensor, count: int, one_hot: bool, generator: torch.Generator
+) -> Tensor:  # fmt: skip
+    """[B, count]: the most probable ids, or ids drawn without replacement."""
+    if one_hot:
+        return probs.topk(count).indices
+    return torch.multinomial(probs, count, generator=generator)
+
+
+class Trees:
+    """Requests with binary trees, their children from rows much like the target's."""
+
+    def __init__(self, batch: int, nodes: int, vocab: int, dtype: torch.dtype, one_hot: bool):
+        generator = torch.Generator().manual_seed(0)
+        layout = tk.tree_layout(torch.tensor([binary(nodes)] * batch, dtype=torch.int32))
+        shape = (batch, nodes + 1, vocab)
+        self.rng = tk.RngState.of(range(batch))
+        self.position = self.rng.position.clone()
+        self.sampling = tk.SamplingParams()
+        self.target, self.trees = [], []
+        for _ in range(SETS):
+            draft = (3 * torch.randn(shape, generator=generator)).to(dtype)
+            noise = torch.randn(shape, generator=generator)
+            self.target.append((draft.float() + 0.7 * noise).to(dtype))
+            probs = draft.float().softmax(-1)
+            tokens = torch.empty(batch, nodes, dtype=torch.int64)
+            for row in range(nodes // 2 + 1):
+                children = [i for i in (2 * row, 2 * row + 1) if i < nodes]
+                if children:
+                    tokens[:, children] = _children(
+                        probs[:, row], len(children), one_hot, generator
+                    )
+            given = (None, None) if one_hot else (draft, self.sampling)
+            self.trees.append(tk.TreeProposal.from_tokens(tokens, layout, self.rng, *given))
+        self.out = tk.TreeVerdict.empty(batch, nodes)
+
+    def verify(self, i: int, rule: str, backend: str | None = None) -> tk.TreeVerdict:
+        self.rng.position.copy_(self.position)
+        return tk.tree_verify(
+            self.target[i % SETS], self.trees[i % SETS], self.sampling, self.rng, rule=rule,
+            out=self.out, backend=backend,
+        )  # fmt: skip
+
+
+def bench_verify(rule: str, nodes: int, vocab: int, dtype: torch.dtype, one_hot: bool) -> Row:
+    case = Trees(8, nodes, vocab, dtype, one_hot)
+    accepted = []
+    for i in range(SETS):
+        expected = case.verify(i, rule, "reference").tokens.clone()
+        found = case.verify(i, rule)
+        if not torch.equal(found.tokens, expected):
+            checks.refuse(f"tree_verify, rule {rule}", "wrong result")
+        accepted.append(found.num_accepted.float().mean().item())
+    mean = sum(accepted) / SETS
+    shape = {"rule": rule, "B": 8, "N": nodes, "V": vocab, "accepted": round(mean, 2)}
+    shape["drafts"] = "one-hot" if one_hot else "drawn"
+    shape["dtype"] = str(dtype).removeprefix("torch.")
+    # The target's rows on the path, each once; a rejection reads more.
+    nbytes = int(8 * (mean + 1) * vocab * dtype.itemsize)
+    run = partial(case.verify, rule=rule)
+    reference = partial(case.verify, rule=rule, backend="reference")
+    return _row("tree_verify", shape, times_us(run), reference, nbytes)
+
+
+def _row(op: str, shape: Row, ours: list[float], reference, nbytes: int = 0) -> Row:
+    row: Row = {"op": op, **shape, **summary(ours)}
+    if nbytes:
+        row |= {"bytes": nbytes, "gb_s": round(nbytes / row["median_us"] / 1e3, 2)}
+    row["reference_us"] = summary(times_us(reference, budget_s=0.0, least=2))["median_us"]
+    row["times_reference"] = round(row["reference_us"] / row["median_us"], 1)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("bench/results/trees.jsonl"))
+    arguments = parser.parse_args()
+    bf16 = torch.bfloat16
+    cases = [
+        partial(bench_layout, 32, 64),
+        partial(bench_verify, "tree_token", 32, 128256, bf16, False),
+        partial(bench_verify, "tree_token", 32, 128256, bf16, True),
+        partial(bench_verify, "tree_gumbel", 32, 128256, bf16, True),
+        partial(bench_verify, "tree_greedy", 32, 128256, bf16, True),
+    ]
+    shared, rows = {**environment(), "read_gb_s": round(read_gb_s(), 1)}, []
+    for case in cases:
+        row = {**case(), **shared}
+        if "gb_s" in row:
+            row["of_read"] = round(row["gb_s"] / shared["read_gb_s"], 3)
+        rows.append(row)
+        print(f"{row['op']}: {row['median_us']} us", flush=True)
+    write_rows(arguments.out, rows)
+
+
+if __name__ == "__main__":
+    main()

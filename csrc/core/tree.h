@@ -1,0 +1,66 @@
+// Trees: links, the bits of who sees whom, and rejection without replacement.
+//   tree_token  (SpecInfer 2305.09781, Sequoia 2402.12374) children x_1, x_2, .. in the order they
+//   were drawn: accept x iff u q_k(x) < p_k(x), else p_{k+1} = norm[p_k - q_k]+ and q_{k+1} is q_k
+//   without x, renormalised. A rejected x has p_{k+1}(x) = 0 and stays at 0, so that
+//     p_k ~ [p - s_k q]+ of mass M_k,   q_k = q / R_k,   s_{k+1} = s_k + M_k / R_k,
+//   from s_0 = 0, M_0 = R_0 = 1: one number says how much of q has been taken from p, and a
+//   rejection costs one pass over the two rows. A child of its own one-hot q is rejected from p
+//   without the children before it, of mass M_k: accept iff u M_k < p(x).
+#pragma once
+
+#include "macros.h"
+#include "tree_params.h"
+
+namespace tapout {
+inline namespace TAPOUT_ISA {
+
+constexpr int32_t kRootParent = -1, kAbsent = -2;  // in `parents`
+
+TAPOUT_HD int64_t bit_words(int64_t bits) { return (bits + 31) / 32; }
+
+// Parents come before their children.
+TAPOUT_HD bool is_parent(int32_t parent, int64_t node) {
+  return parent >= kRootParent && parent < node;
+}
+
+// A link as a node, -1 for none: children come after their row and their earlier siblings, so that
+// a walk ends whatever the links say.
+TAPOUT_HD int64_t next_child(int64_t link, int64_t after, int64_t nodes) {
+  return link >= after && link < nodes ? link : -1;
+}
+
+// Word w of row q of a mask of `rows`, from the bits of the nodes' ancestors [N, words]. With the
+// root before the nodes it sees itself and is seen by all.
+TAPOUT_HD uint32_t visible_word(const int32_t* ancestors, int64_t nodes, int64_t rows, int64_t q,
+                                int64_t w) {
+  const int64_t words = bit_words(nodes), root = rows - nodes;
+  const uint32_t last = nodes % 32 ? (1u << (nodes % 32)) - 1u : 0xFFFFFFFFu;
+  const uint32_t first = root && w == 0 ? 1u : 0u;
+  if (q < root) return first;
+  const int32_t* seen = ancestors + (q - root) * words;
+  uint32_t here = w < words ? static_cast<uint32_t>(seen[w]) : 0u;
+  if (w == words - 1) here &= last;
+  if (!root) return here;
+  const uint32_t below = w > 0 ? static_cast<uint32_t>(seen[w - 1]) : 0u;
+  return here << 1 | (w > 0 ? (w == words ? below & last : below) >> 31 : first);
+}
+
+// What rejections have left of a row.
+struct TreeResidual {
+  double slope;  // s
+  double mass;   // M
+  double left;   // R
+};
+
+TAPOUT_HD TreeResidual whole_row() { return {0.0, 1.0, 1.0}; }
+
+// Both sides are sums of one sign.
+TAPOUT_HD bool accepts_child(double uniform, double p_target, double p_draft,
+                             const TreeResidual& row) {
+  return p_draft * (uniform * row.mass + row.slope * row.left) < p_target * row.left;
+}
+
+TAPOUT_HD double next_slope(const TreeResidual& row) { return row.slope + row.mass / row.left; }
+
+}  // namespace TAPOUT_ISA
+}  // namespace tapout

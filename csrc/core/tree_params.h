@@ -1,0 +1,88 @@
+// One POD Params per op of trees; the names are those of params.h.
+//
+//   N      nodes of a tree; row 0 is the root, the last token before the draft, row i + 1 node i
+//   Q      rows of a mask: N, or N + 1 where the root is fed with the nodes
+//   words  ceil(N / 32): bit j & 31 of word j >> 5 says something of node j
+#pragma once
+
+#include "params.h"
+
+namespace tapout {
+
+constexpr int64_t kMostNodes = 1024;
+
+struct TreeLayoutParams {
+  int64_t batch;
+  int64_t nodes;
+  const int32_t* parents;   // [B, N]
+  const int64_t* position;  // [B]
+  int32_t* size;            // [B]
+  bool* valid;              // [B]
+  int32_t* depth;           // [B, N]
+  int64_t* position_ids;    // [B, N+1]
+  int32_t* first_child;     // [B, N+1]
+  int32_t* next_sibling;    // [B, N]
+  int32_t* ancestors;       // [B, N, words]
+};
+
+enum class MaskType : int32_t { kBits = 0, kBool = 1, kF32 = 2, kBf16 = 3, kF16 = 4 };
+
+struct MaskRows {  // [B, Q, Q], or [B, Q, ceil(Q / 32)] of bits; the columns are contiguous
+  void* data;
+  MaskType type;
+  int64_t rows;  // Q
+  int64_t batch_stride;
+  int64_t row_stride;
+};
+
+struct TreeMaskParams {
+  int64_t batch;
+  int64_t nodes;
+  const int32_t* ancestors;  // [B, N, words]
+  MaskRows mask;
+};
+
+struct TreeMaskFlatParams {
+  int64_t batch;
+  int64_t nodes;
+  int64_t rows;              // Q
+  const int32_t* ancestors;  // [B, N, words]
+  const int32_t* past;       // [B]
+  bool packed;               // eight entries to a byte, else one
+  uint8_t* mask;             // [size]
+  int64_t size;
+  int32_t* written;  // [B]
+  int32_t* start;    // [B+1]
+};
+
+struct TreeVerifyParams {
+  int64_t batch;
+  int64_t nodes;
+  StateRows rows;
+  Logits target;  // [B, N+1, V]
+  Sampling sampling;
+  TokenMask mask;               // [B, N+1, ceil(V / 32)]
+  const int64_t* seed;          // [R]
+  const int64_t* draft_tokens;  // [B, N]
+  const int32_t* first_child;   // [B, N+1]
+  const int32_t* next_sibling;  // [B, N]
+  const bool* valid;            // [B]
+  const bool* live;             // [B]
+  const int64_t* round;         // [B]
+  Logits draft;                 // [draft_rows, N+1, D]; data null: one-hot drafts
+  const int32_t* logits_row;    // [B], rows of draft
+  int64_t draft_rows;
+  const int32_t* t2d;  // [target_ids]
+  int64_t target_ids;
+  const float* stats;  // [B, N+1, 8]
+  Rule rule;
+  int64_t* position;      // [R]
+  int64_t* tokens;        // [B, N+1]
+  int32_t* path;          // [B, N]
+  int32_t* num_accepted;  // [B]
+  int32_t* num_emitted;   // [B]
+  int64_t* last_token;    // [B]
+  int32_t* status;        // [B]
+};
+
+}  // namespace tapout

@@ -1,0 +1,166 @@
+"""Arguments of the raw operators of trees, for :mod:`tapout_kernels.testing`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..reference.accept import GREEDY, GUMBEL, RULES
+from ..reference.gumbel import gumbel_index, gumbel_noise
+from ..reference.rows import StateRows
+from ..reference.stats import NUM_STATS, TOP1_PROB, Processed, Sampling, process, row_stats_of
+from ..reference.tree import ABSENT, ROOT
+from ..reference.tree_layout import tree_layout as layout_of
+from ..reference.tree_mask_flat import tree_mask_flat as write_flat
+from ..reference.vocab import allowed_ids, target_ids
+from ..tree import FlatMask, TreeLayout, TreeVerdict
+from .inputs import _mask, _rows, _seeds, _vocab, draw_logits, sampling_columns
+
+if TYPE_CHECKING:
+    from .cases import Case
+
+MASK_TYPES = (torch.bool, torch.int32, torch.float32, torch.bfloat16, torch.float16)
+
+
+def _parents(case: Case, generator: torch.Generator) -> Tensor:
+    """Trees of every size down to none; every seventh request has pointers that are no tree."""
+    batch, nodes = case.batch, case.slots
+    limit = torch.arange(nodes) + 1
+    share = torch.rand(batch, nodes, generator=generator)
+    parents = (share * limit).int().clamp(max=limit.int() - 1) + ROOT
+    size = nodes - torch.arange(batch) % (nodes + 1)
+    parents = torch.where(torch.arange(nodes) < size[:, None], parents, ABSENT)
+    wrong = torch.arange(batch) % 7 == 3
+    parents[wrong, -1] = torch.tensor([nodes - 1, nodes, -3, 1 << 30])[case.seed % 4].int()
+    return parents.int()
+
+
+def _layout(case: Case, generator: torch.Generator) -> TreeLayout:
+    layout = TreeLayout.empty(case.batch, case.slots)
+    layout_of(_parents(case, generator), None, **vars(layout))
+    return layout
+
+
+def tree_layout(case: Case, generator: torch.Generator) -> dict[str, object]:
+    position = None
+    if case.seed % 2:
+        position = torch.randint(0, 1 << 40, (case.batch,), generator=generator)
+    empty = TreeLayout.empty(case.batch, case.slots)
+    return {"parents": _parents(case, generator), "position": position, **vars(empty)}
+
+
+def tree_mask(case: Case, generator: torch.Generator) -> dict[str, object]:
+    """The seed chooses one of the forms, and whether the root is in it."""
+    dtype, rows = MASK_TYPES[case.seed % 5], case.slots + case.seed // 5 % 2
+    columns = -(-rows // 32) if dtype == torch.int32 else rows
+    mask = torch.zeros(case.batch, rows, columns, dtype=dtype)
+    return {"ancestors": _layout(case, generator).ancestors, "mask": mask}
+
+
+def tree_mask_flat(case: Case, generator: torch.Generator) -> dict[str, object]:
+    """A second call: the one before was for other lengths; one is more than there is room for."""
+    packed, root, most = case.seed % 2 == 1, case.seed // 2 % 2 == 1, 40
+    mask = FlatMask.empty(case.batch, case.slots, most, packed, root)
+    arguments = {
+        "ancestors": _layout(case, generator).ancestors,
+        "past": torch.randint(0, most + 1, (case.batch,), generator=generator).int(),
+        "root": root, "mask": mask.data, "written": mask.written, "start": mask.start,
+    }  # fmt: skip
+    write_flat(**arguments)
+    arguments["past"] = torch.randint(-2, most + 3, (case.batch,), generator=generator).int()
+    return arguments
+
+
+def tree_verify(case: Case, generator: torch.Generator) -> dict[str, object]:
+    batch, nodes = case.batch, case.slots
+    layout = _layout(case, generator)
+    draft, target = draw_logits(case, generator, nodes + 1)
+    vocab, seed = _vocab(case, generator), _seeds(case.state, generator)
+    position = torch.arange(case.state) + 10
+    masks = [_mask(case, generator, batch, nodes + 1) for _ in range(2)]
+    ids = target_ids(vocab["d2t"], case.vocab, draft.device)
+    kept = draft[..., ids]
+    if masks[0] is not None:
+        kept = kept.masked_fill(~allowed_ids(masks[0], ids), -torch.inf)
+    tokens, stats = _draw_trees(case, generator, layout, kept, ids, seed, position)
+    if batch > 2:
+        tokens[2, 0] = case.vocab + 5  # nothing can have drawn it
+    if batch > 1:
+        target[1, layout.first_child[1, 0] + 1] = torch.nan  # the row after a likely node
+    if masks[1] is not None:
+        masks[1][0, 1] = 0  # nothing allowed: EMPTY
+    full, state = case.drafts == "full", StateRows(_rows(case), case.state, kept.device)
+    kept = kept.contiguous()
+    if full and case.rows:  # row b of the draft is kept in its request's slot
+        slots = torch.zeros(case.state, *kept.shape[1:], dtype=kept.dtype)
+        slots[state.index[state.known]] = kept[state.known]
+        kept = slots
+    if not full:
+        stats = torch.zeros_like(stats)
+        stats[..., TOP1_PROB] = 1.0
+    return {
+        "target_logits": target, **sampling_columns(case.sampling, case.state),
+        "token_mask": masks[1], "seed": seed, "rows": _rows(case), "draft_tokens": tokens,
+        "first_child": layout.first_child, "next_sibling": layout.next_sibling,
+        "valid": layout.valid, "live": torch.arange(batch) % 5 != 4,
+        "round": torch.arange(batch) + 3, "draft_logits": kept if full else None,
+        "logits_row": _rows(case) if full else None, "t2d": vocab["t2d"] if full else None,
+        "stats": stats, "rule": RULES[case.rule], "position": position,
+        **vars(TreeVerdict.empty(batch, nodes)),
+    }  # fmt: skip
+
+
+def _draw_trees(
+    case: Case, generator: torch.Generator, layout: TreeLayout, kept: Tensor, ids: Tensor,
+    seed: Tensor, position: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """[B, N] tokens, children drawn without replacement, [B, N+1, 8] statistics of their rows.
+
+    Where nothing is left to draw a token is any id.
+    """
+    batch, nodes = case.batch, case.slots
+    state = StateRows(_rows(case), case.state, kept.device)
+    sampling = Sampling(**sampling_columns(case.sampling, case.state)).map(state.of)
+    each = sampling.map(lambda x: x.repeat_interleave(nodes + 1))
+    rows = process(kept.reshape(-1, len(ids)), each, greedy=RULES[case.rule] == GREEDY)
+    weights = rows.weights.clone().view(batch, nodes + 1, -1)
+    shared = _shared_tokens(rows, layout, state.of(seed), state.of(position), ids)
+    column = torch.zeros(batch, nodes, dtype=torch.int64)
+    first = torch.zeros(batch, nodes + 1, dtype=torch.int64)
+    for b, parent, node in _links(layout):
+        left = weights[b, parent]
+        some = left if left.sum() > 0 else torch.ones_like(left)
+        drawn = torch.multinomial(some, 1, generator=generator)[0]
+        if RULES[case.rule] == GUMBEL and layout.first_child[b, parent] == node:
+            drawn = shared[b, parent]
+        if layout.first_child[b, parent] == node:
+            first[b, parent] = drawn
+        left[drawn] = 0
+        column[b, node] = drawn
+    stats = row_stats_of(rows, first.view(-1)).view(batch, nodes + 1, NUM_STATS)
+    stats[layout.first_child < 0] = torch.nan
+    return ids[column], stats
+
+
+def _shared_tokens(
+    rows: Processed, layout: TreeLayout, seed: Tensor, position: Tensor, ids: Tensor
+) -> Tensor:
+    """[B, N+1] columns that the noise of ``gumbel`` chooses in every row."""
+    depth = torch.nn.functional.pad(layout.depth, (1, 0))
+    at = (position[:, None] + depth).view(-1)
+    noise = gumbel_noise(seed.repeat_interleave(depth.shape[1]), at, ids)
+    return gumbel_index(rows, noise).view(depth.shape)
+
+
+def _links(layout: TreeLayout) -> list[tuple[int, int, int]]:
+    """(request, row, child) with children after their earlier siblings."""
+    found = []
+    for b in range(layout.batch):
+        for row in range(layout.nodes + 1):
+            child = int(layout.first_child[b, row])
+            while child >= 0:
+                found.append((b, row, child))
+                child = int(layout.next_sibling[b, child])
+    return found
