@@ -11,6 +11,7 @@ import pytest
 from tapout_engine import EngineError, Request
 from tapout_engine.adapters.prompt_lookup import PromptLookupDrafter
 from tapout_engine.adapters.toy import ToyLM
+from tapout_engine.arms import DRAFTER_ARMS
 from tapout_engine.cli import main
 from tapout_engine.replay import Play, Player, measured_costs
 from tapout_engine.replay.costs import costs_of_file
@@ -71,7 +72,13 @@ def test_a_comparison_has_every_way_to_decode_and_its_plots(replay):
     measured_only = [row for row in alone if row["cost_ratio"] is None]
     ways = [row["way"] for row in measured_only]
     counts = {way: ways.count(way) for way in set(ways)}
-    assert counts == {"plain": 1, "static": 2 * SLOTS, "arm": 8, "policy": 4, "oracle": 1}
+    assert counts == {
+        "plain": 1,
+        "static": 2 * SLOTS,
+        "arm": len(DRAFTER_ARMS),
+        "policy": 4,
+        "oracle": 1,
+    }
     for row in (row for row in rows if row["batch"] == 1):
         assert row["tokens"] == sum(
             30 + 5 * i for i, name in enumerate(DOMAINS)
@@ -82,7 +89,7 @@ def test_a_comparison_has_every_way_to_decode_and_its_plots(replay):
     for row in (row for row in rows if row["way"] == "plain"):
         assert row["speed"] == row["second_half"] == 1
     page = (out / "README.md").read_text()
-    for words in ("## drifting", "**ucb1, throughput**", "toy/fixed_length(n=2)", "of oracle",
+    for words in ("## drifting", "**ucb1, throughput**", "toy/fixed_length(n=3)", "of oracle",
                   "## Cost of a draft step", "| 0.05 | 0.6 |", "batch 4"):  # fmt: skip
         assert words in page, words
     for name in ("speed", "regret", "accepted", "cost_ratio", "batch", "arms_mixed", "arms_prose"):
@@ -242,9 +249,11 @@ def test_the_oracle_followed_costs_what_it_says(player):
 def test_arms_suit_the_drafters_of_the_trace(player, trace):
     arms = player.default_arms()
     assert {name for arm in arms for name in arm[2]} == {"toy", "prompt-lookup"}
-    assert len(arms) == 8
+    assert len(arms) == len(DRAFTER_ARMS)
     three = replace(trace.meta, drafters=["a", "prompt-lookup", "b"], always=[True, False, True])
     both = Player.default_arms(type("", (), {"meta": three})())
-    assert len(both) == 8 + 6, "neither not to draft nor lookup alone is there twice"
+    assert len(both) == 2 * len(DRAFTER_ARMS) - 2, (
+        "neither not to draft nor lookup alone is there twice"
+    )
     alone = type("", (), {"meta": replace(three, drafters=["a"], always=[True])})()
     assert all(len(arm) == 2 for arm in Player.default_arms(alone))
