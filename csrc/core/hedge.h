@@ -1,12 +1,10 @@
 // What one draft says of every stop rule (Not-a-Bandit, 2510.20064, has drafters; for rules only
 // one side is seen). Of rule i:
 //   stop_i   where it would have stopped on the drafted prefix, by its own memory; one more where
-//   it
-//            would have gone on, at most K
+//            it would have gone on, at most K
 //   f_i      1 - reward of min(n_acc, stop_i) accepted of min(stop_i, n_draft) drafts
-//   f^_i   = f_i 1{seen_i} / sum_j arm_prob_j 1{stop_j >= stop_i}, seen_i: stop_i <= n_draft, or
-//   the
-//            draft was cut by something that is no rule
+//   f^_i   = f_i 1{seen_i} / sum_j arm_prob_j 1{stop_j >= stop_i}
+//   seen_i   stop_i <= n_draft, or the draft was cut by something that is no rule
 // A longer rule is seen with the probability that it, or one as long, is drawn: f^ is unbiased.
 #pragma once
 
