@@ -24,6 +24,7 @@ PAGES: dict[str, tuple[str, object]] = {  # operator -> (what users call, the ob
     "bandit_select": ("bandit_select", tk.bandit_select),
     "bandit_update": ("bandit_update", tk.bandit_update),
     "bandit_step": ("bandit_step", tk.bandit_step),
+    "tree_attention": ("tree_attention", tk.tree_attention),
     "tree_layout": ("tree_layout", tk.tree_layout),
     "tree_mask": ("tree_mask", tk.tree_mask),
     "tree_mask_flat": ("tree_mask", tk.tree_mask),

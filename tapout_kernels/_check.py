@@ -11,8 +11,12 @@ from ._schema import SCHEMAS
 from ._specs import TENSORS, Dimension, Spec
 
 # B rows of the batch; R rows of per-request state (B without `rows`); L rows of kept logits (B
-# without `logits_row`); V target ids; D draft ids (V without a draft vocabulary).
-_SAME_WITHOUT = {("R", "B"): ("rows",), ("L", "B"): ("logits_row",), ("D", "V"): ("d2t", "t2d")}
+# without `logits_row`); V target ids; D draft ids (V without a draft vocabulary); P pages (B
+# without `block_table`).
+_SAME_WITHOUT = {
+    ("R", "B"): ("rows",), ("L", "B"): ("logits_row",), ("D", "V"): ("d2t", "t2d"),
+    ("P", "B"): ("block_table",),
+}  # fmt: skip
 
 _OPTIONAL = {
     op: frozenset(re.findall(r"Tensor(?:\(\w!\))?\? (\w+)", schema))

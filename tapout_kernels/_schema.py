@@ -87,4 +87,8 @@ SCHEMAS: dict[str, str] = {
         "Tensor(d!) num_accepted, Tensor(e!) num_emitted, Tensor(f!) last_token, "
         "Tensor(g!) status) -> ()"
     ),
+    "tree_attention": (
+        "(Tensor query, Tensor keys, Tensor values, Tensor past, Tensor? block_table, "
+        "Tensor? tree_mask, float scale, Tensor(a!) mixed) -> ()"
+    ),
 }

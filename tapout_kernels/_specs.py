@@ -270,4 +270,13 @@ TENSORS: dict[str, dict[str, Spec]] = {
         "last_token": Spec("B", I64),
         "status": Spec("B", I32),
     },
+    "tree_attention": {
+        "query": Spec("B H N E", LOGITS, rows=True),
+        "past": Spec("B", I32),
+        "block_table": Spec("B T", I32),
+        "keys": Spec("P G S E", LOGITS, rows=True, like="query"),
+        "values": Spec("P G S E", LOGITS, rows=True, like="query"),
+        "tree_mask": Spec("B N N/32", I32),
+        "mixed": Spec("B H N E", LOGITS, rows=True, like="query"),
+    },
 }

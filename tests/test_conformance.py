@@ -40,6 +40,9 @@ def check_outputs(backend: str, case: Case, args: dict, found: dict, expected: d
         return compare_verify.check_verify(args, found, expected, target_cutoffs(backend, args))
     if case.op == "tree_verify":
         return compare_trees.check_tree_verify(args, found, expected, target_cutoffs(backend, args))
+    if case.op == "tree_attention":
+        compare.close_in("attention", found["mixed"], expected["mixed"], case.name)
+        return 0
     for name, value in expected.items():
         if value.is_floating_point():
             compare.close(
@@ -202,6 +205,7 @@ USES = {  # the axes an operator has arguments for
     "tree_mask": _SHAPE | {"slots"},
     "tree_mask_flat": _SHAPE | {"slots"},
     "tree_verify": _ROW | {"slots", "rule", "drafts", "draft_vocab", "rows"},
+    "tree_attention": _SHAPE | {"slots", "dtype"},
 }
 
 

@@ -25,6 +25,7 @@ CASES = [
     *(Case("tree_verify", 9, 6, 2500, sampling="mixed", rule=rule) for rule in ("token", "gumbel")),
     Case("tree_verify", 9, 6, 2500, drafts="one_hot"),
     *(Case(op, 9, 40) for op in ("tree_layout", "tree_mask")),
+    *(Case("tree_attention", 9, 5, seed=seed) for seed in (10, 11)),  # without pages
 ]
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 

@@ -114,7 +114,7 @@ def optional(op: str) -> set[str]:
 # The public function makes these itself where its `out` is None.
 ALLOCATED = {
     "row_stats": {"stats"}, "sample": {"tokens"}, "draft_step": {"next_token"},
-    "bandit_select": {"arm"}, "bandit_step": {"next_arm"},
+    "bandit_select": {"arm"}, "bandit_step": {"next_arm"}, "tree_attention": {"mixed"},
 }  # fmt: skip
 OPTIONAL = {op: optional(op) for op in raw.ALL_OPS}
 ARGUMENTS = [(op, name) for op in raw.ALL_OPS for name in _specs.TENSORS[op]]

@@ -83,15 +83,19 @@ void Arguments::check(const char* name, const Tensor& tensor, ScalarType dtype, 
   if (!tensor.is_contiguous()) fail(name, "contiguous", "strides " + list(tensor.strides()));
 }
 
+DType Arguments::float_dtype(const char* name, const Tensor& tensor) const {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return DType::kF32;
+    case ScalarType::BFloat16: return DType::kBf16;
+    case ScalarType::Half: return DType::kF16;
+    default: fail(name, "float32 or bfloat16 or float16", dtype_name(tensor.scalar_type()));
+  }
+}
+
 Logits Arguments::logits(const char* name, const Tensor& tensor, Shape shape) const {
   check_device(name, tensor);
   Logits out = {};
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float: out.dtype = DType::kF32; break;
-    case ScalarType::BFloat16: out.dtype = DType::kBf16; break;
-    case ScalarType::Half: out.dtype = DType::kF16; break;
-    default: fail(name, "float32 or bfloat16 or float16", dtype_name(tensor.scalar_type()));
-  }
+  out.dtype = float_dtype(name, tensor);
   check_shape(name, tensor, shape);
   const int64_t last = tensor.dim() - 1;
   out.vocab = tensor.size(last);
@@ -182,6 +186,24 @@ MaskRows Arguments::mask_rows(const char* name, const Tensor& tensor, int64_t ba
   out.batch_stride = tensor.stride(0);
   out.row_stride = tensor.stride(1);
   return out;
+}
+
+int64_t Arguments::head_dim(const char* name, int64_t value) const {
+  if (value < 1 || value > kMostHeadDim) {
+    fail(name, "of heads of 1 to 256 numbers", std::to_string(value));
+  }
+  return value;
+}
+
+HeadRows Arguments::heads(const char* name, const Tensor& tensor, Shape shape,
+                          DType* dtype) const {
+  check_device(name, tensor);
+  const DType found = float_dtype(name, tensor);
+  if (std::string(name) == "query") *dtype = found;
+  if (found != *dtype) fail(name, "of query's dtype", dtype_name(tensor.scalar_type()));
+  check_shape(name, tensor, shape);
+  check_last_stride(name, tensor);
+  return {tensor.const_data_ptr(), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
 }
 
 int64_t Arguments::choice(const char* name, int64_t value, const char* expected) const {

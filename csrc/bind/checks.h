@@ -109,10 +109,18 @@ class Arguments {
   // columns.
   MaskRows mask_rows(const char* name, const Tensor& tensor, int64_t batch, int64_t nodes) const;
 
+  // `value` if attention has heads of that size.
+  int64_t head_dim(const char* name, int64_t value) const;
+
+  // [.., heads, rows, D]: any strides, but contiguous columns. `dtype` is that of the query, the
+  // first tensor, and of all after it.
+  HeadRows heads(const char* name, const Tensor& tensor, Shape shape, DType* dtype) const;
+
   // `value` if it is 0 or 1.
   int64_t choice(const char* name, int64_t value, const char* expected) const;
 
  private:
+  DType float_dtype(const char* name, const Tensor& tensor) const;
   void check(const char* name, const Tensor& tensor, ScalarType dtype, Shape shape) const;
   void check_kind(const char* name, const Tensor& tensor, ScalarType dtype, Shape shape) const;
   void check_last_stride(const char* name, const Tensor& tensor) const;

@@ -101,4 +101,8 @@ void run(const TreeVerifyParams& params, const Tensor&) {
   ops.tree_verify(params, TorchTeam(ops, params.target.vocab).team());
 }
 
+void run(const TreeAttentionParams& params, const Tensor&) {
+  cpu_ops().tree_attention(params, TorchTeam(0).team());
+}
+
 }  // namespace tapout::bind

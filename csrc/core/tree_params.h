@@ -10,6 +10,7 @@
 namespace tapout {
 
 constexpr int64_t kMostNodes = 1024;
+constexpr int64_t kMostHeadDim = 256;
 
 struct TreeLayoutParams {
   int64_t batch;
@@ -83,6 +84,34 @@ struct TreeVerifyParams {
   int32_t* num_emitted;   // [B]
   int64_t* last_token;    // [B]
   int32_t* status;        // [B]
+};
+
+// [.., heads, tokens or slots, head_dim]: the last dimension is contiguous.
+struct HeadRows {
+  const void* data;
+  int64_t batch_stride;
+  int64_t head_stride;
+  int64_t row_stride;
+};
+
+struct TreeAttentionParams {
+  int64_t batch;
+  int64_t heads;
+  int64_t kv_heads;
+  int64_t tokens;    // N, the new ones
+  int64_t head_dim;  // D
+  int64_t slots;     // of a request, or of a page
+  int64_t pages;
+  DType dtype;
+  HeadRows query;              // [B, heads, N, D]
+  HeadRows keys;               // [B or pages, kv_heads, slots, D]
+  HeadRows values;             // as keys
+  const int32_t* past;         // [B]
+  const int32_t* block_table;  // [B, table_pages]
+  int64_t table_pages;
+  const int32_t* tree_mask;  // [B, N, ceil(N / 32)]
+  float scale;
+  HeadRows mixed;  // as query; written
 };
 
 }  // namespace tapout

@@ -6,6 +6,7 @@ from .bandit_update import bandit_update
 from .draft_step import draft_step
 from .row_stats import row_stats
 from .sample import sample
+from .tree_attention import tree_attention
 from .tree_layout import tree_layout
 from .tree_mask import tree_mask
 from .tree_verify import tree_verify
@@ -13,5 +14,5 @@ from .verify import verify
 
 __all__ = [
     "bandit_select", "bandit_step", "bandit_update", "draft_step", "row_stats", "sample",
-    "tree_layout", "tree_mask", "tree_verify", "verify",
+    "tree_attention", "tree_layout", "tree_mask", "tree_verify", "verify",
 ]  # fmt: skip

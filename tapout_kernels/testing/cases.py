@@ -72,6 +72,7 @@ _BUILDERS = {
     "bandit_update": bandit_update_inputs, "bandit_step": bandit_step_inputs,
     "tree_layout": trees.tree_layout, "tree_mask": trees.tree_mask,
     "tree_mask_flat": trees.tree_mask_flat, "tree_verify": trees.tree_verify,
+    "tree_attention": trees.tree_attention,
 }  # fmt: skip
 
 
@@ -136,6 +137,9 @@ def _tree_cases() -> list[Case]:
         if nodes <= 64:
             cases += [Case("tree_mask", batch, nodes, seed=seed) for seed in range(10)]
             cases += [Case("tree_mask_flat", batch, nodes, seed=seed) for seed in range(4)]
+    for dtype in DTYPES:
+        cases += [Case("tree_attention", 5, 7, dtype=dtype, seed=seed) for seed in range(16)]
+    cases += [Case("tree_attention", 2, nodes, seed=seed) for nodes in (1, 33) for seed in (8, 11)]
     return [*cases, Case("tree_mask", 1, 1024, seed=6)]
 
 

@@ -11,7 +11,7 @@ from ..reference.accept import GREEDY, GUMBEL, RULES
 from ..reference.gumbel import gumbel_index, gumbel_noise
 from ..reference.rows import StateRows
 from ..reference.stats import NUM_STATS, TOP1_PROB, Processed, Sampling, process, row_stats_of
-from ..reference.tree import ABSENT, ROOT
+from ..reference.tree import ABSENT, ROOT, pack_bits
 from ..reference.tree_layout import tree_layout as layout_of
 from ..reference.tree_mask_flat import tree_mask_flat as write_flat
 from ..reference.vocab import allowed_ids, target_ids
@@ -109,6 +109,41 @@ def tree_verify(case: Case, generator: torch.Generator) -> dict[str, object]:
         "logits_row": _rows(case) if full else None, "t2d": vocab["t2d"] if full else None,
         "stats": stats, "rule": RULES[case.rule], "position": position,
         **vars(TreeVerdict.empty(batch, nodes)),
+    }  # fmt: skip
+
+
+def tree_attention(case: Case, generator: torch.Generator) -> dict[str, object]:
+    """The seed chooses tree or chain, pages or none, and the sizes of heads.
+
+    What lies beyond the new tokens is NaN, some requests have no past or one that leaves no room,
+    some pages do not exist.
+    """
+    batch, tokens, seed = case.batch, case.slots, case.seed
+    size, group = ((16, 2), (20, 1), (64, 3), (128, 2))[seed // 4 % 4]
+    slots, page = tokens + 150, 16
+    shape = (batch, 2, slots, size)
+    past = torch.randint(0, 150, (batch,), generator=generator).int()
+    past[:2] = torch.tensor([0, slots - tokens + 1])[:batch].int()
+    table = None
+    if seed // 2 % 2 == 0:
+        pages = batch * -(-slots // page)
+        shape, table = (pages, 2, page, size), torch.randperm(pages, generator=generator)
+        table = table.view(batch, -1).int()
+        table[0, -1], table[-1, 0] = pages, -1
+    keys, values = (torch.randn(shape, generator=generator) for _ in range(2))
+    if table is None:
+        beyond = torch.arange(slots) >= past[:, None] + tokens
+        for entries in (keys, values):
+            entries.masked_fill_(beyond[:, None, :, None], torch.nan)
+    mask = None
+    if seed % 2 == 0:
+        seen = torch.rand(batch, tokens, tokens, generator=generator) < 0.5
+        mask = pack_bits(seen & (torch.arange(tokens)[:, None] > 0))  # the first sees no new token
+    query = torch.randn(batch, tokens, 2 * group, size, generator=generator).transpose(1, 2)
+    query, keys, values = (x.to(case.dtype) for x in (query, keys, values))
+    return {
+        "query": query, "keys": keys, "values": values, "past": past, "block_table": table,
+        "tree_mask": mask, "scale": size**-0.5, "mixed": torch.zeros(query.shape, dtype=case.dtype),
     }  # fmt: skip
 
 

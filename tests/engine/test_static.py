@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+import tapout_kernels as tk
 from tapout_engine import Controller, EngineError, PlainDecoder, Request, SpeculativeDecoder
 from tapout_engine.adapters.huggingface import HFModel
 from tapout_engine.adapters.static import StaticModel
@@ -128,9 +129,6 @@ def test_a_tree_is_its_branches(llama):
     paths = [[i] if p < 0 else [] for i, p in enumerate(parents)]
     for i, parent in enumerate(parents):
         paths[i] = paths[parent] + [i] if parent >= 0 else [i]
-    mask = torch.zeros(2, 6, 6, dtype=torch.bool)
-    for i, path in enumerate(paths):
-        mask[:, i, path] = True
     decoder, sequences = decoder_of(llama), prompts(6, 11)
     cache = decoder.cache(2, 64)
     width = torch.tensor([sequences[0] + [0] * 5, sequences[1]])
@@ -138,7 +136,9 @@ def test_a_tree_is_its_branches(llama):
     with torch.no_grad():
         decoder(width, torch.tensor([0, 0]), cache)
         start = torch.tensor([6, 11])
-        logits = decoder.logits(decoder(tokens, start, cache, tree_mask=mask))
+        nodes = torch.tensor([parents[1:]] * 2, dtype=torch.int32) - 1
+        tree = tk.tree_layout(nodes, position=start)
+        logits = decoder.logits(decoder(tokens, start, cache, tree=tree))
     for row, sequence in enumerate(sequences):
         for node, path in enumerate(paths):
             branch = sequence + tokens[row, path].tolist()

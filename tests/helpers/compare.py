@@ -32,6 +32,17 @@ def close(name: str, found: Tensor, expected: Tensor, context: str) -> None:
     )  # fmt: skip
 
 
+def close_in(name: str, found: Tensor, expected: Tensor, context: str) -> None:
+    """``close`` for what is stored in a dtype of logits: a near tie rounds to either side."""
+    atol, rtol = TOLERANCES[name]
+    if found.dtype != torch.float32:
+        rtol += torch.finfo(found.dtype).eps
+    torch.testing.assert_close(
+        found, expected, atol=atol, rtol=rtol, equal_nan=True,
+        msg=lambda m: f"{context} {name}: {m}",
+    )  # fmt: skip
+
+
 def near(left: float, right: float) -> bool:
     return abs(left - right) <= NEAR * max(abs(left), abs(right))
 

@@ -222,10 +222,18 @@ def _tree_verify(args, backend, rng):
     )  # fmt: skip
 
 
+def _tree_attention(args, backend, rng):
+    return lambda: tk.tree_attention(
+        args["query"], args["keys"], args["values"], args["past"], args["tree_mask"],
+        block_table=args["block_table"], scale=args["scale"], out=args["mixed"], backend=backend,
+    )  # fmt: skip
+
+
 _CALLS = {
     "row_stats": _row_stats, "sample": _sample, "proposal_reset": _proposal_reset,
     "proposal_load": _proposal_load, "draft_step": _draft_step, "verify": _verify,
     "bandit_select": _bandit_select, "bandit_update": _bandit_update,
     "bandit_step": _bandit_step, "tree_layout": _tree_layout, "tree_mask": _tree_mask,
     "tree_mask_flat": _tree_mask_flat, "tree_verify": _tree_verify,
+    "tree_attention": _tree_attention,
 }  # fmt: skip

@@ -1,25 +1,28 @@
 """A Llama-family decoder in plain PyTorch: static cache, rows of their own length, trees.
 
 Every token's numbers depend on its own row alone and not on how many tokens, up to 64, are fed with
-it: the products are the same for any width, and attention sums over whole blocks of the cache.
+it: the products are the same for any width, and ``tree_attention`` takes the cache in one order.
 That keeps greedy decoding of one token at a time and of a verified draft the same in bf16 too,
-where a fused attention kernel would order its sums by the width.
+where other fused attention kernels order their sums by the width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import tapout_kernels as tk
+
 from ..skipping import kept_layers
 from .cache import StaticCache, visible
 from .config import DecoderConfig
-from .linear import Linear
+from .linear import Linear, at_least_fewest
 from .rotary import Rotary, rotate
 
 WIDE = (
@@ -43,28 +46,51 @@ class RMSNorm(nn.Module):
 
 
 class Step:
-    """What every layer of one forward of ``n`` tokens a row shares; see :class:`Decoder`."""
+    """What every layer of one forward of ``n`` tokens a row shares; see :class:`Decoder`.
+
+    Hidden states inside are [B n, hidden], padded to ``FEWEST`` where products want it.
+    """
 
     def __init__(
         self,
         rotary: Rotary,
-        n: int,
+        input_ids: Tensor,
         start: Tensor,
         cache: StaticCache,
         length: int | None = None,
-        tree_mask: Tensor | None = None,
+        tree: tk.TreeLayout | None = None,
     ):
-        self.slots = start[:, None] + torch.arange(n, device=start.device)  # [B, n]
+        self.batch, self.n = input_ids.shape
+        self.tokens = self.batch * self.n
+        self.past, self.tree = start.int(), tree
+        self.slots = start[:, None] + torch.arange(self.n, device=start.device)  # [B, n]
         self.visible = cache.slots if length is None else min(visible(length), cache.slots)
-        slot = torch.arange(self.visible, device=start.device)
-        if tree_mask is None:
-            positions, hidden = self.slots, slot > self.slots[..., None]
-        else:
-            positions = start[:, None] + tree_mask.sum(-1) - 1
-            hidden = _hidden_by_tree(slot - start[:, None], tree_mask)
+        positions = self.slots if tree is None else tree.position_ids
         self.cos, self.sin = rotary(positions)  # [B, 1, n, head_dim]
-        self.hidden = hidden  # [B, n, visible] bool
+        self.fused = start.device.type == "cpu" and self.n <= WIDE
+        self.tree_mask: Tensor | None = None  # bits
+        if self.fused and tree is not None:
+            self.tree_mask = tk.tree_mask(tree, "bits", root=True)
         self.biases: dict[tuple[int, int], Tensor] = {}
+
+    def flat(self, x: Tensor) -> Tensor:
+        """[B, n, size] -> [B n or more, size]."""
+        return at_least_fewest(x.view(self.tokens, -1))
+
+    def unflat(self, x: Tensor) -> Tensor:
+        """[B n or more, size] -> [B, n, size]."""
+        return x[: self.tokens].view(self.batch, self.n, -1)
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """[B, n, visible] bool."""
+        slot = torch.arange(self.visible, device=self.past.device)
+        if self.tree is None:
+            return slot > self.slots[..., None]
+        seen = tk.tree_mask(self.tree, "bool", root=True)
+        offset = slot - self.past[:, None]  # which new token a slot holds
+        index = offset.clamp(0, self.n - 1)[:, None].expand(-1, self.n, -1)
+        return (offset >= 0)[:, None] & ~(seen.gather(2, index) & (offset < self.n)[:, None])
 
     def bias(self, kv_heads: int, group: int, dtype: torch.dtype) -> Tensor:
         """[B kv_heads, visible, group n]: -inf where hidden, 0 elsewhere; one for all layers."""
@@ -75,14 +101,6 @@ class Step:
             bias = bias.expand(-1, kv_heads, -1, group, -1).reshape(-1, slots, group * n)
             self.biases[kv_heads, group] = bias
         return self.biases[kv_heads, group]
-
-
-def _hidden_by_tree(offset: Tensor, tree_mask: Tensor) -> Tensor:
-    """``offset`` [B, visible]: which new token a slot holds, negative for the past."""
-    n = tree_mask.shape[-1]
-    index = offset.clamp(0, n - 1)[:, None].expand(-1, n, -1)
-    sees = tree_mask.gather(2, index) & (offset < n)[:, None]
-    return (offset >= 0)[:, None] & ~sees
 
 
 class AttentionSizes(Protocol):
@@ -103,14 +121,15 @@ class Attention(nn.Module):
         self.k_norm: RMSNorm | None = None
 
     def forward(self, x: Tensor, layer: int, step: Step, cache: StaticCache) -> Tensor:
-        batch, n, _ = x.shape
-        c = self.config
-        heads = self.qkv(x).view(batch, n, -1, c.head_dim).transpose(1, 2)
+        c, product = self.config, self.qkv(x)
+        heads = step.unflat(product).unflatten(2, (-1, c.head_dim)).transpose(1, 2)
         turned = heads[:, : c.num_heads + c.num_kv_heads]
         rotate(self._normed(turned), step.cos, step.sin, out=turned)
         cache.store(layer, step.slots, heads[:, c.num_heads :])
-        mixed = self.attend(heads[:, : c.num_heads], *cache.load(layer, step.visible), step)
-        return self.out(mixed.transpose(1, 2).reshape(batch, n, -1))
+        mixed = x.new_zeros(len(x), c.num_heads * c.head_dim)
+        to = step.unflat(mixed).unflatten(2, (-1, c.head_dim)).transpose(1, 2)
+        self.attend(heads[:, : c.num_heads], *cache.load(layer, step.visible), step, to)
+        return self.out(mixed)
 
     def _normed(self, heads: Tensor) -> Tensor:
         """Queries and keys of the models that norm them."""
@@ -119,23 +138,32 @@ class Attention(nn.Module):
         query, key = heads.split((self.config.num_heads, self.config.num_kv_heads), dim=1)
         return torch.cat((self.q_norm(query), self.k_norm(key)), dim=1)
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, step: Step) -> Tensor:
+    def attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, step: Step, out: Tensor
+    ) -> None:
+        """``query`` and ``out`` [B, heads, n, head_dim], a row of keys [B, kv_heads, visible, ..]."""
+        if step.fused:
+            tk.tree_attention(query, keys, values, step.past, step.tree_mask, out=out)
+        elif step.n > WIDE:
+            out.copy_(functional.scaled_dot_product_attention(
+                query, keys, values, attn_mask=~step.hidden[:, None], enable_gqa=True
+            ))  # fmt: skip
+        else:
+            out.copy_(self._attend_in_groups(query, keys, values, step))
+
+    def _attend_in_groups(
+        self, query: Tensor, keys: Tensor, values: Tensor, step: Step
+    ) -> Tensor:
         """Queries of a group share their keys: they are rows of one product."""
         c = self.config
-        batch, _, n, dim = query.shape
-        if n > WIDE:
-            return functional.scaled_dot_product_attention(
-                query, keys, values, attn_mask=~step.hidden[:, None], enable_gqa=True
-            )
-        group = c.num_heads // c.num_kv_heads
-        folded = query.reshape(batch * c.num_kv_heads, group * n, dim)
+        group, dim = c.num_heads // c.num_kv_heads, c.head_dim
+        folded = query.reshape(step.batch * c.num_kv_heads, group * step.n, dim)
         bias = step.bias(c.num_kv_heads, group, query.dtype)
-        # Keys first: bf16 products would copy the cache to transpose it.
         scores = torch.baddbmm(
             bias, keys.flatten(0, 1), folded.transpose(1, 2), alpha=dim**-0.5
         ).transpose(1, 2)  # [B kv_heads, group n, visible]
         weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-        return torch.bmm(weights, values.flatten(0, 1)).view(batch, c.num_heads, n, dim)
+        return torch.bmm(weights, values.flatten(0, 1)).view_as(query)
 
 
 class FeedForward(nn.Module):
@@ -216,7 +244,7 @@ class Decoder(nn.Module):
         start: Tensor,
         cache: StaticCache,
         length: int | None = None,
-        tree_mask: Tensor | None = None,
+        tree: tk.TreeLayout | None = None,
     ) -> Tensor:
         """Feed n tokens to each row.
 
@@ -230,20 +258,20 @@ class Decoder(nn.Module):
         length : int, optional
             No row has more than ``length`` tokens after this forward. Fewer slots are looked at
             then; without it all of them are, whatever the rows hold.
-        tree_mask : Tensor, optional
-            [B, n, n] bool: whether a new token sees another. It sees itself and its ancestors, and
-            its position counts them. Without one each sees those before it.
+        tree : TreeLayout, optional
+            Of n - 1 nodes, made with ``position=start``: the new tokens are its root and its nodes.
+            Without one each sees those before it.
 
         Returns
         -------
         Tensor
             [B, n, hidden]: the last hidden state, normed; see :meth:`logits`.
         """
-        step = Step(self.rotary, input_ids.shape[1], start, cache, length, tree_mask)
-        x = functional.embedding(input_ids, self.embedding)
+        step = Step(self.rotary, input_ids, start, cache, length, tree)
+        x = step.flat(functional.embedding(input_ids, self.embedding))
         for index, layer in enumerate(self.layers):
             x = layer(x, index, step, cache)
-        return self.norm(x)
+        return step.unflat(self.norm(x))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[.., hidden] -> [.., vocab]."""

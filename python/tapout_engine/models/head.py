@@ -115,12 +115,12 @@ class DraftHead(nn.Module):
         Tensor
             [B, n, hidden].
         """
-        step = Step(self.rotary, input_ids.shape[1], start, cache, length)
+        step = Step(self.rotary, input_ids, start, cache, length)
         tokens = self.token_norm(functional.embedding(input_ids, self.embedding))
-        x = self.fuse(torch.cat((tokens, self.state_norm(states)), dim=-1))
+        x = self.fuse(step.flat(torch.cat((tokens, self.state_norm(states)), dim=-1)))
         for index, layer in enumerate(self.layers):
             x = layer(x, index, step, cache)
-        return self.norm(x)
+        return step.unflat(self.norm(x))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[.., hidden] -> [.., D]."""

@@ -22,6 +22,18 @@ def _packs(weight: Tensor) -> bool:
     )
 
 
+def at_least_fewest(x: Tensor) -> Tensor:
+    """[rows, size] -> [``FEWEST`` rows or more, size] on a CPU: what packed products take as it is.
+
+    oneDNN has other kernels for fewer rows: a single one is summed in another order, so one token
+    would not get the numbers that it gets beside others, and two cost more than four.
+    """
+    rows = len(x)
+    if rows >= FEWEST or x.device.type != "cpu":
+        return x
+    return x.expand(FEWEST, -1) if rows == 1 else functional.pad(x, (0, 0, 0, FEWEST - rows))
+
+
 class Linear(nn.Module):
     """y = x W^T + b for inference; ``pack`` once the weights are final.
 
@@ -54,13 +66,10 @@ class Linear(nn.Module):
         if self.packed is None:
             return functional.linear(x, self.weight, self.bias)
         rows = x.numel() // x.shape[-1]
-        if rows >= FEWEST:
-            return self._product(x)
-        # oneDNN has other kernels for fewer rows: a single one is summed in another order, so one
-        # token would not get the numbers that it gets beside others, and two cost more than four.
-        few = x.reshape(rows, -1)
-        few = few.expand(FEWEST, -1) if rows == 1 else functional.pad(few, (0, 0, 0, FEWEST - rows))
-        return self._product(few)[:rows].view(*x.shape[:-1], -1)
+        if rows < FEWEST:
+            few = at_least_fewest(x.reshape(rows, -1))
+            return self._product(few)[:rows].view(*x.shape[:-1], -1)
+        return self._product(x)
 
     def _product(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
