@@ -13,6 +13,7 @@ import checks
 import torch
 from harness import environment, read_gb_s, summary, times_us, write_rows
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 import tapout_kernels as tk
 
@@ -107,6 +108,36 @@ def bench_verify(rule: str, nodes: int, vocab: int, dtype: torch.dtype, one_hot:
     return _row("tree_verify", shape, times_us(run), reference, nbytes)
 
 
+def bench_attention(batch: int, nodes: int, past: int, dtype: torch.dtype) -> Row:
+    """Nine query heads, three of keys: the sizes of the demo's model. Beside torch's attention."""
+    generator = torch.Generator().manual_seed(0)
+    layout = tk.tree_layout(torch.tensor([binary(nodes)] * batch, dtype=torch.int32))
+    bits = tk.tree_mask(layout, "bits", root=True)
+    seen = torch.ones(batch, 1, nodes + 1, past + nodes + 1, dtype=torch.bool)
+    seen[:, 0, :, past:] = tk.tree_mask(layout, root=True)
+    shape = (SETS, 2, batch, 3, past + nodes + 1, 64)
+    cache = torch.randn(shape, generator=generator).to(dtype)
+    query = torch.randn(batch, 9, nodes + 1, 64, generator=generator).to(dtype)
+    before, out = torch.full((batch,), past, dtype=torch.int32), torch.empty_like(query)
+
+    def run(i: int, backend: str | None = None) -> Tensor:
+        keys, values = cache[i % SETS]
+        return tk.tree_attention(query, keys, values, before, bits, out=out, backend=backend)
+
+    def plain(i: int) -> Tensor:
+        keys, values = cache[i % SETS]
+        return scaled_dot_product_attention(query, keys, values, attn_mask=seen, enable_gqa=True)
+
+    expected = run(0, "reference").clone()
+    if not torch.allclose(run(0), expected, atol=1e-2, rtol=1e-2):
+        checks.refuse("tree_attention", "wrong result")
+    size = {"B": batch, "N": nodes, "past": past, "dtype": str(dtype).removeprefix("torch.")}
+    row = _row("tree_attention", size, times_us(run), partial(run, backend="reference"))
+    row["sdpa_us"] = summary(times_us(plain))["median_us"]
+    row["times_sdpa"] = round(row["sdpa_us"] / row["median_us"], 1)
+    return row
+
+
 def _row(op: str, shape: Row, ours: list[float], reference, nbytes: int = 0) -> Row:
     row: Row = {"op": op, **shape, **summary(ours)}
     if nbytes:
@@ -127,6 +158,8 @@ def main() -> None:
         partial(bench_verify, "tree_token", 32, 128256, bf16, True),
         partial(bench_verify, "tree_gumbel", 32, 128256, bf16, True),
         partial(bench_verify, "tree_greedy", 32, 128256, bf16, True),
+        *(partial(bench_attention, 1, nodes, 256, bf16) for nodes in (1, 7, 31)),
+        partial(bench_attention, 8, 31, 2048, bf16),
     ]
     shared, rows = {**environment(), "read_gb_s": round(read_gb_s(), 1)}, []
     for case in cases:

@@ -29,6 +29,7 @@ COLUMNS = {
     "goals": "goals",
     "times_triton": "× Triton",
     "times_reference": "× reference",
+    "times_sdpa": "× SDPA with a mask",
     "times_eager": "× eager PyTorch",
     "times_topk": "× eager with topk",
     "times_compile": "× torch.compile",

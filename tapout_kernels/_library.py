@@ -140,6 +140,15 @@ def _schema_hash() -> str:
     return hashlib.sha256((_PACKAGE / "_schema.py").read_bytes()).hexdigest()
 
 
+def checks(op: str, backend: str | None, device: str) -> bool:
+    """Whether what a call runs on tensors of ``device`` is a native library."""
+    if backend not in (None, device) or op in NO_KERNEL.get(device, ()):
+        return False
+    return (
+        CPU_UNAVAILABLE if device == "cpu" else CUDA_UNAVAILABLE
+    ) is None and device in LIBRARIES
+
+
 def native_text(symbol: str) -> str:
     """What a parameterless C function of the CPU library says."""
     function = getattr(ctypes.CDLL(str(NATIVE_PATH)), symbol)
@@ -165,6 +174,7 @@ def _isa_error() -> str:
 
 
 TRITON_UNAVAILABLE: str | None = _triton_unavailable()
+LIBRARIES = ("cpu", "cuda")  # backends of the name of their device
 _YES = ("1", "true", "yes", "on", "y")  # as Triton itself reads the variable
 TRITON_INTERPRETED: bool = os.environ.get("TRITON_INTERPRET", "").lower() in _YES
 _define()

@@ -99,10 +99,21 @@ def default_backend(op: str, device: torch.device | str = "cpu") -> str:
 
 
 def call(op: str, backend: str | None, **arguments: object) -> None:
-    """Check the arguments, then run ``op`` on ``backend`` (None: ``TAPOUT_BACKEND``, else best)."""
-    device = _check.check(op, arguments)
-    packet = getattr(torch.ops.tapout_kernels, op)
+    """Check the arguments, then run ``op`` on ``backend`` (None: ``TAPOUT_BACKEND``, else best).
+
+    The native libraries check whatever they are given before they write anything. They are called
+    at once, and the check here, which costs more than many an operator, is for what they refuse.
+    """
     backend = backend or _DEFAULT
+    packet = getattr(torch.ops.tapout_kernels, op)
+    if _checked_by_library(op, backend, arguments):
+        try:
+            getattr(packet, backend or "default")(**arguments)
+        except RuntimeError:
+            _check.check(op, arguments)
+            raise
+        return
+    device = _check.check(op, arguments)
     if backend is None:
         if _library.ISA_ERROR:  # an instruction set was asked for by name: no silent substitute
             raise BackendUnavailable(f"{op}: {_library.ISA_ERROR}")
@@ -113,6 +124,22 @@ def call(op: str, backend: str | None, **arguments: object) -> None:
         can = ", ".join(available_backends(op, device))
         raise BackendUnavailable(f"{op}: backend {backend!r} is off: {reason}; available: {can}")
     getattr(packet, backend)(**arguments)
+
+
+def _checked_by_library(op: str, backend: str | None, arguments: dict[str, object]) -> bool:
+    """Whether this call goes to a native library: plain tensors, none empty, all on its device."""
+    if torch.compiler.is_compiling():
+        return False
+    device = None
+    for value in arguments.values():
+        if not isinstance(value, torch.Tensor):
+            continue
+        if type(value) is not torch.Tensor or value.layout is not torch.strided:
+            return False
+        if value.numel() == 0 or device not in (None, value.device):
+            return False
+        device = value.device
+    return device is not None and _library.checks(op, backend, device.type)
 
 
 def refuse(op: str, **arguments: object) -> None:

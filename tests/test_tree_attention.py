@@ -117,7 +117,7 @@ def test_views_of_a_fused_projection_and_of_a_cache_need_no_copy(trees):
     assert out.equal(tk.tree_attention(query.contiguous(), *entries, past, backend=trees))
 
 
-@pytest.mark.parametrize("backend", [name for name in ("triton", "cuda")])
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
 def test_backends_without_a_kernel_refuse(backend):
     assert is_refused(backend, Case("tree_attention"))
     assert "tree_attention" in _library.NO_KERNEL[backend]
@@ -126,7 +126,7 @@ def test_backends_without_a_kernel_refuse(backend):
 def test_sizes_that_no_head_has_are_refused(trees):
     keys, values = cache(8, size=257)
     past = torch.zeros(3, dtype=torch.int32)
-    with pytest.raises(ValueError, match="query must be .*256"):
+    with pytest.raises(ValueError, match=r"query must be .*256"):
         tk.tree_attention(queries(1, size=257), keys, values, past, backend=trees)
     keys, values = cache(8)
     with pytest.raises(ValueError, match="keys must be of a number of heads that divides 5"):

@@ -195,8 +195,7 @@ int64_t Arguments::head_dim(const char* name, int64_t value) const {
   return value;
 }
 
-HeadRows Arguments::heads(const char* name, const Tensor& tensor, Shape shape,
-                          DType* dtype) const {
+HeadRows Arguments::heads(const char* name, const Tensor& tensor, Shape shape, DType* dtype) const {
   check_device(name, tensor);
   const DType found = float_dtype(name, tensor);
   if (std::string(name) == "query") *dtype = found;

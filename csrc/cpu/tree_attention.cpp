@@ -39,7 +39,8 @@ inline int64_t vectors_of(int64_t head_dim) { return (head_dim + kLanes - 1) / k
 
 template <class Scalar>
 inline const Scalar* row_at(const HeadRows& from, int64_t batch, int64_t head, int64_t row) {
-  const int64_t offset = batch * from.batch_stride + head * from.head_stride + row * from.row_stride;
+  const int64_t offset =
+      batch * from.batch_stride + head * from.head_stride + row * from.row_stride;
   return static_cast<const Scalar*>(from.data) + offset;
 }
 

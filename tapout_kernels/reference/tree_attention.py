@@ -30,9 +30,7 @@ def tree_attention(
     mixed.copy_(weights @ values.masked_fill(~seen.any(1)[:, None, :, None], 0.0))
 
 
-def _of_requests(
-    entries: Tensor, block_table: Tensor | None, batch: int
-) -> tuple[Tensor, Tensor]:
+def _of_requests(entries: Tensor, block_table: Tensor | None, batch: int) -> tuple[Tensor, Tensor]:
     """[B, kv_heads, S, D], and [B, S] whether a slot is in a page that there is."""
     if block_table is None:
         shape = (batch, entries.shape[2])

@@ -12,6 +12,7 @@ from tapout_engine import Controller, EngineError, PlainDecoder, Request, Specul
 from tapout_engine.adapters.huggingface import HFModel
 from tapout_engine.adapters.static import StaticModel
 from tapout_engine.models import DecoderConfig
+from tapout_engine.models import decoder as decoder_module
 from tapout_engine.models.weights import decoder_of
 
 SIZES = {
@@ -112,6 +113,15 @@ def test_what_was_never_fed_is_read_with_the_next_tokens(llama):
         close(logits[row], whole(llama, sequence, 1)[0])
 
 
+def test_where_attention_has_no_kernel_chains_are_attended_in_groups(llama, monkeypatch):
+    monkeypatch.setattr(decoder_module, "FUSED", ())
+    static, sequences = StaticModel(decoder_of(llama)), prompts(9, 70, 1)
+    static.prefill(sequences)
+    logits = static.forward(torch.tensor([[sequence[-1], 7, 8] for sequence in sequences]))
+    for row, sequence in enumerate(sequences):
+        close(logits[row], whole(llama, [*sequence, 7, 8], 3))
+
+
 def test_the_cache_grows_and_keeps_what_it_holds(llama):
     static, (prompt, other) = StaticModel(decoder_of(llama)), prompts(40, 300)
     static.prefill([prompt])
@@ -123,8 +133,10 @@ def test_the_cache_grows_and_keeps_what_it_holds(llama):
     close(logits[0], whole(llama, prompt + other, 1)[0])
 
 
-def test_a_tree_is_its_branches(llama):
+@pytest.mark.parametrize("fused", [("cpu",), ()], ids=["fused", "in groups"])
+def test_a_tree_is_its_branches(llama, monkeypatch, fused):
     """Every node of a tree gets the logits that its path alone would get."""
+    monkeypatch.setattr(decoder_module, "FUSED", fused)
     parents = [-1, 0, 0, 1, 1, 2]
     paths = [[i] if p < 0 else [] for i, p in enumerate(parents)]
     for i, parent in enumerate(parents):

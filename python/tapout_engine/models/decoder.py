@@ -25,9 +25,8 @@ from .config import DecoderConfig
 from .linear import Linear, at_least_fewest
 from .rotary import Rotary, rotate
 
-WIDE = (
-    64  # forwards over more tokens than a draft has read a prompt, whose sums may be in any order
-)
+WIDE = 64  # a forward over more tokens reads a prompt: its sums may be in any order
+FUSED = ("cpu",)  # devices on which ``tree_attention`` has a kernel
 
 
 class RMSNorm(nn.Module):
@@ -35,14 +34,15 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.eps = eps
+        self.least = torch.full((1,), eps)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        # The same in half as many operators as it has there.
+        # The same in a third of the operators that it has there.
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = norm.mul_(norm).div_(x.shape[-1]).add_(self.eps).rsqrt_()
-        return (x * scale).to(x.dtype).mul_(self.weight)
+        scale = torch.addcmul(self.least, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+        return torch.mul(x, scale, out=torch.empty_like(x)).mul_(self.weight)
 
 
 class Step:
@@ -67,7 +67,7 @@ class Step:
         self.visible = cache.slots if length is None else min(visible(length), cache.slots)
         positions = self.slots if tree is None else tree.position_ids
         self.cos, self.sin = rotary(positions)  # [B, 1, n, head_dim]
-        self.fused = start.device.type == "cpu" and self.n <= WIDE
+        self.fused = start.device.type in FUSED and self.n <= WIDE
         self.tree_mask: Tensor | None = None  # bits
         if self.fused and tree is not None:
             self.tree_mask = tk.tree_mask(tree, "bits", root=True)
@@ -138,10 +138,8 @@ class Attention(nn.Module):
         query, key = heads.split((self.config.num_heads, self.config.num_kv_heads), dim=1)
         return torch.cat((self.q_norm(query), self.k_norm(key)), dim=1)
 
-    def attend(
-        self, query: Tensor, keys: Tensor, values: Tensor, step: Step, out: Tensor
-    ) -> None:
-        """``query`` and ``out`` [B, heads, n, head_dim], a row of keys [B, kv_heads, visible, ..]."""
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, step: Step, out: Tensor) -> None:
+        """[B, heads, n, head_dim] over [B, kv_heads, visible, head_dim]."""
         if step.fused:
             tk.tree_attention(query, keys, values, step.past, step.tree_mask, out=out)
         elif step.n > WIDE:
@@ -151,9 +149,7 @@ class Attention(nn.Module):
         else:
             out.copy_(self._attend_in_groups(query, keys, values, step))
 
-    def _attend_in_groups(
-        self, query: Tensor, keys: Tensor, values: Tensor, step: Step
-    ) -> Tensor:
+    def _attend_in_groups(self, query: Tensor, keys: Tensor, values: Tensor, step: Step) -> Tensor:
         """Queries of a group share their keys: they are rows of one product."""
         c = self.config
         group, dim = c.num_heads // c.num_kv_heads, c.head_dim
