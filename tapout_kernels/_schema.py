@@ -89,6 +89,6 @@ SCHEMAS: dict[str, str] = {
     ),
     "tree_attention": (
         "(Tensor query, Tensor keys, Tensor values, Tensor past, Tensor? block_table, "
-        "Tensor? tree_mask, float scale, Tensor(a!) mixed) -> ()"
+        "Tensor? tree_mask, int among, float scale, Tensor(a!) mixed) -> ()"
     ),
 }

@@ -276,7 +276,7 @@ TENSORS: dict[str, dict[str, Spec]] = {
         "block_table": Spec("B T", I32),
         "keys": Spec("P G S E", LOGITS, rows=True, like="query"),
         "values": Spec("P G S E", LOGITS, rows=True, like="query"),
-        "tree_mask": Spec("B N N/32", I32),
+        "tree_mask": Spec("B N W", I32),
         "mixed": Spec("B H N E", LOGITS, rows=True, like="query"),
     },
 }

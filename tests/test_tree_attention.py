@@ -131,3 +131,16 @@ def test_sizes_that_no_head_has_are_refused(trees):
     keys, values = cache(8)
     with pytest.raises(ValueError, match="keys must be of a number of heads that divides 5"):
         tk.tree_attention(queries(1)[:, :5], keys, values, past, backend=trees)
+
+
+def test_a_level_sees_its_ancestors_of_the_levels_before(trees):
+    """Fed level by level, a tree's nodes get what they get fed at once."""
+    layout = tk.tree_layout(torch.tensor([PARENTS] * 3, dtype=torch.int32), backend=trees)
+    entries, past = cache(90), torch.tensor([0, 13, 80], dtype=torch.int32)
+    bits = tk.tree_mask(layout, "bits", root=True, backend=trees)
+    expected = tk.tree_attention(queries(8), *entries, past, bits, backend=trees)
+    for first, last in ((0, 1), (1, 3), (3, 6), (6, 8)):
+        level = queries(8)[:, :, first:last]
+        mask = bits[:, first:last].contiguous()
+        found = tk.tree_attention(level, *entries, past, mask, among=last, backend=trees)
+        assert found.equal(expected[:, :, first:last])

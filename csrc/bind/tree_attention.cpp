@@ -7,8 +7,8 @@ void tree_attention(const Tensor& query,                // [B, heads, N, D]
                     const Tensor& values,               // as keys
                     const Tensor& past,                 // [B]
                     const OptionalTensor& block_table,  // [B, table_pages]
-                    const OptionalTensor& tree_mask,    // [B, N, ceil(N/32)]
-                    double scale,
+                    const OptionalTensor& tree_mask,    // [B, N, ceil(among/32)]
+                    int64_t among, double scale,
                     const Tensor& mixed) {  // as query
   const Arguments arguments("tree_attention", query);
   TreeAttentionParams params = {};
@@ -36,8 +36,10 @@ void tree_attention(const Tensor& query,                // [B, heads, N, D]
     params.block_table =
         arguments.input<int32_t>("block_table", block_table, {batch, params.table_pages});
   }
+  params.among = tree_mask ? among : tokens;
+  if (params.among < 1) arguments.fail("among", "at least 1", std::to_string(among));
   params.tree_mask =
-      arguments.input<int32_t>("tree_mask", tree_mask, {batch, tokens, mask_words(tokens)});
+      arguments.input<int32_t>("tree_mask", tree_mask, {batch, tokens, mask_words(params.among)});
   params.scale = static_cast<float>(scale);
   params.mixed = arguments.heads("mixed", mixed, asked, &params.dtype);
   if (batch > 0 && tokens > 0 && params.heads > 0) run(params, query);

@@ -45,7 +45,7 @@ TAPOUT_HD uint32_t visible_word(const int32_t* ancestors, int64_t nodes, int64_t
   return here << 1 | (w > 0 ? (w == words ? below & last : below) >> 31 : first);
 }
 
-// Slots of a request that its new tokens may see: those before them and their own.
+// Slots of a request that its new tokens may see: those before the tree and those of it.
 TAPOUT_HD int64_t slots_before(const TreeAttentionParams& params, int64_t b) {
   const int64_t most = params.slots * (params.block_table ? params.table_pages : 1);
   const int64_t past = params.past[b] > 0 ? params.past[b] : 0;
@@ -54,7 +54,7 @@ TAPOUT_HD int64_t slots_before(const TreeAttentionParams& params, int64_t b) {
 
 TAPOUT_HD int64_t slots_seen(const TreeAttentionParams& params, int64_t past) {
   const int64_t most = params.slots * (params.block_table ? params.table_pages : 1);
-  return past + params.tokens < most ? past + params.tokens : most;
+  return past + params.among < most ? past + params.among : most;
 }
 
 // Where a slot lies: the row of `keys` and `values`, -1 where the block table names none.
@@ -64,10 +64,10 @@ TAPOUT_HD int64_t row_of_slot(const TreeAttentionParams& params, int64_t b, int6
   return page >= 0 && page < params.pages ? page : -1;
 }
 
-// Whether new token q sees new token k.
+// Whether new token q sees slot past + k.
 TAPOUT_HD bool sees(const TreeAttentionParams& params, int64_t b, int64_t q, int64_t k) {
   if (!params.tree_mask) return k <= q;
-  const int32_t* row = params.tree_mask + (b * params.tokens + q) * bit_words(params.tokens);
+  const int32_t* row = params.tree_mask + (b * params.tokens + q) * bit_words(params.among);
   return static_cast<uint32_t>(row[k >> 5]) >> (k & 31) & 1u;
 }
 

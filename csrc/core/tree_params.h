@@ -109,7 +109,8 @@ struct TreeAttentionParams {
   const int32_t* past;         // [B]
   const int32_t* block_table;  // [B, table_pages]
   int64_t table_pages;
-  const int32_t* tree_mask;  // [B, N, ceil(N / 32)]
+  const int32_t* tree_mask;  // [B, N, ceil(among / 32)]
+  int64_t among;             // slots behind `past` that may be seen: N, or those of the mask
   float scale;
   HeadRows mixed;  // as query; written
 };

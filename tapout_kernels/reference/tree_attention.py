@@ -14,14 +14,20 @@ def tree_attention(
     values: Tensor,  # as keys
     past: Tensor,  # [B] i32
     block_table: Tensor | None,  # [B, table_pages] i32
-    tree_mask: Tensor | None,  # [B, N, ceil(N/32)] i32
+    tree_mask: Tensor | None,  # [B, N, ceil(among/32)] i32
+    among: int,
     scale: float,
     mixed: Tensor,  # [B, heads, N, D], written
 ) -> None:
     batch, heads, tokens, _ = query.shape
     keys, there = _of_requests(keys, block_table, batch)
     values, _ = _of_requests(values, block_table, batch)
-    seen = _seen(past, tokens, keys.shape[2], tree_mask) & there[:, None]  # [B, N, S]
+    if tree_mask is None:
+        token = torch.arange(tokens, device=past.device)
+        own = (token <= token[:, None]).expand(batch, -1, -1)
+    else:
+        own = unpack_bits(tree_mask, among)
+    seen = _seen(past, keys.shape[2], own) & there[:, None]  # [B, N, S]
     group = heads // keys.shape[1]
     keys, values = (x.double().repeat_interleave(group, dim=1) for x in (keys, values))
     scores = query.double() * scale @ keys.mT
@@ -41,14 +47,9 @@ def _of_requests(entries: Tensor, block_table: Tensor | None, batch: int) -> tup
     return pages.transpose(1, 2).flatten(2, 3), there.repeat_interleave(entries.shape[2], dim=1)
 
 
-def _seen(past: Tensor, tokens: int, slots: int, tree_mask: Tensor | None) -> Tensor:
-    """[B, N, S]: the slots before the new tokens, and those of their own that a token sees."""
-    token = torch.arange(tokens, device=past.device)
-    if tree_mask is None:
-        among = (token <= token[:, None]).expand(len(past), -1, -1)
-    else:
-        among = unpack_bits(tree_mask, tokens)
-    new = torch.arange(slots, device=past.device) - past.clamp(0, slots)[:, None]  # [B, S]
-    index = new.clamp(0, tokens - 1)[:, None].expand(-1, tokens, -1)
-    own = among.gather(2, index) & (new < tokens)[:, None]
-    return (new < 0)[:, None] | own
+def _seen(past: Tensor, slots: int, own: Tensor) -> Tensor:
+    """[B, N, S]: the slots before the tree, and those of it that a token sees, of [B, N, among]."""
+    tokens, among = own.shape[1:]
+    behind = torch.arange(slots, device=past.device) - past.clamp(0, slots)[:, None]  # [B, S]
+    index = behind.clamp(0, among - 1)[:, None].expand(-1, tokens, -1)
+    return (behind < 0)[:, None] | own.gather(2, index) & (behind < among)[:, None]

@@ -115,15 +115,16 @@ def tree_verify(case: Case, generator: torch.Generator) -> dict[str, object]:
 def tree_attention(case: Case, generator: torch.Generator) -> dict[str, object]:
     """The seed chooses tree or chain, pages or none, and the sizes of heads.
 
-    What lies beyond the new tokens is NaN, some requests have no past or one that leaves no room,
-    some pages do not exist.
+    A tree has three slots more than are fed. What lies beyond it is NaN, some requests have no
+    past or one that leaves no room, some pages do not exist.
     """
     batch, tokens, seed = case.batch, case.slots, case.seed
     size, group = ((16, 2), (20, 1), (64, 3), (128, 2))[seed // 4 % 4]
-    slots, page = tokens + 150, 16
+    among = tokens + 3 if seed % 2 == 0 else tokens
+    slots, page = among + 150, 16
     shape = (batch, 2, slots, size)
     past = torch.randint(0, 150, (batch,), generator=generator).int()
-    past[:2] = torch.tensor([0, slots - tokens + 1])[:batch].int()
+    past[:2] = torch.tensor([0, slots - among + 1])[:batch].int()
     table = None
     if seed // 2 % 2 == 0:
         pages = batch * -(-slots // page)
@@ -132,18 +133,19 @@ def tree_attention(case: Case, generator: torch.Generator) -> dict[str, object]:
         table[0, -1], table[-1, 0] = pages, -1
     keys, values = (torch.randn(shape, generator=generator) for _ in range(2))
     if table is None:
-        beyond = torch.arange(slots) >= past[:, None] + tokens
+        beyond = torch.arange(slots) >= past[:, None] + among
         for entries in (keys, values):
             entries.masked_fill_(beyond[:, None, :, None], torch.nan)
     mask = None
     if seed % 2 == 0:
-        seen = torch.rand(batch, tokens, tokens, generator=generator) < 0.5
+        seen = torch.rand(batch, tokens, among, generator=generator) < 0.5
         mask = pack_bits(seen & (torch.arange(tokens)[:, None] > 0))  # the first sees no new token
     query = torch.randn(batch, tokens, 2 * group, size, generator=generator).transpose(1, 2)
     query, keys, values = (x.to(case.dtype) for x in (query, keys, values))
     return {
         "query": query, "keys": keys, "values": values, "past": past, "block_table": table,
-        "tree_mask": mask, "scale": size**-0.5, "mixed": torch.zeros(query.shape, dtype=case.dtype),
+        "tree_mask": mask, "among": among, "scale": size**-0.5,
+        "mixed": torch.zeros(query.shape, dtype=case.dtype),
     }  # fmt: skip
 
 

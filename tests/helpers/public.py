@@ -225,7 +225,8 @@ def _tree_verify(args, backend, rng):
 def _tree_attention(args, backend, rng):
     return lambda: tk.tree_attention(
         args["query"], args["keys"], args["values"], args["past"], args["tree_mask"],
-        block_table=args["block_table"], scale=args["scale"], out=args["mixed"], backend=backend,
+        among=args["among"], block_table=args["block_table"], scale=args["scale"],
+        out=args["mixed"], backend=backend,
     )  # fmt: skip
 
 
