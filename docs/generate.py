@@ -28,6 +28,7 @@ PAGES: dict[str, tuple[str, object]] = {  # operator -> (what users call, the ob
     "tree_mask": ("tree_mask", tk.tree_mask),
     "tree_mask_flat": ("tree_mask", tk.tree_mask),
     "tree_verify": ("tree_verify", tk.tree_verify),
+    "compact_kv": ("compact_kv", tk.compact_kv),
 }
 TYPES = (
     tk.SamplingParams, tk.RngState, tk.Proposal, tk.Verdict, tk.StopRules, tk.StopState,

@@ -17,6 +17,7 @@ from .ops import (
     bandit_select,
     bandit_step,
     bandit_update,
+    compact_kv,
     draft_step,
     row_stats,
     sample,
@@ -39,6 +40,6 @@ __all__ = [
     "BackendUnavailable", "BanditState", "DraftVocab", "FlatMask", "NotYetSupported", "Proposal",
     "RngState", "SamplingParams", "StopRules", "StopState", "TreeLayout", "TreeProposal",
     "TreeVerdict", "Verdict", "available_backends", "backend_report", "bandit_select",
-    "bandit_step", "bandit_update", "draft_step", "mix64", "row_stats", "sample", "tree_layout",
-    "tree_mask", "tree_verify", "verify", "warmup",
+    "bandit_step", "bandit_update", "compact_kv", "draft_step", "mix64", "row_stats", "sample",
+    "tree_layout", "tree_mask", "tree_verify", "verify", "warmup",
 ]  # fmt: skip

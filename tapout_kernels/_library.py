@@ -32,7 +32,8 @@ MINIMUM_TRITON = (3, 6)
 # Operators a backend has no kernel of: there they are refused by name, and the default of its
 # devices is the reference.
 NO_KERNEL: dict[str, frozenset[str]] = dict.fromkeys(
-    ("triton", "cuda"), frozenset({"tree_layout", "tree_mask", "tree_mask_flat", "tree_verify"})
+    ("triton", "cuda"),
+    frozenset({"compact_kv", "tree_layout", "tree_mask", "tree_mask_flat", "tree_verify"}),
 )
 
 _definitions = torch.library.Library(NAMESPACE, "DEF")

@@ -87,4 +87,8 @@ SCHEMAS: dict[str, str] = {
         "Tensor(d!) num_accepted, Tensor(e!) num_emitted, Tensor(f!) last_token, "
         "Tensor(g!) status) -> ()"
     ),
+    "compact_kv": (
+        "(Tensor path, Tensor num_accepted, Tensor start, Tensor? block_table, Tensor(a!) cache, "
+        "Tensor(b!)? length) -> ()"
+    ),
 }

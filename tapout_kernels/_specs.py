@@ -12,6 +12,7 @@ import torch
 
 LOGITS = (torch.float32, torch.bfloat16, torch.float16)
 MASKS = (torch.bool, torch.int32, *LOGITS)
+CACHES = (*LOGITS, torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8)
 F64, F32, I64, I32, BOOL, U8 = (
     (dtype,)
     for dtype in (
@@ -31,7 +32,8 @@ class Spec:
     Dimensions are symbols with an offset ("B K+1 V") or the words of a bit mask ("V/32");
     ``"R|R K"`` are alternatives, and an operator's tensors all take the same one.  ``dtypes`` are
     the allowed ones, or that of the argument ``like`` where it is given.  ``rows``: all but the
-    last dimension may be strided.  ``ragged`` replaces the dimensions where ``row_start`` is given.
+    last dimension may be strided.  ``ragged`` replaces the dimensions where ``row_start`` or
+    ``block_table`` is given.
     """
 
     def __init__(
@@ -269,5 +271,15 @@ TENSORS: dict[str, dict[str, Spec]] = {
         "num_emitted": Spec("B", I32),
         "last_token": Spec("B", I64),
         "status": Spec("B", I32),
+    },
+    "compact_kv": {
+        "path": Spec("B N", I32),
+        "num_accepted": Spec("B", I32),
+        "start": Spec("B", I32),
+        "block_table": Spec("B M", I32),
+        "cache": Spec(
+            "layers 2 B heads slots width", CACHES, rows=True, ragged="layers 2 pages heads S width"
+        ),
+        "length": Spec("B", I32),
     },
 }

@@ -7,6 +7,7 @@ import torch
 from helpers import compare, compare_trees, compare_verify, raw
 from helpers.device import affordable, few, interpreted_if, is_refused
 
+from tapout_kernels._library import NO_KERNEL
 from tapout_kernels.reference.accept import GREEDY
 from tapout_kernels.testing import CASES, MORE_VOCABS, SAMPLINGS, VOCABS, Case
 
@@ -40,6 +41,9 @@ def check_outputs(backend: str, case: Case, args: dict, found: dict, expected: d
         return compare_verify.check_verify(args, found, expected, target_cutoffs(backend, args))
     if case.op == "tree_verify":
         return compare_trees.check_tree_verify(args, found, expected, target_cutoffs(backend, args))
+    if case.op == "compact_kv":
+        raw.same(found, expected, case.name)
+        return 0
     for name, value in expected.items():
         if value.is_floating_point():
             compare.close(
@@ -102,7 +106,7 @@ def interpreted_slice() -> set[Case]:
     a chunk has 1024 ids, as no tile of Triton's has."""
     rows = [case for case in CASES if case.op in ROW_OPS]
     large = [case for case in rows if case.vocab not in (7, 1024, 1025)]
-    rest = {case for case in CASES if not case.op.startswith("tree")}
+    rest = {case for case in CASES if case.op not in NO_KERNEL["triton"]}
     return rest - set(rows) | {case for case in rows if case.vocab == 7} | set(large[::2])
 
 
@@ -202,6 +206,7 @@ USES = {  # the axes an operator has arguments for
     "tree_mask": _SHAPE | {"slots"},
     "tree_mask_flat": _SHAPE | {"slots"},
     "tree_verify": _ROW | {"slots", "rule", "drafts", "draft_vocab", "rows"},
+    "compact_kv": _SHAPE | {"slots", "dtype", "ragged", "extras"},
 }
 
 

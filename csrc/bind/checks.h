@@ -109,6 +109,9 @@ class Arguments {
   // columns.
   MaskRows mask_rows(const char* name, const Tensor& tensor, int64_t batch, int64_t nodes) const;
 
+  // Entries of a cache, float32 or of 8 or 16 bits: any strides, but a contiguous last dimension.
+  void* entries(const char* name, const Tensor& tensor, Shape shape) const;
+
   // `value` if it is 0 or 1.
   int64_t choice(const char* name, int64_t value, const char* expected) const;
 

@@ -101,4 +101,8 @@ void run(const TreeVerifyParams& params, const Tensor&) {
   ops.tree_verify(params, TorchTeam(ops, params.target.vocab).team());
 }
 
+void run(const CompactKvParams& params, const Tensor&) {
+  cpu_ops().compact_kv(params, TorchTeam(0).team());
+}
+
 }  // namespace tapout::bind

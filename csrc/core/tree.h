@@ -1,4 +1,4 @@
-// Trees: links, the bits of who sees whom, and rejection without replacement.
+// Trees: links, the bits of who sees whom, accepted paths, and rejection without replacement.
 //   tree_token  (SpecInfer 2305.09781, Sequoia 2402.12374) children x_1, x_2, .. in the order they
 //   were drawn: accept x iff u q_k(x) < p_k(x), else p_{k+1} = norm[p_k - q_k]+ and q_{k+1} is q_k
 //   without x, renormalised. A rejected x has p_{k+1}(x) = 0 and stays at 0, so that
@@ -61,6 +61,16 @@ TAPOUT_HD bool accepts_child(double uniform, double p_target, double p_draft,
 }
 
 TAPOUT_HD double next_slope(const TreeResidual& row) { return row.slope + row.mass / row.left; }
+
+// How many entries of an accepted path lead down: each names a later node than the one before it,
+// so that entry j is at least j, and moving in their order overwrites nothing still to be moved.
+TAPOUT_HD int64_t leading_nodes(const int32_t* path, int64_t count, int64_t nodes) {
+  int64_t found = 0, last = -1;
+  while (found < count && found < nodes && path[found] > last && path[found] < nodes) {
+    last = path[found++];
+  }
+  return found;
+}
 
 }  // namespace TAPOUT_ISA
 }  // namespace tapout

@@ -85,4 +85,27 @@ struct TreeVerifyParams {
   int32_t* status;        // [B]
 };
 
+// Keys and values of all layers, in bytes. Without pages row b of `cache` holds request b.
+struct CompactKvParams {
+  int64_t batch;
+  int64_t nodes;
+  const int32_t* path;          // [B, N]
+  const int32_t* num_accepted;  // [B]
+  const int32_t* start;         // [B] the slot of node 0
+  const int32_t* block_table;   // [B, table_pages] rows of cache
+  int64_t table_pages;
+  char* cache;  // [layers, 2, cache_rows, heads, slots] of `bytes` each
+  int64_t layers;
+  int64_t cache_rows;
+  int64_t heads;
+  int64_t slots;  // of a row
+  int64_t bytes;
+  int64_t layer_stride;
+  int64_t kind_stride;
+  int64_t row_stride;
+  int64_t head_stride;
+  int64_t slot_stride;
+  int32_t* length;  // [B]
+};
+
 }  // namespace tapout

@@ -22,6 +22,7 @@ struct CpuOps {
   void (*tree_mask)(const TreeMaskParams&);
   void (*tree_mask_flat)(const TreeMaskFlatParams&);
   void (*tree_verify)(const TreeVerifyParams&, const Team&);
+  void (*compact_kv)(const CompactKvParams&, const Team&);
 };
 
 inline namespace TAPOUT_ISA {
@@ -40,6 +41,7 @@ void tree_layout(const TreeLayoutParams& params);
 void tree_mask(const TreeMaskParams& params);
 void tree_mask_flat(const TreeMaskFlatParams& params);
 void tree_verify(const TreeVerifyParams& params, const Team& team);
+void compact_kv(const CompactKvParams& params, const Team& team);
 
 const CpuOps& ops_table();
 

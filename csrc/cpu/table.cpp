@@ -28,7 +28,8 @@ const CpuOps& ops_table() {
                                tree_layout,
                                tree_mask,
                                tree_mask_flat,
-                               tree_verify};
+                               tree_verify,
+                               compact_kv};
   return table;
 }
 

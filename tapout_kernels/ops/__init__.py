@@ -3,6 +3,7 @@
 from .bandit_select import bandit_select
 from .bandit_step import bandit_step
 from .bandit_update import bandit_update
+from .compact_kv import compact_kv
 from .draft_step import draft_step
 from .row_stats import row_stats
 from .sample import sample
@@ -12,6 +13,6 @@ from .tree_verify import tree_verify
 from .verify import verify
 
 __all__ = [
-    "bandit_select", "bandit_step", "bandit_update", "draft_step", "row_stats", "sample",
-    "tree_layout", "tree_mask", "tree_verify", "verify",
+    "bandit_select", "bandit_step", "bandit_update", "compact_kv", "draft_step", "row_stats",
+    "sample", "tree_layout", "tree_mask", "tree_verify", "verify",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ whole batches; the other modules are one operator each.
 from .bandit_select import bandit_select
 from .bandit_step import bandit_step
 from .bandit_update import bandit_update
+from .compact_kv import compact_kv
 from .draft_step import draft_step
 from .proposal_load import proposal_load
 from .proposal_reset import proposal_reset
@@ -22,7 +23,7 @@ from .verify import verify
 OPS = {
     function.__name__: function
     for function in (
-        bandit_select, bandit_step, bandit_update, draft_step, proposal_load,
+        bandit_select, bandit_step, bandit_update, compact_kv, draft_step, proposal_load,
         proposal_reset, row_stats, sample, tree_layout, tree_mask, tree_mask_flat, tree_verify,
         verify,
     )

@@ -16,6 +16,7 @@ from .inputs import ARMS, SAMPLINGS
 VOCABS = (7, 1024, 49152)  # in every run
 MORE_VOCABS = (1025, 8193, 128256)  # one past a chunk, one past eight, a large real one
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+BYTES = (torch.float8_e4m3fn, torch.uint8)  # of caches alone
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Case:
     drafts: str = "full"  # or "one_hot"
     masked: bool = False  # token masks
     draft_vocab: bool = False  # a smaller, permuted draft vocabulary
-    ragged: bool = False  # row_start
+    ragged: bool = False  # row_start; pages
     rows: bool = False  # state per request slot, not per batch row
-    extras: bool = False  # verify: overlap and logprobs; draft_step: accept_estimate
+    extras: bool = False  # verify: overlap and logprobs; draft_step: accept_estimate; lengths
     level: str = "sequence"  # or "token": an arm for each slot
     arms: str = "plain"  # or "learning": stop rules that go by what they remember
     bandit: str = "ucb1"
@@ -72,6 +73,7 @@ _BUILDERS = {
     "bandit_update": bandit_update_inputs, "bandit_step": bandit_step_inputs,
     "tree_layout": trees.tree_layout, "tree_mask": trees.tree_mask,
     "tree_mask_flat": trees.tree_mask_flat, "tree_verify": trees.tree_verify,
+    "compact_kv": trees.compact_kv,
 }  # fmt: skip
 
 
@@ -136,6 +138,9 @@ def _tree_cases() -> list[Case]:
         if nodes <= 64:
             cases += [Case("tree_mask", batch, nodes, seed=seed) for seed in range(10)]
             cases += [Case("tree_mask_flat", batch, nodes, seed=seed) for seed in range(4)]
+    for dtype in (*DTYPES, *BYTES):
+        kv = Case("compact_kv", 9, 12, dtype=dtype)
+        cases += [kv, kv.with_(ragged=True, extras=True, seed=1)]
     return [*cases, Case("tree_mask", 1, 1024, seed=6)]
 
 

@@ -112,6 +112,29 @@ def tree_verify(case: Case, generator: torch.Generator) -> dict[str, object]:
     }  # fmt: skip
 
 
+def compact_kv(case: Case, generator: torch.Generator) -> dict[str, object]:
+    """Paths of every length; the last requests have no room, or no path. ``ragged``: pages."""
+    batch, nodes, page = case.batch, case.slots, 4
+    count = torch.arange(batch) % (nodes + 1)
+    order = torch.rand(batch, nodes, generator=generator).argsort(-1)
+    chosen = torch.where(torch.arange(nodes) < count[:, None], order, nodes).sort(-1).values
+    path = torch.where(chosen < nodes, chosen, -1).int()
+    path[batch // 2, : nodes // 2] = 2  # no path: only the first of them counts
+    pages = -(-(nodes + 9) // page)
+    start = torch.randint(0, 10, (batch,), generator=generator)
+    start[-1] = pages * page - 2
+    rows, slots = (batch * pages, page) if case.ragged else (batch, pages * page)
+    table = torch.randperm(batch * pages, generator=generator).view(batch, pages).int()
+    table[batch // 3, -1] = rows  # no page of the cache
+    sizes = (3, 2, rows, 2, slots, 5)
+    entries = torch.randint(0, 120, sizes, generator=generator).float().to(case.dtype)
+    return {
+        "path": path, "num_accepted": count.int(), "start": start.int(),
+        "block_table": table if case.ragged else None, "cache": entries,
+        "length": torch.zeros(batch, dtype=torch.int32) if case.extras else None,
+    }  # fmt: skip
+
+
 def _draw_trees(
     case: Case, generator: torch.Generator, layout: TreeLayout, kept: Tensor, ids: Tensor,
     seed: Tensor, position: Tensor,

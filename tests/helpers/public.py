@@ -222,10 +222,17 @@ def _tree_verify(args, backend, rng):
     )  # fmt: skip
 
 
+def _compact_kv(args, backend, rng):
+    return lambda: tk.compact_kv(
+        args["cache"], args["path"], args["num_accepted"], args["start"],
+        block_table=args["block_table"], length=args["length"], backend=backend,
+    )  # fmt: skip
+
+
 _CALLS = {
     "row_stats": _row_stats, "sample": _sample, "proposal_reset": _proposal_reset,
     "proposal_load": _proposal_load, "draft_step": _draft_step, "verify": _verify,
     "bandit_select": _bandit_select, "bandit_update": _bandit_update,
     "bandit_step": _bandit_step, "tree_layout": _tree_layout, "tree_mask": _tree_mask,
-    "tree_mask_flat": _tree_mask_flat, "tree_verify": _tree_verify,
+    "tree_mask_flat": _tree_mask_flat, "tree_verify": _tree_verify, "compact_kv": _compact_kv,
 }  # fmt: skip
