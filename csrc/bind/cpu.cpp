@@ -101,6 +101,13 @@ void run(const TreeVerifyParams& params, const Tensor&) {
   ops.tree_verify(params, TorchTeam(ops, params.target.vocab).team());
 }
 
+void run(const TreeExpandParams& params, const Tensor&) {
+  const CpuOps& ops = cpu_ops();
+  ops.tree_expand(params, TorchTeam(ops, params.logits.vocab).team());
+}
+
+void run(const TreeRerankParams& params, const Tensor&) { cpu_ops().tree_rerank(params); }
+
 void run(const CompactKvParams& params, const Tensor&) {
   cpu_ops().compact_kv(params, TorchTeam(0).team());
 }

@@ -22,6 +22,8 @@ struct CpuOps {
   void (*tree_mask)(const TreeMaskParams&);
   void (*tree_mask_flat)(const TreeMaskFlatParams&);
   void (*tree_verify)(const TreeVerifyParams&, const Team&);
+  void (*tree_expand)(const TreeExpandParams&, const Team&);
+  void (*tree_rerank)(const TreeRerankParams&);
   void (*compact_kv)(const CompactKvParams&, const Team&);
 };
 
@@ -41,6 +43,8 @@ void tree_layout(const TreeLayoutParams& params);
 void tree_mask(const TreeMaskParams& params);
 void tree_mask_flat(const TreeMaskFlatParams& params);
 void tree_verify(const TreeVerifyParams& params, const Team& team);
+void tree_expand(const TreeExpandParams& params, const Team& team);
+void tree_rerank(const TreeRerankParams& params);
 void compact_kv(const CompactKvParams& params, const Team& team);
 
 const CpuOps& ops_table();

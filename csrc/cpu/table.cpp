@@ -29,6 +29,8 @@ const CpuOps& ops_table() {
                                tree_mask,
                                tree_mask_flat,
                                tree_verify,
+                               tree_expand,
+                               tree_rerank,
                                compact_kv};
   return table;
 }
