@@ -33,8 +33,17 @@ MINIMUM_TRITON = (3, 6)
 # devices is the reference.
 NO_KERNEL: dict[str, frozenset[str]] = dict.fromkeys(
     ("triton", "cuda"),
-    frozenset({"compact_kv", "tree_expand", "tree_layout", "tree_mask", "tree_mask_flat",
-               "tree_rerank", "tree_verify"}),
+    frozenset(
+        {
+            "compact_kv",
+            "tree_expand",
+            "tree_layout",
+            "tree_mask",
+            "tree_mask_flat",
+            "tree_rerank",
+            "tree_verify",
+        }
+    ),
 )
 
 _definitions = torch.library.Library(NAMESPACE, "DEF")

@@ -271,4 +271,3 @@ def _grown(splits: list[np.ndarray], nodes: int) -> list[tuple[int, ...]]:
             waiting.append(((*path, k), taken - 1, level - 1))
             left -= taken
     return found
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import compare, compare_trees, compare_verify, raw
+from helpers import compare, compare_expand, compare_trees, compare_verify, raw
 from helpers.device import affordable, few, interpreted_if, is_refused
 
 from tapout_kernels._library import NO_KERNEL
@@ -41,6 +41,8 @@ def check_outputs(backend: str, case: Case, args: dict, found: dict, expected: d
         return compare_verify.check_verify(args, found, expected, target_cutoffs(backend, args))
     if case.op == "tree_verify":
         return compare_trees.check_tree_verify(args, found, expected, target_cutoffs(backend, args))
+    if case.op == "tree_expand":
+        return compare_expand.check_tree_expand(args, found, expected)
     if case.op == "compact_kv":
         raw.same(found, expected, case.name)
         return 0
@@ -206,6 +208,8 @@ USES = {  # the axes an operator has arguments for
     "tree_mask": _SHAPE | {"slots"},
     "tree_mask_flat": _SHAPE | {"slots"},
     "tree_verify": _ROW | {"slots", "rule", "drafts", "draft_vocab", "rows"},
+    "tree_expand": _ROW | {"slots", "drafts", "draft_vocab", "rows", "extras"},
+    "tree_rerank": _SHAPE | {"slots"},
     "compact_kv": _SHAPE | {"slots", "dtype", "ragged", "extras"},
 }
 

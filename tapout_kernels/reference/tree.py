@@ -43,7 +43,7 @@ def best_nodes(score: Tensor, count: int) -> Tensor:
     of a tie; then -2."""
     nodes = score.shape[1]
     score = torch.where(score > -torch.inf, score, -torch.inf)
-    order = score.argsort(-1, descending=True, stable=True)[:, :count]
+    order = score.sort(dim=-1, descending=True, stable=True).indices[:, :count]
     chosen = torch.where(score.gather(1, order) > -torch.inf, order, nodes).sort(-1).values
     chosen = torch.nn.functional.pad(chosen, (0, max(0, count - nodes)), value=nodes)
     return torch.where(chosen < nodes, chosen, ABSENT)

@@ -73,6 +73,7 @@ _BUILDERS = {
     "bandit_update": bandit_update_inputs, "bandit_step": bandit_step_inputs,
     "tree_layout": trees.tree_layout, "tree_mask": trees.tree_mask,
     "tree_mask_flat": trees.tree_mask_flat, "tree_verify": trees.tree_verify,
+    "tree_expand": trees.tree_expand, "tree_rerank": trees.tree_rerank,
     "compact_kv": trees.compact_kv,
 }  # fmt: skip
 
@@ -138,6 +139,7 @@ def _tree_cases() -> list[Case]:
         if nodes <= 64:
             cases += [Case("tree_mask", batch, nodes, seed=seed) for seed in range(10)]
             cases += [Case("tree_mask_flat", batch, nodes, seed=seed) for seed in range(4)]
+            cases += [Case("tree_rerank", batch, nodes, seed=seed) for seed in range(2)]
     for dtype in (*DTYPES, *BYTES):
         kv = Case("compact_kv", 9, 12, dtype=dtype)
         cases += [kv, kv.with_(ragged=True, extras=True, seed=1)]
@@ -164,6 +166,21 @@ def _tree_row_cases(vocab: int) -> list[Case]:
     return cases
 
 
+def _expand_cases(vocab: int) -> list[Case]:
+    """``tree_expand``: drawn children and the best ones."""
+    base = Case("tree_expand", 10 if vocab <= 1025 else 4, 4, vocab, extras=True)
+    best = base.with_(drafts="one_hot")
+    if vocab > 1025:
+        return [base.with_(dtype=torch.bfloat16, sampling="mixed", batch=5), best.with_(batch=2)]
+    cases = [base.with_(dtype=dtype, seed=i) for i, dtype in enumerate(DTYPES)]
+    cases.append(base.with_(sampling="mixed", batch=5))
+    cases += [base.with_(sampling=name, seed=i) for i, name in enumerate(tuple(SAMPLINGS)[1:])]
+    for side in (base.with_(sampling="mixed"), best):
+        cases += [side.with_(**{x: True}) for x in ("masked", "draft_vocab", "rows")]
+        cases.append(side.with_(masked=True, draft_vocab=True, rows=True, extras=False, seed=1))
+    return [*cases, best, best.with_(slots=12, seed=1)]
+
+
 def _matrix() -> list[Case]:
     cases = [Case("proposal_reset", batch=16)]
     cases.append(Case("proposal_reset", batch=16, rows=True, level="token"))
@@ -177,6 +194,7 @@ def _matrix() -> list[Case]:
         if vocab <= 8193:
             cases += _layout_cases(base.with_(batch=10))
         cases += _tree_row_cases(vocab)
+        cases += _expand_cases(vocab)
     return cases + _tree_cases()
 
 

@@ -112,6 +112,68 @@ def tree_verify(case: Case, generator: torch.Generator) -> dict[str, object]:
     }  # fmt: skip
 
 
+def tree_expand(case: Case, generator: torch.Generator) -> dict[str, object]:
+    """Three rows of a tree of four nodes, then their children, and two nodes of other levels.
+
+    ``drafts`` "full": drawn, of a static shape; else the best ones, of a dynamic one. Odd seeds:
+    the first row is the root's.
+    """
+    batch, most, drawn, width = case.batch, case.slots, case.drafts == "full", 3
+    counts = (most, 1, max(1, most - 1)) if drawn else (most,) * width
+    start = torch.tensor([4, *counts]).cumsum(0).int()
+    nodes, vocab = int(start[-1]) + 2, _vocab(case, generator)
+    logits = draw_logits(case, generator, width)[0]
+    ids = target_ids(vocab["d2t"], case.vocab, logits.device)
+    masks, seed = _mask(case, generator, batch, width), _seeds(case.state, generator)
+    logits = logits[..., ids].contiguous()
+    if batch > 1:
+        logits[1, 1] = torch.nan
+    if masks is not None:
+        masks[0, 1] = 0  # EMPTY
+    score = -3 * torch.rand(batch, nodes, generator=generator)
+    tokens = torch.randint(0, case.vocab, (batch, nodes), generator=generator)
+    beam = torch.tensor([-1 if case.seed % 2 else 0, 2, 3]).repeat(batch, 1)
+    if batch > 2:
+        beam[2, 1], tokens[2, 3] = -2, -1  # no row; a node without a token
+    absent = {"next_beam": (batch, 4), "next_row": (batch, 4), "next_token": (batch, 4)}
+    following = {name: torch.zeros(size, dtype=torch.int32) for name, size in absent.items()}
+    following["next_token"] = following["next_token"].long()
+    return {
+        "logits": logits, **sampling_columns(case.sampling, case.state), "token_mask": masks,
+        "d2t": vocab["d2t"], "seed": seed, "rows": _rows(case), "round": torch.arange(batch) + 3,
+        "beam": beam.int(), "child_start": start, "children": most, "drawn": drawn,
+        "next_node": torch.tensor([4, 5, nodes, 6]).int() if drawn else None,
+        "threshold": -torch.arange(batch).float() if case.extras else None,
+        "active": torch.arange(batch) % 5 != 4, "depth": torch.arange(batch).int(),
+        "tokens": tokens, "parents": torch.full((batch, nodes), -2).int(), "score": score,
+        "kept_logits": torch.zeros(batch, nodes + 1, len(ids), dtype=case.dtype) if drawn else None,
+        "stats": torch.zeros(batch, nodes + 1, NUM_STATS) if drawn else None, **following,
+    }  # fmt: skip
+
+
+def tree_rerank(case: Case, generator: torch.Generator) -> dict[str, object]:
+    """Scores that fall on the way down, some of them equal; every fifth request's are any, and
+    every third has pointers that are no tree."""
+    batch, nodes = case.batch, case.slots
+    size = 3 * nodes
+    parents = _parents(case.with_(slots=size), generator).long()
+    chance = -torch.randint(0, 4, (batch, size), generator=generator).float()
+    score = chance.clone()
+    for i in range(size):
+        above = score.gather(1, parents[:, i : i + 1].clamp(0, size - 1))[:, 0]
+        inside = (parents[:, i] >= 0) & (parents[:, i] < i)
+        score[:, i] += torch.where(inside, above, 0.0)
+    score = torch.where(parents < ROOT, -torch.inf, score)
+    score[::5] = chance[::5]
+    return {
+        "tokens": torch.randint(0, 99, (batch, size), generator=generator),
+        "parents": parents.int(), "score": score,
+        "out_tokens": torch.zeros(batch, nodes, dtype=torch.int64),
+        "out_parents": torch.zeros(batch, nodes, dtype=torch.int32),
+        "node": torch.zeros(batch, nodes, dtype=torch.int32),
+    }  # fmt: skip
+
+
 def compact_kv(case: Case, generator: torch.Generator) -> dict[str, object]:
     """Paths of every length; the last requests have no room, or no path. ``ragged``: pages."""
     batch, nodes, page = case.batch, case.slots, 4
