@@ -138,6 +138,36 @@ def bench_attention(batch: int, nodes: int, past: int, dtype: torch.dtype) -> Ro
     return row
 
 
+def bench_compact(accepted: int) -> Row:
+    """Half of the accepted nodes, the later ones, do not lie where they belong."""
+    batch, nodes, layers, heads, slots, width = 8, 32, 32, 8, 192, 128
+    generator = torch.Generator().manual_seed(0)
+    sizes = (layers, 2, batch, heads, slots, width)
+    cache = torch.randn(sizes, generator=generator).bfloat16()
+    stays = accepted // 2
+    path = torch.full((batch, nodes), -1, dtype=torch.int32)
+    path[:, :stays] = torch.arange(stays)
+    path[:, stays:accepted] = torch.arange(accepted - stays) * 3 + stays + 5
+    count = torch.full((batch,), accepted, dtype=torch.int32)
+    starts = [torch.full((batch,), x, dtype=torch.int32) for x in (20, 80, 140)]
+    length = torch.zeros_like(count)
+
+    def run(i: int, backend: str | None = None) -> Tensor:
+        start = starts[i % SETS]
+        return tk.compact_kv(cache, path, count, start, length=length, backend=backend)
+
+    kept = cache.clone()
+    expected = run(0, "reference").clone()
+    cache.copy_(kept)
+    if not torch.equal(run(0), expected):
+        checks.refuse("compact_kv", "wrong result")
+    shape = {"B": batch, "N": nodes, "layers": layers, "heads": heads, "width": width}
+    shape |= {"accepted": accepted, "dtype": "bfloat16"}
+    moved = batch * (accepted - stays) * layers * 2 * heads * width * cache.itemsize
+    reference = partial(run, backend="reference")
+    return _row("compact_kv", shape, times_us(run), reference, 2 * moved)
+
+
 def _row(op: str, shape: Row, ours: list[float], reference, nbytes: int = 0) -> Row:
     row: Row = {"op": op, **shape, **summary(ours)}
     if nbytes:
@@ -160,6 +190,7 @@ def main() -> None:
         partial(bench_verify, "tree_greedy", 32, 128256, bf16, True),
         *(partial(bench_attention, 1, nodes, 256, bf16) for nodes in (1, 7, 31)),
         partial(bench_attention, 8, 31, 2048, bf16),
+        partial(bench_compact, 4),
     ]
     shared, rows = {**environment(), "read_gb_s": round(read_gb_s(), 1)}, []
     for case in cases:

@@ -29,12 +29,19 @@ PAGES: dict[str, tuple[str, object]] = {  # operator -> (what users call, the ob
     "tree_mask": ("tree_mask", tk.tree_mask),
     "tree_mask_flat": ("tree_mask", tk.tree_mask),
     "tree_verify": ("tree_verify", tk.tree_verify),
+    "tree_expand": ("tree_expand", tk.tree_expand),
+    "tree_rerank": ("tree_rerank", tk.tree_rerank),
+    "compact_kv": ("compact_kv", tk.compact_kv),
 }
 TYPES = (
     tk.SamplingParams, tk.RngState, tk.Proposal, tk.Verdict, tk.StopRules, tk.StopState,
     tk.BanditState, tk.DraftVocab, tk.TreeLayout, tk.FlatMask, tk.TreeProposal, tk.TreeVerdict,
+    tk.TreeLevel, tk.TreeShape, tk.TreeDraft,
 )  # fmt: skip
-FUNCTIONS = (tk.mix64, tk.warmup, tk.available_backends, tk.backend_report)
+FUNCTIONS = (
+    tk.mix64, tk.tree_template, tk.sequoia_tree, tk.warmup, tk.available_backends,
+    tk.backend_report,
+)  # fmt: skip
 LISTS = ("Parameters", "Attributes", "Returns", "Raises")
 
 

@@ -17,12 +17,15 @@ from .ops import (
     bandit_select,
     bandit_step,
     bandit_update,
+    compact_kv,
     draft_step,
     row_stats,
     sample,
     tree_attention,
+    tree_expand,
     tree_layout,
     tree_mask,
+    tree_rerank,
     tree_verify,
     verify,
 )
@@ -30,7 +33,9 @@ from .proposal import Proposal
 from .reference.rng import mix64
 from .stop_rules import StopRules, StopState
 from .tree import FlatMask, TreeLayout, TreeVerdict
+from .tree_draft import TreeDraft
 from .tree_proposal import TreeProposal
+from .tree_shape import TreeLevel, TreeShape, sequoia_tree, tree_template
 from .types import RngState, SamplingParams, Verdict
 from .warmup import warmup
 
@@ -38,8 +43,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendUnavailable", "BanditState", "DraftVocab", "FlatMask", "NotYetSupported", "Proposal",
-    "RngState", "SamplingParams", "StopRules", "StopState", "TreeLayout", "TreeProposal",
-    "TreeVerdict", "Verdict", "available_backends", "backend_report", "bandit_select",
-    "bandit_step", "bandit_update", "draft_step", "mix64", "row_stats", "sample",
-    "tree_attention", "tree_layout", "tree_mask", "tree_verify", "verify", "warmup",
+    "RngState", "SamplingParams", "StopRules", "StopState", "TreeDraft", "TreeLayout",
+    "TreeLevel", "TreeProposal", "TreeShape", "TreeVerdict", "Verdict", "available_backends",
+    "backend_report", "bandit_select", "bandit_step", "bandit_update", "compact_kv", "draft_step",
+    "mix64", "row_stats", "sample", "sequoia_tree", "tree_attention", "tree_expand",
+    "tree_layout", "tree_mask", "tree_rerank", "tree_template", "tree_verify", "verify", "warmup",
 ]  # fmt: skip

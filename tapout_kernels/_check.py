@@ -62,7 +62,7 @@ class _Shapes:
             for same, names in _SAME_WITHOUT.items()
             if all(arguments.get(name) is None for name in names)
         )
-        self.ragged = arguments.get("row_start") is not None
+        self.ragged = any(arguments.get(x) is not None for x in ("row_start", "block_table"))
         self.alternative: int | None = None
 
     def dimensions(self, spec: Spec, dims: int) -> tuple[Dimension, ...]:

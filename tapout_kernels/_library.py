@@ -33,7 +33,18 @@ MINIMUM_TRITON = (3, 6)
 # devices is the reference.
 NO_KERNEL: dict[str, frozenset[str]] = dict.fromkeys(
     ("triton", "cuda"),
-    frozenset({"tree_layout", "tree_mask", "tree_mask_flat", "tree_verify", "tree_attention"}),
+    frozenset(
+        {
+            "compact_kv",
+            "tree_attention",
+            "tree_expand",
+            "tree_layout",
+            "tree_mask",
+            "tree_mask_flat",
+            "tree_rerank",
+            "tree_verify",
+        }
+    ),
 )
 
 _definitions = torch.library.Library(NAMESPACE, "DEF")

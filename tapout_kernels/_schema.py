@@ -91,4 +91,19 @@ SCHEMAS: dict[str, str] = {
         "(Tensor query, Tensor keys, Tensor values, Tensor past, Tensor? block_table, "
         "Tensor? tree_mask, int among, float scale, Tensor(a!) mixed) -> ()"
     ),
+    "tree_expand": (
+        f"(Tensor logits, {SAMPLING}, Tensor? token_mask, Tensor? d2t, Tensor seed, Tensor? rows, "
+        "Tensor round, Tensor beam, Tensor child_start, Tensor? next_node, Tensor? threshold, "
+        "int children, bool drawn, Tensor(a!) active, Tensor(b!) depth, Tensor(c!) tokens, "
+        "Tensor(d!) parents, Tensor(e!) score, Tensor(f!)? kept_logits, Tensor(g!)? stats, "
+        "Tensor(h!)? next_beam, Tensor(i!)? next_row, Tensor(j!)? next_token) -> ()"
+    ),
+    "tree_rerank": (
+        "(Tensor tokens, Tensor parents, Tensor score, Tensor(a!) out_tokens, "
+        "Tensor(b!) out_parents, Tensor(c!) node) -> ()"
+    ),
+    "compact_kv": (
+        "(Tensor path, Tensor num_accepted, Tensor start, Tensor? block_table, Tensor(a!) cache, "
+        "Tensor(b!)? length) -> ()"
+    ),
 }

@@ -12,6 +12,7 @@ import torch
 
 LOGITS = (torch.float32, torch.bfloat16, torch.float16)
 MASKS = (torch.bool, torch.int32, *LOGITS)
+CACHES = (*LOGITS, torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8)
 F64, F32, I64, I32, BOOL, U8 = (
     (dtype,)
     for dtype in (
@@ -31,7 +32,8 @@ class Spec:
     Dimensions are symbols with an offset ("B K+1 V") or the words of a bit mask ("V/32");
     ``"R|R K"`` are alternatives, and an operator's tensors all take the same one.  ``dtypes`` are
     the allowed ones, or that of the argument ``like`` where it is given.  ``rows``: all but the
-    last dimension may be strided.  ``ragged`` replaces the dimensions where ``row_start`` is given.
+    last dimension may be strided.  ``ragged`` replaces the dimensions where ``row_start`` or
+    ``block_table`` is given.
     """
 
     def __init__(
@@ -278,5 +280,46 @@ TENSORS: dict[str, dict[str, Spec]] = {
         "values": Spec("P G S E", LOGITS, rows=True, like="query"),
         "tree_mask": Spec("B N W", I32),
         "mixed": Spec("B H N E", LOGITS, rows=True, like="query"),
+    },
+    "tree_expand": {
+        "tokens": Spec("B N", I64),
+        "parents": Spec("B N", I32),
+        "score": Spec("B N", F32),
+        "active": Spec("B", BOOL),
+        "depth": Spec("B", I32),
+        "round": Spec("B", I64),
+        **_ROWS,
+        "seed": Spec("R", I64),
+        **_SAMPLING,
+        "beam": Spec("B W", I32),
+        "child_start": Spec("W+1", I32),
+        "next_beam": Spec("B n", I32),
+        "next_row": Spec("B n", I32),
+        "next_token": Spec("B n", I64),
+        "next_node": Spec("n", I32),
+        "threshold": Spec("B", F32),
+        "d2t": Spec("D", I32),
+        "stats": Spec("B N+1 8", F32),
+        "kept_logits": Spec("B N+1 D", LOGITS),
+        "logits": Spec("B W D", LOGITS, rows=True, like="kept_logits"),
+        "token_mask": Spec("B W V/32", I32, rows=True),
+    },
+    "tree_rerank": {
+        "tokens": Spec("B M", I64),
+        "parents": Spec("B M", I32),
+        "score": Spec("B M", F32),
+        "out_tokens": Spec("B N", I64),
+        "out_parents": Spec("B N", I32),
+        "node": Spec("B N", I32),
+    },
+    "compact_kv": {
+        "path": Spec("B N", I32),
+        "num_accepted": Spec("B", I32),
+        "start": Spec("B", I32),
+        "block_table": Spec("B M", I32),
+        "cache": Spec(
+            "layers 2 B heads slots width", CACHES, rows=True, ragged="layers 2 pages heads S width"
+        ),
+        "length": Spec("B", I32),
     },
 }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import compare, compare_trees, compare_verify, raw
+from helpers import compare, compare_expand, compare_trees, compare_verify, raw
 from helpers.device import affordable, few, interpreted_if, is_refused
 
+from tapout_kernels._library import NO_KERNEL
 from tapout_kernels.reference.accept import GREEDY
 from tapout_kernels.testing import CASES, MORE_VOCABS, SAMPLINGS, VOCABS, Case
 
@@ -42,6 +43,11 @@ def check_outputs(backend: str, case: Case, args: dict, found: dict, expected: d
         return compare_trees.check_tree_verify(args, found, expected, target_cutoffs(backend, args))
     if case.op == "tree_attention":
         compare.close_in("attention", found["mixed"], expected["mixed"], case.name)
+        return 0
+    if case.op == "tree_expand":
+        return compare_expand.check_tree_expand(args, found, expected)
+    if case.op == "compact_kv":
+        raw.same(found, expected, case.name)
         return 0
     for name, value in expected.items():
         if value.is_floating_point():
@@ -105,7 +111,7 @@ def interpreted_slice() -> set[Case]:
     a chunk has 1024 ids, as no tile of Triton's has."""
     rows = [case for case in CASES if case.op in ROW_OPS]
     large = [case for case in rows if case.vocab not in (7, 1024, 1025)]
-    rest = {case for case in CASES if not case.op.startswith("tree")}
+    rest = {case for case in CASES if case.op not in NO_KERNEL["triton"]}
     return rest - set(rows) | {case for case in rows if case.vocab == 7} | set(large[::2])
 
 
@@ -206,6 +212,9 @@ USES = {  # the axes an operator has arguments for
     "tree_mask_flat": _SHAPE | {"slots"},
     "tree_verify": _ROW | {"slots", "rule", "drafts", "draft_vocab", "rows"},
     "tree_attention": _SHAPE | {"slots", "dtype"},
+    "tree_expand": _ROW | {"slots", "drafts", "draft_vocab", "rows", "extras"},
+    "tree_rerank": _SHAPE | {"slots"},
+    "compact_kv": _SHAPE | {"slots", "dtype", "ragged", "extras"},
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 import test_bandit_hedge
 import test_bandit_policies
 import test_bandit_weights
+import test_compact_kv
 import test_conformance
 import test_known_answers
 import test_peers
@@ -73,6 +74,11 @@ TREE_ONE_HOT = Killer(
     test_conformance.test_matches_the_reference,
     case=Case("tree_verify", 200, 6, 7, drafts="one_hot"),
 )
+PATH = Killer(
+    test_compact_kv.test_a_path_is_taken_as_far_as_it_is_one, path=(2, 0, 1), count=3, start=0,
+    moved=1, paged=False,
+)  # fmt: skip
+PAGES = Killer(test_compact_kv.test_pages_anywhere_hold_what_a_contiguous_cache_holds, page=4)
 TREE_CHAIN = Killer(
     test_tree_streams.test_a_chain_emits_what_verify_emits, rule="token", filters={}, one_hot=False
 )
@@ -163,6 +169,12 @@ MUTANTS = {
     ),
     **stop_mutants.CORE,
     **stop_mutants.CPU,
+    "an accepted path that need not rise": Mutant(
+        (Edit("core/tree.h", "path[found] > last", "path[found] >= 0"),), PATH
+    ),
+    "slots of the first page alone": Mutant(
+        (Edit("cpu/compact_kv.cpp", "slot / params.slots", "0 * slot"),), PAGES
+    ),
     "siblings tested independently": Mutant(
         (Edit("core/tree.h", "uniform * row.mass + row.slope * row.left", "uniform * row.left"),),
         TREE_ROWS,

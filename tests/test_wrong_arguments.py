@@ -31,6 +31,7 @@ PUBLIC_NAME = {
 }  # fmt: skip
 
 
+ANY_MASK = ("draft_step", "proposal_load", "tree_expand")  # V is known to none of them
 OPTIONS = ("masked", "draft_vocab", "ragged", "rows", "extras")
 EVERY = {**dict.fromkeys(OPTIONS, True), "bandit": "exp3_rows"}
 
@@ -69,7 +70,7 @@ def wrong_shapes(op: str, name: str, args: dict) -> Iterator[tuple[str, Tensor]]
         same = [s for s in dims(op, name) if s.symbol == dim.symbol]
         repeated = len([s for s in same if dim.words or not s.words]) > 1
         blames_of_zero = "another" if first else name
-        free_mask = dim.words and op in ("draft_step", "proposal_load")  # V is known to neither
+        free_mask = dim.words and op in ANY_MASK
         if (shared or repeated) and not free_mask:
             blames = "another" if first else name
             yield f"dimension {d} + 1 ({blames})", torch.zeros(shape, dtype=value.dtype)

@@ -205,6 +205,26 @@ HeadRows Arguments::heads(const char* name, const Tensor& tensor, Shape shape, D
   return {tensor.const_data_ptr(), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
 }
 
+void* Arguments::entries(const char* name, const Tensor& tensor, Shape shape) const {
+  check_device(name, tensor);
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+    case ScalarType::BFloat16:
+    case ScalarType::Half:
+    case ScalarType::Float8_e4m3fn:
+    case ScalarType::Float8_e5m2:
+    case ScalarType::Byte:
+    case ScalarType::Char: break;
+    default: fail(name, "float32 or a type of 8 or 16 bits", dtype_name(tensor.scalar_type()));
+  }
+  check_shape(name, tensor, shape);
+  for (const int64_t size : shape) {
+    if (size < 1) fail(name, "not empty", list(tensor.sizes()));
+  }
+  check_last_stride(name, tensor);
+  return tensor.mutable_data_ptr();
+}
+
 int64_t Arguments::choice(const char* name, int64_t value, const char* expected) const {
   if (value != 0 && value != 1) fail(name, expected, std::to_string(value));
   return value;

@@ -116,6 +116,9 @@ class Arguments {
   // first tensor, and of all after it.
   HeadRows heads(const char* name, const Tensor& tensor, Shape shape, DType* dtype) const;
 
+  // Entries of a cache, float32 or of 8 or 16 bits: any strides, but a contiguous last dimension.
+  void* entries(const char* name, const Tensor& tensor, Shape shape) const;
+
   // `value` if it is 0 or 1.
   int64_t choice(const char* name, int64_t value, const char* expected) const;
 

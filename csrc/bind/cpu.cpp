@@ -105,4 +105,15 @@ void run(const TreeAttentionParams& params, const Tensor&) {
   cpu_ops().tree_attention(params, TorchTeam(0).team());
 }
 
+void run(const TreeExpandParams& params, const Tensor&) {
+  const CpuOps& ops = cpu_ops();
+  ops.tree_expand(params, TorchTeam(ops, params.logits.vocab).team());
+}
+
+void run(const TreeRerankParams& params, const Tensor&) { cpu_ops().tree_rerank(params); }
+
+void run(const CompactKvParams& params, const Tensor&) {
+  cpu_ops().compact_kv(params, TorchTeam(0).team());
+}
+
 }  // namespace tapout::bind

@@ -1,4 +1,4 @@
-// Trees: links, the bits of who sees whom, and rejection without replacement.
+// Trees: links, the bits of who sees whom, accepted paths, and rejection without replacement.
 //   tree_token  (SpecInfer 2305.09781, Sequoia 2402.12374) children x_1, x_2, .. in the order they
 //   were drawn: accept x iff u q_k(x) < p_k(x), else p_{k+1} = norm[p_k - q_k]+ and q_{k+1} is q_k
 //   without x, renormalised. A rejected x has p_{k+1}(x) = 0 and stays at 0, so that
@@ -8,7 +8,10 @@
 //   without the children before it, of mass M_k: accept iff u M_k < p(x).
 #pragma once
 
+#include <math.h>
+
 #include "macros.h"
+#include "sampling.h"
 #include "tree_params.h"
 
 namespace tapout {
@@ -87,6 +90,48 @@ TAPOUT_HD bool accepts_child(double uniform, double p_target, double p_draft,
 }
 
 TAPOUT_HD double next_slope(const TreeResidual& row) { return row.slope + row.mass / row.left; }
+
+// Which of some scores are the best: all whose key is above `limit`, and the first `ties` at it.
+struct BestScores {
+  uint32_t limit;
+  int64_t ties;
+  int64_t count;  // how many that is
+};
+
+TAPOUT_HD int64_t scores_from(const float* score, int64_t n, uint32_t key) {
+  int64_t found = 0;
+  for (int64_t i = 0; i < n; ++i) found += score[i] > -INFINITY && order_key(score[i]) >= key;
+  return found;
+}
+
+// The `wanted` best of those above -inf, or all if there are fewer.
+TAPOUT_HD BestScores best_scores(const float* score, int64_t n, int64_t wanted) {
+  const int64_t all = scores_from(score, n, 0);
+  if (all <= wanted) return {0, 0, all};
+  KeySearch search = {0, 0xFFFFFFFEu};
+  while (search.low < search.high) {
+    const uint32_t probe = search_probe(search);
+    search = search_next(search, probe, scores_from(score, n, probe) >= wanted);
+  }
+  return {search.low, wanted - scores_from(score, n, search.low + 1), wanted};
+}
+
+// Whether the next score, in ascending order of nodes, is one of the best; counts ties down.
+TAPOUT_HD bool is_best(BestScores& best, float score) {
+  if (!(score > -INFINITY)) return false;
+  const uint32_t key = order_key(score);
+  return key > best.limit || (key == best.limit && best.ties-- > 0);
+}
+
+// How many entries of an accepted path lead down: each names a later node than the one before it,
+// so that entry j is at least j, and moving in their order overwrites nothing still to be moved.
+TAPOUT_HD int64_t leading_nodes(const int32_t* path, int64_t count, int64_t nodes) {
+  int64_t found = 0, last = -1;
+  while (found < count && found < nodes && path[found] > last && path[found] < nodes) {
+    last = path[found++];
+  }
+  return found;
+}
 
 }  // namespace TAPOUT_ISA
 }  // namespace tapout

@@ -115,4 +115,70 @@ struct TreeAttentionParams {
   HeadRows mixed;  // as query; written
 };
 
+// Rows of a draft and the nodes that hang on them: one level of a tree.
+struct TreeExpandParams {
+  int64_t batch;
+  int64_t nodes;      // of the tree so far and to come
+  int64_t beam_rows;  // W
+  int64_t children;   // of a row, at most
+  StateRows rows;
+  Logits logits;  // [B, W, D]
+  Sampling sampling;
+  TokenMask mask;              // [B, W, words]
+  const int32_t* d2t;          // [D]
+  const int64_t* seed;         // [R]
+  const int64_t* round;        // [B]
+  const int32_t* beam;         // [B, W] the node of each row, -1 the root, below: no row
+  const int32_t* child_start;  // [W+1] nodes of row w: from entry w to entry w + 1
+  const int32_t* next_node;    // [next_rows] the next level's rows; null: the best children
+  const float* threshold;      // [B]
+  bool drawn;                  // children without replacement; else the most probable ids
+  bool* active;                // [B]
+  int32_t* depth;              // [B]
+  int64_t* tokens;             // [B, N]
+  int32_t* parents;            // [B, N]
+  float* score;                // [B, N]
+  void* kept_logits;           // [B, N+1, D], the dtype of logits
+  float* stats;                // [B, N+1, 8]
+  int64_t next_rows;
+  int32_t* next_beam;   // [B, next_rows]
+  int32_t* next_row;    // [B, next_rows]
+  int64_t* next_token;  // [B, next_rows]
+};
+
+struct TreeRerankParams {
+  int64_t batch;
+  int64_t candidates;  // M
+  int64_t nodes;
+  const int64_t* tokens;   // [B, M]
+  const int32_t* parents;  // [B, M]
+  const float* score;      // [B, M]
+  int64_t* out_tokens;     // [B, N]
+  int32_t* out_parents;    // [B, N]
+  int32_t* node;           // [B, N] the candidate each node was
+};
+
+// Keys and values of all layers, in bytes. Without pages row b of `cache` holds request b.
+struct CompactKvParams {
+  int64_t batch;
+  int64_t nodes;
+  const int32_t* path;          // [B, N]
+  const int32_t* num_accepted;  // [B]
+  const int32_t* start;         // [B] the slot of node 0
+  const int32_t* block_table;   // [B, table_pages] rows of cache
+  int64_t table_pages;
+  char* cache;  // [layers, 2, cache_rows, heads, slots] of `bytes` each
+  int64_t layers;
+  int64_t cache_rows;
+  int64_t heads;
+  int64_t slots;  // of a row
+  int64_t bytes;
+  int64_t layer_stride;
+  int64_t kind_stride;
+  int64_t row_stride;
+  int64_t head_stride;
+  int64_t slot_stride;
+  int32_t* length;  // [B]
+};
+
 }  // namespace tapout

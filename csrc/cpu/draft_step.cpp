@@ -22,15 +22,8 @@ static int64_t kept_row(const DraftStepParams& params, int64_t b) {
 
 static void keep_row(const DraftStepParams& params, const Row& row, int64_t kept, int64_t slot,
                      const Team& team) {
-  const int64_t bytes = element_bytes(row.dtype), piece = kPieceChunks * kChunk;
   const int64_t offset = kept * params.kept_batch_stride + slot * params.kept_row_stride;
-  char* to = static_cast<char*>(params.kept_logits) + offset * bytes;
-  for_each(team, (row.vocab + piece - 1) / piece, [&](int64_t, int64_t i) {
-    const int64_t begin = i * piece;
-    const int64_t end = row.vocab - begin < piece ? row.vocab : begin + piece;
-    memmove(to + begin * bytes, row.data + begin * bytes, (end - begin) * bytes);
-    if (row.mask) write_masked(row, begin, end, to);
-  });
+  copy_row(row, static_cast<char*>(params.kept_logits) + offset * element_bytes(row.dtype), team);
 }
 
 static StopReason reason_after(const DraftStepParams& params, int64_t b, int64_t state,

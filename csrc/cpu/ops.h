@@ -23,6 +23,9 @@ struct CpuOps {
   void (*tree_mask_flat)(const TreeMaskFlatParams&);
   void (*tree_verify)(const TreeVerifyParams&, const Team&);
   void (*tree_attention)(const TreeAttentionParams&, const Team&);
+  void (*tree_expand)(const TreeExpandParams&, const Team&);
+  void (*tree_rerank)(const TreeRerankParams&);
+  void (*compact_kv)(const CompactKvParams&, const Team&);
 };
 
 inline namespace TAPOUT_ISA {
@@ -42,6 +45,9 @@ void tree_mask(const TreeMaskParams& params);
 void tree_mask_flat(const TreeMaskFlatParams& params);
 void tree_verify(const TreeVerifyParams& params, const Team& team);
 void tree_attention(const TreeAttentionParams& params, const Team& team);
+void tree_expand(const TreeExpandParams& params, const Team& team);
+void tree_rerank(const TreeRerankParams& params);
+void compact_kv(const CompactKvParams& params, const Team& team);
 
 const CpuOps& ops_table();
 

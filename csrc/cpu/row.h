@@ -146,6 +146,17 @@ inline void write_masked(const Row& row, int64_t begin, int64_t end, char* copy)
   }
 }
 
+// The whole row, -inf where masked, in its own dtype.
+inline void copy_row(const Row& row, char* to, const Team& team) {
+  const int64_t bytes = element_bytes(row.dtype), piece = kPieceChunks * kChunk;
+  for_each(team, (row.vocab + piece - 1) / piece, [&](int64_t, int64_t i) {
+    const int64_t begin = i * piece;
+    const int64_t end = row.vocab - begin < piece ? row.vocab : begin + piece;
+    memmove(to + begin * bytes, row.data + begin * bytes, (end - begin) * bytes);
+    if (row.mask) write_masked(row, begin, end, to);
+  });
+}
+
 struct ChunkStats {
   float max;
   float min;  // of the finite logits, +inf if there is none

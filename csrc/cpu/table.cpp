@@ -29,7 +29,10 @@ const CpuOps& ops_table() {
                                tree_mask,
                                tree_mask_flat,
                                tree_verify,
-                               tree_attention};
+                               tree_attention,
+                               tree_expand,
+                               tree_rerank,
+                               compact_kv};
   return table;
 }
 

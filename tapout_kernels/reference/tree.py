@@ -38,6 +38,17 @@ def _normalised(weights: Tensor) -> Tensor:
     return torch.where(total > 0, weights / total, 0.0)
 
 
+def best_nodes(score: Tensor, count: int) -> Tensor:
+    """[B, N] -> [B, count] i64 nodes of the best scores above -inf in ascending order, the lowest
+    of a tie; then -2."""
+    nodes = score.shape[1]
+    score = torch.where(score > -torch.inf, score, -torch.inf)
+    order = score.sort(dim=-1, descending=True, stable=True).indices[:, :count]
+    chosen = torch.where(score.gather(1, order) > -torch.inf, order, nodes).sort(-1).values
+    chosen = torch.nn.functional.pad(chosen, (0, max(0, count - nodes)), value=nodes)
+    return torch.where(chosen < nodes, chosen, ABSENT)
+
+
 def pack_bits(visible: Tensor) -> Tensor:
     """[..., n] bool -> [..., ceil(n/32)] i32, bit i of word w is entry 32 w + i."""
     padded = torch.nn.functional.pad(visible, (0, -visible.shape[-1] % 32))

@@ -16,6 +16,7 @@ from .inputs import ARMS, SAMPLINGS
 VOCABS = (7, 1024, 49152)  # in every run
 MORE_VOCABS = (1025, 8193, 128256)  # one past a chunk, one past eight, a large real one
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+BYTES = (torch.float8_e4m3fn, torch.uint8)  # of caches alone
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Case:
     drafts: str = "full"  # or "one_hot"
     masked: bool = False  # token masks
     draft_vocab: bool = False  # a smaller, permuted draft vocabulary
-    ragged: bool = False  # row_start
+    ragged: bool = False  # row_start; pages
     rows: bool = False  # state per request slot, not per batch row
-    extras: bool = False  # verify: overlap and logprobs; draft_step: accept_estimate
+    extras: bool = False  # verify: overlap and logprobs; draft_step: accept_estimate; lengths
     level: str = "sequence"  # or "token": an arm for each slot
     arms: str = "plain"  # or "learning": stop rules that go by what they remember
     bandit: str = "ucb1"
@@ -73,6 +74,8 @@ _BUILDERS = {
     "tree_layout": trees.tree_layout, "tree_mask": trees.tree_mask,
     "tree_mask_flat": trees.tree_mask_flat, "tree_verify": trees.tree_verify,
     "tree_attention": trees.tree_attention,
+    "tree_expand": trees.tree_expand, "tree_rerank": trees.tree_rerank,
+    "compact_kv": trees.compact_kv,
 }  # fmt: skip
 
 
@@ -137,9 +140,13 @@ def _tree_cases() -> list[Case]:
         if nodes <= 64:
             cases += [Case("tree_mask", batch, nodes, seed=seed) for seed in range(10)]
             cases += [Case("tree_mask_flat", batch, nodes, seed=seed) for seed in range(4)]
+            cases += [Case("tree_rerank", batch, nodes, seed=seed) for seed in range(2)]
     for dtype in DTYPES:
         cases += [Case("tree_attention", 5, 7, dtype=dtype, seed=seed) for seed in range(16)]
     cases += [Case("tree_attention", 2, nodes, seed=seed) for nodes in (1, 33) for seed in (8, 11)]
+    for dtype in (*DTYPES, *BYTES):
+        kv = Case("compact_kv", 9, 12, dtype=dtype)
+        cases += [kv, kv.with_(ragged=True, extras=True, seed=1)]
     return [*cases, Case("tree_mask", 1, 1024, seed=6)]
 
 
@@ -163,6 +170,21 @@ def _tree_row_cases(vocab: int) -> list[Case]:
     return cases
 
 
+def _expand_cases(vocab: int) -> list[Case]:
+    """``tree_expand``: drawn children and the best ones."""
+    base = Case("tree_expand", 10 if vocab <= 1025 else 4, 4, vocab, extras=True)
+    best = base.with_(drafts="one_hot")
+    if vocab > 1025:
+        return [base.with_(dtype=torch.bfloat16, sampling="mixed", batch=5), best.with_(batch=2)]
+    cases = [base.with_(dtype=dtype, seed=i) for i, dtype in enumerate(DTYPES)]
+    cases.append(base.with_(sampling="mixed", batch=5))
+    cases += [base.with_(sampling=name, seed=i) for i, name in enumerate(tuple(SAMPLINGS)[1:])]
+    for side in (base.with_(sampling="mixed"), best):
+        cases += [side.with_(**{x: True}) for x in ("masked", "draft_vocab", "rows")]
+        cases.append(side.with_(masked=True, draft_vocab=True, rows=True, extras=False, seed=1))
+    return [*cases, best, best.with_(slots=12, seed=1)]
+
+
 def _matrix() -> list[Case]:
     cases = [Case("proposal_reset", batch=16)]
     cases.append(Case("proposal_reset", batch=16, rows=True, level="token"))
@@ -176,6 +198,7 @@ def _matrix() -> list[Case]:
         if vocab <= 8193:
             cases += _layout_cases(base.with_(batch=10))
         cases += _tree_row_cases(vocab)
+        cases += _expand_cases(vocab)
     return cases + _tree_cases()
 
 

@@ -149,6 +149,91 @@ def tree_attention(case: Case, generator: torch.Generator) -> dict[str, object]:
     }  # fmt: skip
 
 
+def tree_expand(case: Case, generator: torch.Generator) -> dict[str, object]:
+    """Three rows of a tree of four nodes, then their children, and two nodes of other levels.
+
+    ``drafts`` "full": drawn, of a static shape; else the best ones, of a dynamic one. Odd seeds:
+    the first row is the root's.
+    """
+    batch, most, drawn, width = case.batch, case.slots, case.drafts == "full", 3
+    counts = (most, 1, max(1, most - 1)) if drawn else (most,) * width
+    start = torch.tensor([4, *counts]).cumsum(0).int()
+    nodes, vocab = int(start[-1]) + 2, _vocab(case, generator)
+    logits = draw_logits(case, generator, width)[0]
+    ids = target_ids(vocab["d2t"], case.vocab, logits.device)
+    masks, seed = _mask(case, generator, batch, width), _seeds(case.state, generator)
+    logits = logits[..., ids].contiguous()
+    if batch > 1:
+        logits[1, 1] = torch.nan
+    if masks is not None:
+        masks[0, 1] = 0  # EMPTY
+    score = -3 * torch.rand(batch, nodes, generator=generator)
+    tokens = torch.randint(0, case.vocab, (batch, nodes), generator=generator)
+    beam = torch.tensor([-1 if case.seed % 2 else 0, 2, 3]).repeat(batch, 1)
+    if batch > 2:
+        beam[2, 1], tokens[2, 3] = -2, -1  # no row; a node without a token
+    absent = {"next_beam": (batch, 4), "next_row": (batch, 4), "next_token": (batch, 4)}
+    following = {name: torch.zeros(size, dtype=torch.int32) for name, size in absent.items()}
+    following["next_token"] = following["next_token"].long()
+    return {
+        "logits": logits, **sampling_columns(case.sampling, case.state), "token_mask": masks,
+        "d2t": vocab["d2t"], "seed": seed, "rows": _rows(case), "round": torch.arange(batch) + 3,
+        "beam": beam.int(), "child_start": start, "children": most, "drawn": drawn,
+        "next_node": torch.tensor([4, 5, nodes, 6]).int() if drawn else None,
+        "threshold": -torch.arange(batch).float() if case.extras else None,
+        "active": torch.arange(batch) % 5 != 4, "depth": torch.arange(batch).int(),
+        "tokens": tokens, "parents": torch.full((batch, nodes), -2).int(), "score": score,
+        "kept_logits": torch.zeros(batch, nodes + 1, len(ids), dtype=case.dtype) if drawn else None,
+        "stats": torch.zeros(batch, nodes + 1, NUM_STATS) if drawn else None, **following,
+    }  # fmt: skip
+
+
+def tree_rerank(case: Case, generator: torch.Generator) -> dict[str, object]:
+    """Scores that fall on the way down, some of them equal; every fifth request's are any, and
+    every third has pointers that are no tree."""
+    batch, nodes = case.batch, case.slots
+    size = 3 * nodes
+    parents = _parents(case.with_(slots=size), generator).long()
+    chance = -torch.randint(0, 4, (batch, size), generator=generator).float()
+    score = chance.clone()
+    for i in range(size):
+        above = score.gather(1, parents[:, i : i + 1].clamp(0, size - 1))[:, 0]
+        inside = (parents[:, i] >= 0) & (parents[:, i] < i)
+        score[:, i] += torch.where(inside, above, 0.0)
+    score = torch.where(parents < ROOT, -torch.inf, score)
+    score[::5] = chance[::5]
+    return {
+        "tokens": torch.randint(0, 99, (batch, size), generator=generator),
+        "parents": parents.int(), "score": score,
+        "out_tokens": torch.zeros(batch, nodes, dtype=torch.int64),
+        "out_parents": torch.zeros(batch, nodes, dtype=torch.int32),
+        "node": torch.zeros(batch, nodes, dtype=torch.int32),
+    }  # fmt: skip
+
+
+def compact_kv(case: Case, generator: torch.Generator) -> dict[str, object]:
+    """Paths of every length; the last requests have no room, or no path. ``ragged``: pages."""
+    batch, nodes, page = case.batch, case.slots, 4
+    count = torch.arange(batch) % (nodes + 1)
+    order = torch.rand(batch, nodes, generator=generator).argsort(-1)
+    chosen = torch.where(torch.arange(nodes) < count[:, None], order, nodes).sort(-1).values
+    path = torch.where(chosen < nodes, chosen, -1).int()
+    path[batch // 2, : nodes // 2] = 2  # no path: only the first of them counts
+    pages = -(-(nodes + 9) // page)
+    start = torch.randint(0, 10, (batch,), generator=generator)
+    start[-1] = pages * page - 2
+    rows, slots = (batch * pages, page) if case.ragged else (batch, pages * page)
+    table = torch.randperm(batch * pages, generator=generator).view(batch, pages).int()
+    table[batch // 3, -1] = rows  # no page of the cache
+    sizes = (3, 2, rows, 2, slots, 5)
+    entries = torch.randint(0, 120, sizes, generator=generator).float().to(case.dtype)
+    return {
+        "path": path, "num_accepted": count.int(), "start": start.int(),
+        "block_table": table if case.ragged else None, "cache": entries,
+        "length": torch.zeros(batch, dtype=torch.int32) if case.extras else None,
+    }  # fmt: skip
+
+
 def _draw_trees(
     case: Case, generator: torch.Generator, layout: TreeLayout, kept: Tensor, ids: Tensor,
     seed: Tensor, position: Tensor,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 import tapout_kernels as tk
+from tapout_kernels.backends import call as call_operator
 from tapout_kernels.reference.accept import RULES
 from tapout_kernels.reference.bandit import POLICIES, REWARDS
 from tapout_kernels.testing import ARMS
@@ -230,11 +231,43 @@ def _tree_attention(args, backend, rng):
     )  # fmt: skip
 
 
+def _tree_expand(args, backend, rng):
+    """The first of two levels."""
+    shape = tk.TreeShape((tk.TreeLevel(3, (), args["children"], (-1,)),) * 2, 1, 1, None)
+    names = ("tokens", "parents", "score", "active", "depth", "round", "stats")
+    draft = tk.TreeDraft(
+        shape=shape, live=args["active"], logits=args["kept_logits"],
+        beam=(args["beam"], args["next_beam"]), parent_row=(None, args["next_row"]),
+        child_start=(args["child_start"],), next_node=(args["next_node"],),
+        **{name: args[name] for name in names},
+    )  # fmt: skip
+    sampling = _sampling(args) if args["drawn"] else None
+    rng, vocab = tk.RngState(args["seed"], rng.round, rng.position), _vocab(args)
+    return lambda: tk.tree_expand(
+        args["logits"], draft, 0, sampling, rng, vocab=vocab, token_mask=args["token_mask"],
+        threshold=args["threshold"], rows=args["rows"], next_token=args["next_token"],
+        backend=backend,
+    )  # fmt: skip
+
+
+def _tree_rerank(args, backend, rng):
+    """The operator alone: the public function makes what it writes."""
+    return lambda: call_operator("tree_rerank", backend, **args)
+
+
+def _compact_kv(args, backend, rng):
+    return lambda: tk.compact_kv(
+        args["cache"], args["path"], args["num_accepted"], args["start"],
+        block_table=args["block_table"], length=args["length"], backend=backend,
+    )  # fmt: skip
+
+
 _CALLS = {
     "row_stats": _row_stats, "sample": _sample, "proposal_reset": _proposal_reset,
     "proposal_load": _proposal_load, "draft_step": _draft_step, "verify": _verify,
     "bandit_select": _bandit_select, "bandit_update": _bandit_update,
     "bandit_step": _bandit_step, "tree_layout": _tree_layout, "tree_mask": _tree_mask,
     "tree_mask_flat": _tree_mask_flat, "tree_verify": _tree_verify,
-    "tree_attention": _tree_attention,
+    "tree_attention": _tree_attention, "tree_expand": _tree_expand,
+    "tree_rerank": _tree_rerank, "compact_kv": _compact_kv,
 }  # fmt: skip
