@@ -31,6 +31,7 @@ ENGINE_LAYERS = [
     {"controller", "rows", "loading", "divergence", "models"},
     {"lanes"},
     {"decode", "summary"},
+    {"tree_decode"},
     {"adapters"},
     {"session"},
     {"generate", "demo", "training"},

@@ -14,13 +14,22 @@
 from .arms import LENGTH_ARMS, TAPOUT_ARMS, parse_arms
 from .controller import ArmReport, Controller
 from .decode import PlainDecoder, SpeculativeDecoder
-from .engine import AutoregressiveDrafter, BlockDrafter, Target, Tokenizer
+from .engine import (
+    AutoregressiveDrafter,
+    BlockDrafter,
+    Target,
+    Tokenizer,
+    TreeDrafter,
+    TreeTarget,
+)
 from .errors import EngineError
 from .requests import Request, Result, Times
 from .summary import Summary, summarise
+from .tree_decode import TreeDecoder
 
 __all__ = [
     "LENGTH_ARMS", "TAPOUT_ARMS", "ArmReport", "AutoregressiveDrafter", "BlockDrafter",
     "Controller", "EngineError", "PlainDecoder", "Request", "Result", "SpeculativeDecoder",
-    "Summary", "Target", "Times", "Tokenizer", "parse_arms", "summarise",
+    "Summary", "Target", "Times", "Tokenizer", "TreeDecoder", "TreeDrafter", "TreeTarget",
+    "parse_arms", "summarise",
 ]  # fmt: skip

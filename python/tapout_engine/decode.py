@@ -21,8 +21,8 @@ StreamCallback = Callable[[int, list[int], str], None]
 """Called after each round of each row: its index, its new tokens, its new text."""
 
 
-class _Decoder:
-    """What both decoders share: admitting requests, running rounds, collecting results."""
+class BatchDecoder:
+    """What decoders share: admitting requests, running rounds, collecting results."""
 
     def __init__(self, target: Target, tokenizer: Tokenizer | None, rule: str, backend: str | None):
         self.target = target
@@ -30,6 +30,7 @@ class _Decoder:
         self.tokenizer = tokenizer
         self.rule = rule
         self.backend = backend
+        self.requests = 0
 
     def generate(
         self, requests: Sequence[Request], stream: StreamCallback | None = None
@@ -83,6 +84,10 @@ class _Decoder:
             for request, key in zip(requests, keys, strict=True)
         ]
 
+    def _keys(self, seeds: Sequence[int]) -> list[int]:
+        first, self.requests = self.requests, self.requests + len(seeds)
+        return [tk.mix64(seed, first + i) for i, seed in enumerate(seeds)]
+
     @contextmanager
     def _clock(self, part: str) -> Iterator[None]:
         # Host time: on a GPU it is the time to enqueue, unless the round reads its result.
@@ -91,7 +96,7 @@ class _Decoder:
         setattr(self.times, part, getattr(self.times, part) + perf_counter() - begin)
 
 
-class SpeculativeDecoder(_Decoder):
+class SpeculativeDecoder(BatchDecoder):
     """Drafts with one model, verifies with another, and lets a bandit pick the stop rule.
 
     Parameters
@@ -231,7 +236,7 @@ class SpeculativeDecoder(_Decoder):
         return [RoundReport(row[n : n + row[0]], *row[1:n]) for row in table]
 
 
-class PlainDecoder(_Decoder):
+class PlainDecoder(BatchDecoder):
     """One token a forward, with the same target, kernels and requests: the baseline.
 
     Parameters
@@ -250,11 +255,6 @@ class PlainDecoder(_Decoder):
         backend: str | None = None,
     ):
         super().__init__(target, tokenizer, rule, backend)
-        self.requests = 0
-
-    def _keys(self, seeds: Sequence[int]) -> list[int]:
-        first, self.requests = self.requests, self.requests + len(seeds)
-        return [tk.mix64(seed, first + i) for i, seed in enumerate(seeds)]
 
     def _prefill(self, prompts: list[list[int]]) -> None:
         self.target.prefill(prompts)

@@ -13,6 +13,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+import tapout_kernels as tk
+
 
 @runtime_checkable
 class Follower(Protocol):
@@ -73,6 +75,32 @@ class BlockDrafter(Follower, Protocol):
 
 
 Drafter = AutoregressiveDrafter | BlockDrafter
+
+
+@runtime_checkable
+class TreeTarget(Target, Protocol):
+    """A target that verifies trees."""
+
+    def forward_tree(self, input_ids: Tensor, layout: tk.TreeLayout) -> Tensor:
+        """Logits [B, N+1, V] after each row's last token and after the nodes that hang on it.
+
+        ``layout`` has been made with the position of the last token. Nothing else is fed before
+        the next ``commit``.
+        """
+
+    def keep_path(self, path: Tensor, num_accepted: Tensor) -> None:
+        """Before that ``commit``: of the tree, what [B, N] and [B] say was accepted stays."""
+
+
+@runtime_checkable
+class TreeDrafter(AutoregressiveDrafter, Protocol):
+    """A drafter that is asked for many continuations at once."""
+
+    def expand(self, token: Tensor, draft: tk.TreeDraft, level: int) -> Tensor:
+        """Logits [B, W, V or D] after the tokens [B, W] of the nodes ``draft.beam[level]``.
+
+        Level 0 is each row's last token; the levels follow each other until ``commit``.
+        """
 
 
 def max_length(follower: Follower) -> float:

@@ -17,5 +17,6 @@ from .verify import verify
 
 __all__ = [
     "bandit_select", "bandit_step", "bandit_update", "compact_kv", "draft_step", "row_stats",
-    "sample", "tree_attention", "tree_expand", "tree_layout", "tree_mask", "tree_rerank", "tree_verify", "verify",
+    "sample", "tree_attention", "tree_expand", "tree_layout", "tree_mask", "tree_rerank",
+    "tree_verify", "verify",
 ]  # fmt: skip

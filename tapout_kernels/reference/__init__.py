@@ -27,8 +27,8 @@ OPS = {
     function.__name__: function
     for function in (
         bandit_select, bandit_step, bandit_update, compact_kv, draft_step, proposal_load,
-        proposal_reset, row_stats, sample, tree_attention, tree_expand, tree_layout, tree_mask, tree_mask_flat,
-        tree_rerank, tree_verify, verify,
+        proposal_reset, row_stats, sample, tree_attention, tree_expand, tree_layout, tree_mask,
+        tree_mask_flat, tree_rerank, tree_verify, verify,
     )
 }  # fmt: skip
 __all__ = ["OPS"]

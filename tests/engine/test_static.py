@@ -11,7 +11,7 @@ import tapout_kernels as tk
 from tapout_engine import Controller, EngineError, PlainDecoder, Request, SpeculativeDecoder
 from tapout_engine.adapters.huggingface import HFModel
 from tapout_engine.adapters.static import StaticModel
-from tapout_engine.models import DecoderConfig
+from tapout_engine.models import Branches, DecoderConfig
 from tapout_engine.models import decoder as decoder_module
 from tapout_engine.models.weights import decoder_of
 
@@ -150,7 +150,7 @@ def test_a_tree_is_its_branches(llama, monkeypatch, fused):
         start = torch.tensor([6, 11])
         nodes = torch.tensor([parents[1:]] * 2, dtype=torch.int32) - 1
         tree = tk.tree_layout(nodes, position=start)
-        logits = decoder.logits(decoder(tokens, start, cache, tree=tree))
+        logits = decoder.logits(decoder(tokens, start, cache, branches=Branches.of(tree)))
     for row, sequence in enumerate(sequences):
         for node, path in enumerate(paths):
             branch = sequence + tokens[row, path].tolist()

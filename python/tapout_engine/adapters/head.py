@@ -9,7 +9,7 @@ from torch import Tensor
 
 import tapout_kernels as tk
 
-from ..models import DraftHead, StaticCache
+from ..models import Branches, DraftHead, StaticCache
 from ..models.linear import weights_read
 from .static import PREFILL, StaticModel, padded
 
@@ -63,6 +63,22 @@ class HeadDrafter:
         self.drafting += 1
         return self.head.logits(self.feature)[:, 0]
 
+    @torch.no_grad()
+    def expand(self, token: Tensor, draft: tk.TreeDraft, level: int) -> Tensor:
+        if level == 0:
+            logits = self.step(token[:, 0])[:, None]
+            self.seen = torch.zeros(len(token), 1, 0, dtype=torch.bool, device=self.device)
+            return logits
+        parent = draft.parent_row[level].long().clamp(min=0)[..., None]  # [B, W, 1]
+        states = self.feature.gather(1, parent.expand(-1, -1, self.feature.shape[-1]))
+        seen = self.seen.gather(1, parent.expand(-1, -1, self.seen.shape[-1]))
+        start = [n + len(tail) for n, tail in zip(self.entries, self.tail, strict=True)]
+        position = torch.tensor(start, device=self.device)[:, None] + (level - 1)
+        branches = Branches.after(seen, position.expand_as(token))
+        self.feature = self._run(token, states, start, branches)
+        self.seen = branches.seen
+        return self.head.logits(self.feature)
+
     def commit(self, emitted: Sequence[Sequence[int]]) -> None:
         if self.drafting:  # a row without new tokens keeps its last one: no tail is ever empty
             self._advance(
@@ -86,8 +102,10 @@ class HeadDrafter:
             states[row, len(part) - len(known) : len(part)] = known  # nothing before the first
         return self._run(ids, states, self.entries)
 
-    def _run(self, ids: Tensor, states: Tensor, start: list[int]) -> Tensor:
-        length = max(start) + ids.shape[1]
+    def _run(
+        self, ids: Tensor, states: Tensor, start: list[int], branches: Branches | None = None
+    ) -> Tensor:
+        length = max(start) + (ids.shape[1] if branches is None else branches.among)
         self.cache.hold(length)
         begin = torch.tensor(start, device=self.device)
-        return self.head(ids, states, begin, self.cache, length)
+        return self.head(ids, states, begin, self.cache, length, branches)

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+import tapout_kernels as tk
+
 from ..errors import EngineError
-from ..models import Decoder, StaticCache
+from ..models import Branches, Decoder, StaticCache
 
 PREFILL = 256  # tokens of a row that one forward reads
 
@@ -76,6 +78,25 @@ class StaticModel:
         states = self._run(ids, start)
         return states.gather(1, columns[..., None].expand(-1, -1, states.shape[-1]))
 
+    @torch.no_grad()
+    def forward_tree(self, input_ids: Tensor, layout: tk.TreeLayout) -> Tensor:
+        missing = [tail[:-1] for tail in self.tail]
+        if any(missing):
+            self._run(padded(missing), self.cached)
+            self.cached = [n + len(row) for n, row in zip(self.cached, missing, strict=True)]
+            self.tail = [tail[-1:] for tail in self.tail]
+        self.fed = input_ids.shape[1]
+        return self.decoder.logits(self._run(input_ids, self.cached, Branches.of(layout)))
+
+    def keep_path(self, path: Tensor, num_accepted: Tensor) -> None:
+        first = torch.tensor(self.cached, device=self.device) + 1  # the slot of node 0
+        tk.compact_kv(self.cache.entries, path, num_accepted, first.int())
+        if not self.keeps_states:
+            return
+        for row, count in enumerate(num_accepted.tolist()):
+            nodes = path[row, :count] + first[row]
+            self.states[row, first[row] : first[row] + count] = self.states[row, nodes]
+
     def commit(self, emitted: Sequence[Sequence[int]]) -> None:
         for row, tokens in enumerate(emitted):
             tail = self.tail[row]
@@ -88,11 +109,11 @@ class StaticModel:
             self.tail[row] = [tail[-1], *tokens][right:]
         self.fed = 0
 
-    def _run(self, input_ids: Tensor, start: list[int]) -> Tensor:
+    def _run(self, input_ids: Tensor, start: list[int], branches: Branches | None = None) -> Tensor:
         length = max(start) + input_ids.shape[1]
         self.cache.hold(length)
         begin = torch.tensor(start, device=self.device)
-        states = self.decoder(input_ids.to(self.device), begin, self.cache, length)
+        states = self.decoder(input_ids.to(self.device), begin, self.cache, length, branches)
         if self.keeps_states:
             self._keep(states, start)
         return states

@@ -20,6 +20,7 @@ from torch.nn import functional
 import tapout_kernels as tk
 
 from ..skipping import kept_layers
+from .branches import Branches
 from .cache import StaticCache, visible
 from .config import DecoderConfig
 from .linear import Linear, at_least_fewest
@@ -58,19 +59,21 @@ class Step:
         start: Tensor,
         cache: StaticCache,
         length: int | None = None,
-        tree: tk.TreeLayout | None = None,
+        branches: Branches | None = None,
     ):
         self.batch, self.n = input_ids.shape
         self.tokens = self.batch * self.n
-        self.past, self.tree = start.int(), tree
-        self.slots = start[:, None] + torch.arange(self.n, device=start.device)  # [B, n]
+        self.past, self.branches = start.int(), branches
+        self.among = self.n if branches is None else branches.among
+        first = start + self.among - self.n
+        self.slots = first[:, None] + torch.arange(self.n, device=start.device)  # [B, n]
         self.visible = cache.slots if length is None else min(visible(length), cache.slots)
-        positions = self.slots if tree is None else tree.position_ids
+        positions = self.slots if branches is None else branches.position_ids
         self.cos, self.sin = rotary(positions)  # [B, 1, n, head_dim]
         self.fused = start.device.type in FUSED and self.n <= WIDE
         self.tree_mask: Tensor | None = None  # bits
-        if self.fused and tree is not None:
-            self.tree_mask = tk.tree_mask(tree, "bits", root=True)
+        if self.fused and branches is not None:
+            self.tree_mask = branches.bits()
         self.biases: dict[tuple[int, int], Tensor] = {}
 
     def flat(self, x: Tensor) -> Tensor:
@@ -85,12 +88,12 @@ class Step:
     def hidden(self) -> Tensor:
         """[B, n, visible] bool."""
         slot = torch.arange(self.visible, device=self.past.device)
-        if self.tree is None:
+        if self.branches is None:
             return slot > self.slots[..., None]
-        seen = tk.tree_mask(self.tree, "bool", root=True)
-        offset = slot - self.past[:, None]  # which new token a slot holds
-        index = offset.clamp(0, self.n - 1)[:, None].expand(-1, self.n, -1)
-        return (offset >= 0)[:, None] & ~(seen.gather(2, index) & (offset < self.n)[:, None])
+        offset = slot - self.past[:, None]  # which token of the tree a slot holds
+        index = offset.clamp(0, self.among - 1)[:, None].expand(-1, self.n, -1)
+        seen = self.branches.seen.gather(2, index) & (offset < self.among)[:, None]
+        return (offset >= 0)[:, None] & ~seen
 
     def bias(self, kv_heads: int, group: int, dtype: torch.dtype) -> Tensor:
         """[B kv_heads, visible, group n]: -inf where hidden, 0 elsewhere; one for all layers."""
@@ -141,7 +144,9 @@ class Attention(nn.Module):
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, step: Step, out: Tensor) -> None:
         """[B, heads, n, head_dim] over [B, kv_heads, visible, head_dim]."""
         if step.fused:
-            tk.tree_attention(query, keys, values, step.past, step.tree_mask, out=out)
+            tk.tree_attention(
+                query, keys, values, step.past, step.tree_mask, among=step.among, out=out
+            )
         elif step.n > WIDE:
             out.copy_(functional.scaled_dot_product_attention(
                 query, keys, values, attn_mask=~step.hidden[:, None], enable_gqa=True
@@ -240,7 +245,7 @@ class Decoder(nn.Module):
         start: Tensor,
         cache: StaticCache,
         length: int | None = None,
-        tree: tk.TreeLayout | None = None,
+        branches: Branches | None = None,
     ) -> Tensor:
         """Feed n tokens to each row.
 
@@ -249,21 +254,21 @@ class Decoder(nn.Module):
         input_ids : Tensor
             [B, n] int64.
         start : Tensor
-            [B] int64: tokens of each row that are in the cache; the new ones follow them.
+            [B] int64: tokens of each row that are in the cache; the new ones follow them, or the
+            rest of their tree does.
         cache : StaticCache
         length : int, optional
-            No row has more than ``length`` tokens after this forward. Fewer slots are looked at
-            then; without it all of them are, whatever the rows hold.
-        tree : TreeLayout, optional
-            Of n - 1 nodes, made with ``position=start``: the new tokens are its root and its nodes.
-            Without one each sees those before it.
+            No row has more than ``length`` tokens in the cache after this forward. Fewer slots are
+            looked at then; without it all of them are, whatever the rows hold.
+        branches : Branches, optional
+            How the new tokens are parts of trees. Without it each sees those before it.
 
         Returns
         -------
         Tensor
             [B, n, hidden]: the last hidden state, normed; see :meth:`logits`.
         """
-        step = Step(self.rotary, input_ids, start, cache, length, tree)
+        step = Step(self.rotary, input_ids, start, cache, length, branches)
         x = step.flat(functional.embedding(input_ids, self.embedding))
         for index, layer in enumerate(self.layers):
             x = layer(x, index, step, cache)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import EngineError
+from .branches import Branches
 from .cache import StaticCache
 from .config import DecoderConfig
 from .decoder import Attention, Decoder, FeedForward, Layer, RMSNorm, Step
@@ -97,7 +98,13 @@ class DraftHead(nn.Module):
         return StaticCache.of(self.config, batch, slots, self.embedding)
 
     def forward(
-        self, input_ids: Tensor, states: Tensor, start: Tensor, cache: StaticCache, length: int
+        self,
+        input_ids: Tensor,
+        states: Tensor,
+        start: Tensor,
+        cache: StaticCache,
+        length: int,
+        branches: Branches | None = None,
     ) -> Tensor:
         """Feed n tokens to each row.
 
@@ -107,7 +114,7 @@ class DraftHead(nn.Module):
             [B, n] int64.
         states : Tensor
             [B, n, hidden]: the target's hidden state, or this head's, after the token before each.
-        start, cache, length
+        start, cache, length, branches
             As for :class:`Decoder`.
 
         Returns
@@ -115,7 +122,7 @@ class DraftHead(nn.Module):
         Tensor
             [B, n, hidden].
         """
-        step = Step(self.rotary, input_ids, start, cache, length)
+        step = Step(self.rotary, input_ids, start, cache, length, branches)
         tokens = self.token_norm(functional.embedding(input_ids, self.embedding))
         x = self.fuse(step.flat(torch.cat((tokens, self.state_norm(states)), dim=-1)))
         for index, layer in enumerate(self.layers):

@@ -1,0 +1,121 @@
+"""Speculative decoding with trees: grow, verify every branch in one forward, keep a path."""
+
+from __future__ import annotations
+
+import torch
+
+import tapout_kernels as tk
+
+from .decode import BatchDecoder
+from .engine import Tokenizer, TreeDrafter, TreeTarget, max_length
+from .errors import EngineError
+from .rows import RoundReport, Row
+
+
+class TreeDecoder(BatchDecoder):
+    """Drafts a tree of one shape every round.
+
+    A request ends as many tokens before the longest that the models can read as the tree is deep.
+
+    Parameters
+    ----------
+    target : TreeTarget
+    drafter : TreeDrafter
+        Must share the target's vocabulary.
+    shape : TreeShape
+    tokenizer : Tokenizer, optional
+        For text, streaming and stop strings.
+    rule : {"token", "gumbel", "greedy"}
+        How nodes are accepted; ``greedy`` decodes at temperature 0 whatever requests say.
+    drawn : bool
+        Children are drawn from the drafter's distribution, which needs a static shape and rule
+        ``token``, not its most probable tokens. The output has the target's law either way.
+    backend : str, optional
+        Of every kernel, see :func:`tapout_kernels.available_backends`.
+    """
+
+    def __init__(
+        self,
+        target: TreeTarget,
+        drafter: TreeDrafter,
+        shape: tk.TreeShape,
+        tokenizer: Tokenizer | None = None,
+        rule: str = "token",
+        drawn: bool = False,
+        backend: str | None = None,
+    ):
+        super().__init__(target, tokenizer, rule, backend)
+        for name, model, protocol in (
+            ("target", target, TreeTarget), ("drafter", drafter, TreeDrafter)
+        ):  # fmt: skip
+            if not isinstance(model, protocol):
+                raise EngineError(
+                    f"TreeDecoder: {name} must be a {protocol.__name__}, got a "
+                    f"{type(model).__name__}"
+                )
+        if drafter.vocab_size != target.vocab_size:
+            raise EngineError(
+                f"the drafter must share the target's vocabulary of {target.vocab_size} tokens, "
+                f"got one of {drafter.vocab_size}"
+            )
+        if drawn and rule != "token":
+            raise EngineError(f"TreeDecoder: drawn children need rule token, got {rule}")
+        self.drafter, self.shape, self.drawn = drafter, shape, drawn
+        self.vocab: tk.DraftVocab | None = getattr(drafter, "draft_vocab", None)
+        self.max_length = min(self.max_length, max_length(drafter)) - shape.depth
+        self.prompt_below = self.max_length
+
+    def _prefill(self, prompts: list[list[int]]) -> None:
+        self.target.prefill(prompts)
+        self.drafter.prefill(prompts)
+        width = len(self.vocab) if self.vocab else self.target.vocab_size
+        kept = (width, self.drafter.dtype) if self.drawn else (None, None)
+        self.draft = tk.TreeDraft.empty(len(prompts), self.shape, *kept, self.target.device)
+        self.verdict = tk.TreeVerdict.empty(
+            len(prompts), self.shape.nodes, device=self.target.device
+        )
+
+    def _advance(self, rows: list[Row]) -> list[RoundReport]:
+        live = torch.tensor([row.live for row in rows], device=self.target.device)
+        tree = self._grow(live)
+        with self._clock("verify"):
+            input_ids = tree.input_ids(self.last, self.target.vocab_size)
+            logits = self.target.forward_tree(input_ids, tree.layout)
+        with self._clock("kernels"):
+            tk.tree_verify(
+                logits, tree, self.sampling, self.rng, rule=f"tree_{self.rule}", vocab=self.vocab,
+                out=self.verdict, backend=self.backend,
+            )  # fmt: skip
+        reports = self._read(tree)
+        emitted = [report.emitted for report in reports]
+        with self._clock("verify"):
+            self.target.keep_path(self.verdict.path, self.verdict.num_accepted)
+            self.target.commit(emitted)
+        with self._clock("draft"):
+            self.drafter.commit(emitted)
+        self.last = torch.where(live, self.verdict.last_token, self.last)
+        return reports
+
+    def _grow(self, live: torch.Tensor) -> tk.TreeProposal:
+        """The tree of every live row."""
+        self.draft.reset(self.rng, live)
+        token = self.last[:, None]
+        for level in range(self.shape.depth):
+            with self._clock("draft"):
+                logits = self.drafter.expand(token, self.draft, level)  # [B, W, V or D]
+            with self._clock("kernels"):
+                token = tk.tree_expand(
+                    logits, self.draft, level, self.sampling if self.drawn else None, self.rng,
+                    vocab=self.vocab, backend=self.backend,
+                )  # fmt: skip
+        with self._clock("kernels"):
+            root = self.rng.position - 1
+            return tk.tree_rerank(self.draft, position=root, backend=self.backend)
+
+    def _read(self, tree: tk.TreeProposal) -> list[RoundReport]:
+        """One transfer to the host: all it will know of this round."""
+        verdict = self.verdict
+        counts = (verdict.num_emitted, verdict.num_accepted, tree.layout.size, verdict.status)
+        numbers = torch.stack([count.long() for count in counts], dim=1)
+        table = torch.cat([numbers, verdict.tokens], dim=1).tolist()
+        return [RoundReport(row[4 : 4 + row[0]], *row[1:4], 0, 0, 0) for row in table]
