@@ -29,6 +29,7 @@ from tapout_engine.models import load_head
 from tapout_engine.requests import Times
 from tapout_engine.session import SHIPPED_HEAD, Session
 from tapout_engine.summary import summarise
+from tapout_engine.tree_decode import TreeDecoder, eagle2
 
 DOMAINS = {
     "code": None,  # HumanEval
@@ -68,11 +69,16 @@ def ways(session: Session, names: Sequence[str], draft: str, slots: int) -> dict
         drafter = HeadDrafter(smaller, session.target)
         return speculative(drafter, (("fixed_length", {"n": 3}),), policy="fixed")
 
+    def tree_of(nodes: int) -> Decode:
+        shape = eagle2(nodes)
+        return TreeDecoder(session.target, head.drafter, shape, session.tokenizer).generate
+
     known: dict[str, Callable[[], Decode]] = {
         "plain": lambda: PlainDecoder(session.target, session.tokenizer).generate,
         "transformers": lambda: _transformers(session),
         "transformers, prompt lookup": lambda: _transformers(session, prompt_lookup_num_tokens=8),
         **{f"head, {n}": lambda n=n: fixed(n) for n in range(1, 7)},
+        **{f"head, tree of {n}": lambda n=n: tree_of(n) for n in (4, 8, 16, 32)},
         "head, TapOut": lambda: speculative(head.drafter, head.arms, reward=head.reward),
         "head, TapOut's own arms": lambda: speculative(head.drafter, TAPOUT_ARMS),
         **{f"head of {n}, 3": lambda n=n: fixed_of(n) for n in (4096, 8192, 12288)},

@@ -24,6 +24,7 @@ from .progress import progress_bar
 from .requests import Request, Result
 from .session import NamedDrafter, Session
 from .summary import Summary, arm_table, summarise, table, time_line
+from .tree_decode import TREE_DEPTH, TreeDecoder, eagle2
 
 
 def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
@@ -34,12 +35,9 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
         arguments.target, arguments.dtype, lambda text: say(text, file=sys.stderr),
         arguments.device,
     )  # fmt: skip
-    drafter = session.drafter(arguments.draft, arguments.skip_layers)
-    fits = suits(arguments.bandit, "sequence", drafter.reward)
-    controller = Controller(
-        arms or drafter.arms, arguments.slots, policy=arguments.bandit,
-        reward=drafter.reward if fits else None, device=session.device,
-    )  # fmt: skip
+    chosen = "head" if arguments.tree and arguments.draft == "auto" else arguments.draft
+    drafter = session.drafter(chosen, arguments.skip_layers)
+    controller = None if arguments.tree else _controller(session, drafter, arms, arguments)
     request = Request(
         session.tokenizer.encode(prompt),
         max_new_tokens=arguments.max_new_tokens,
@@ -51,12 +49,9 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
         stop=arguments.stop,
         eos=session.eos,
     )
-    decoder = SpeculativeDecoder(
-        session.target, drafter.drafter, controller, session.tokenizer,
-        rule=arguments.rule, backend=arguments.backend,
-    )  # fmt: skip
+    decoder = _decoder(session, drafter, controller, arguments)
     if arguments.compare:
-        _warm_up(session, drafter, request)
+        _warm_up(session, drafter, request, arguments)
     result = _decode(decoder, request, arguments, say)
     plain = _decode_plainly(session, request, arguments) if arguments.compare else None
     report = _Report(arguments, session, drafter, controller, request, result, plain)
@@ -64,14 +59,49 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
     return 0
 
 
+def _controller(
+    session: Session, drafter: NamedDrafter, arms: tuple[Arm, ...] | None,
+    arguments: argparse.Namespace,
+) -> Controller:  # fmt: skip
+    fits = suits(arguments.bandit, "sequence", drafter.reward)
+    return Controller(
+        arms or drafter.arms, arguments.slots, policy=arguments.bandit,
+        reward=drafter.reward if fits else None, device=session.device,
+    )  # fmt: skip
+
+
+def _decoder(
+    session: Session, drafter: NamedDrafter, controller: Controller | None,
+    arguments: argparse.Namespace,
+) -> SpeculativeDecoder | TreeDecoder:  # fmt: skip
+    """With a controller chains, without one trees."""
+    options = {"rule": arguments.rule, "backend": arguments.backend}
+    if controller is not None:
+        return SpeculativeDecoder(
+            session.target, drafter.drafter, controller, session.tokenizer, **options
+        )
+    shape = eagle2(arguments.nodes, arguments.slots)
+    return TreeDecoder(session.target, drafter.drafter, shape, session.tokenizer, **options)
+
+
 def _checked_early(arguments: argparse.Namespace) -> tuple[Arm, ...] | None:
     """Whatever needs no model is refused before one is loaded; returns the arms, if given."""
     tk.row_stats(torch.zeros(1, 2), backend=arguments.backend)
+    if arguments.tree:
+        _check_tree(arguments)
+    arguments.slots = arguments.slots or (TREE_DEPTH if arguments.tree else 8)
     if arguments.arms is None:
         return None
     arms = parse_arms(arguments.arms)
     tk.StopRules(*arms)
     return arms
+
+
+def _check_tree(arguments: argparse.Namespace) -> None:
+    if arguments.arms is not None:
+        raise EngineError("generate: --arms are for chains: expected them without --tree")
+    if arguments.rule == "block":
+        raise EngineError("generate: --rule block is for chains: expected another with --tree")
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
@@ -91,7 +121,7 @@ def _prompt(arguments: argparse.Namespace) -> str:
 
 
 def _decode(
-    decoder: SpeculativeDecoder,
+    decoder: SpeculativeDecoder | TreeDecoder,
     request: Request,
     arguments: argparse.Namespace,
     say: Callable[..., None],
@@ -110,12 +140,14 @@ def _decode(
     return result
 
 
-def _warm_up(session: Session, drafter: NamedDrafter, request: Request) -> None:
+def _warm_up(
+    session: Session, drafter: NamedDrafter, request: Request, arguments: argparse.Namespace
+) -> None:
     """The first touch of the weights is paid for before any clock."""
     short = replace(request, prompt=request.prompt[-8:], max_new_tokens=16)
     PlainDecoder(session.target, session.tokenizer).generate([short])
-    controller = Controller(drafter.arms, device=session.device)
-    SpeculativeDecoder(session.target, drafter.drafter, controller).generate([short])
+    fresh = None if arguments.tree else _controller(session, drafter, None, arguments)
+    _decoder(session, drafter, fresh, arguments).generate([short])
 
 
 def _decode_plainly(session: Session, request: Request, arguments: argparse.Namespace) -> Result:
@@ -138,13 +170,13 @@ class _Report:
         arguments: argparse.Namespace,
         session: Session,
         drafter: NamedDrafter,
-        controller: Controller,
+        controller: Controller | None,
         request: Request,
         result: Result,
         plain: Result | None,
     ):
         self.arguments, self.session, self.drafter = arguments, session, drafter
-        self.arms = controller.report()
+        self.arms = controller.report() if controller is not None else []
         self.result, self.plain = result, plain
         self.summary: Summary = summarise([result])
         self.divergence: Divergence | None = None
@@ -165,8 +197,10 @@ class _Report:
             "target": self.session.name,
             "draft": self.drafter.name,
             "rule": self.arguments.rule,
-            "bandit": self.arguments.bandit,
+            "bandit": None if self.arguments.tree else self.arguments.bandit,
             "slots": self.arguments.slots,
+            "tree": self.arguments.tree,
+            "nodes": self.arguments.nodes if self.arguments.tree else None,
             "result": self.result.to_dict(),
             "summary": asdict(self.summary),
             "arms": [asdict(arm) for arm in self.arms],
@@ -183,16 +217,21 @@ class _Report:
         parts += [
             "",
             f"target {self.session.name}; draft {self.drafter.name}; rule {arguments.rule}; "
-            f"bandit {arguments.bandit}; K {arguments.slots}",
+            f"{self._how()}",
             self._speed_table(),
             *([f"speedup {self.speedup:.2f}"] if self.plain else []),
             *self._equality(),
             time_line(self.summary),
             "acceptance per slot: " + " ".join(f"{x:.2f}" for x in self.summary.acceptance),
-            "",
-            arm_table(self.arms),
+            *(["", arm_table(self.arms)] if self.arms else []),
         ]
         return "\n".join(parts)
+
+    def _how(self) -> str:
+        arguments = self.arguments
+        if arguments.tree:
+            return f"tree {arguments.tree}; nodes {arguments.nodes}; depth {arguments.slots}"
+        return f"bandit {arguments.bandit}; K {arguments.slots}"
 
     def _speed_table(self) -> str:
         runs = [("plain", summarise([self.plain]))] if self.plain else []

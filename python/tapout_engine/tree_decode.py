@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 import tapout_kernels as tk
@@ -10,6 +12,15 @@ from .decode import BatchDecoder
 from .engine import Tokenizer, TreeDrafter, TreeTarget, max_length
 from .errors import EngineError
 from .rows import RoundReport, Row
+
+TREE_DEPTH = 5
+
+
+def eagle2(nodes: int, depth: int = TREE_DEPTH) -> tk.TreeShape:
+    """EAGLE-2's shape for trees of ``nodes``: rows of a level and children of a row are about their
+    square root."""
+    top_k = math.isqrt(nodes - 1) + 1
+    return tk.TreeShape.dynamic(depth, top_k, nodes)
 
 
 class TreeDecoder(BatchDecoder):

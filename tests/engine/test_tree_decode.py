@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,10 +12,12 @@ import tapout_kernels as tk
 from tapout_engine import EngineError, PlainDecoder, Request, TreeDecoder
 from tapout_engine.adapters.head import HeadDrafter
 from tapout_engine.adapters.static import StaticModel
+from tapout_engine.cli import main
+from tapout_engine.models import save_head
 from tapout_engine.models.weights import decoder_of
 
 from .conftest import tiny_llama
-from .heads import VOCAB, guessable_llama, guessing, prompts
+from .heads import VOCAB, guessable_llama, guessing, prompts, trainable
 
 SHAPES = {
     "eagle2": tk.TreeShape.dynamic(depth=4, top_k=3, nodes=12),
@@ -120,3 +125,42 @@ def test_what_cannot_draft_or_verify_trees_is_refused(decoder):
         TreeDecoder(drafter, drafter, SHAPES["chain"])
     with pytest.raises(EngineError, match="drawn children need rule token, got greedy"):
         trees(decoder, "chain", "greedy", drawn=True)
+
+
+@pytest.fixture
+def head_dir(llama, tmp_path) -> Path:
+    head = trainable(decoder_of(llama))
+    d2t = torch.arange(VOCAB).int()
+    save_head(tmp_path / "head.safetensors", head.config, head.weights(), d2t, "tiny")
+    return tmp_path
+
+
+def test_the_command_line_grows_trees(model_dir, head_dir, capsys):
+    common = ["generate", "--target", str(model_dir), "--draft", str(head_dir), "--prompt", "abcd",
+              "--tree", "eagle2", "--max-new-tokens", "20"]  # fmt: skip
+    assert main([*common, "--nodes", "8", "--compare", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["result"]["tokens"] == found["plain"]["tokens"]
+    assert (found["tree"], found["nodes"], found["slots"]) == ("eagle2", 8, 5)
+    assert found["result"]["drafted"][0] == 8
+    assert found["divergence"] is found["bandit"] is None
+    assert main([*common, "--compare", "--slots", "3"]) == 0
+    text = capsys.readouterr().out
+    assert "tree eagle2; nodes 32; depth 3" in text
+    assert "equal to plain greedy decoding: yes" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--arms", "fixed_length:n=2"], "--arms are for chains"),
+        (["--rule", "block"], "--rule block is for chains"),
+        (["--draft", "prompt-lookup"], "drafter must be a TreeDrafter"),
+        (["--slots", "1"], "nodes must be in"),
+    ],
+)
+def test_what_has_no_tree_is_refused(model_dir, head_dir, capsys, given, message):
+    tree = ["generate", "--target", str(model_dir), "--prompt", "abcd", "--tree", "eagle2"]
+    draft = [] if "--draft" in given else ["--draft", str(head_dir)]
+    assert main([*tree, *draft, *given]) == 2
+    assert message in capsys.readouterr().err
