@@ -222,7 +222,8 @@ class _Report:
             *([f"speedup {self.speedup:.2f}"] if self.plain else []),
             *self._equality(),
             time_line(self.summary),
-            "acceptance per slot: " + " ".join(f"{x:.2f}" for x in self.summary.acceptance),
+            "acceptance per slot: "
+            + " ".join(f"{x:.2f}" for x in self.summary.acceptance[: arguments.slots]),
             *(["", arm_table(self.arms)] if self.arms else []),
         ]
         return "\n".join(parts)
