@@ -75,7 +75,7 @@ TREE_ONE_HOT = Killer(
     test_conformance.test_matches_the_reference,
     case=Case("tree_verify", 200, 6, 7, drafts="one_hot"),
 )
-DRAWN = Killer(test_conformance.test_matches_the_reference, case=Case("tree_expand", 60, 4, 7))
+DRAWN = Killer(test_conformance.test_matches_the_reference, case=Case("tree_expand", 30, 4, 2500))
 EAGLE = Killer(test_tree_expand.test_trees_are_eagle2s, depth=3, top_k=3, nodes=8)
 DEPTH = Killer(test_tree_expand.test_depth_logsumexp_by_hand)
 CONNECTED = Killer(test_tree_expand.test_rerank_keeps_what_is_connected)
