@@ -138,6 +138,67 @@ def bench_attention(batch: int, nodes: int, past: int, dtype: torch.dtype) -> Ro
     return row
 
 
+class Growing:
+    """Levels of a tree from one set of rows, again and again."""
+
+    def __init__(
+        self, shape: tk.TreeShape, batch: int, vocab: int, dtype: torch.dtype, drawn: bool
+    ):
+        generator = torch.Generator().manual_seed(0)
+        rows = max(level.rows for level in shape.levels)
+        sizes = (SETS, batch, rows, vocab)
+        self.logits = (3 * torch.randn(sizes, generator=generator)).to(dtype)
+        self.sampling = tk.SamplingParams() if drawn else None
+        self.rng, self.seen = tk.RngState.of(range(batch)), tk.RngState.of(range(batch))
+        kept = {"vocab": vocab, "dtype": dtype} if drawn else {}
+        self.draft = tk.TreeDraft.empty(batch, shape, **kept)
+
+    def reset(self) -> None:
+        self.rng.round.copy_(self.seen.round)
+        self.draft.reset(self.rng)
+
+    def expand(self, i: int, level: int, backend: str | None = None) -> tk.TreeDraft:
+        rows = self.draft.shape.levels[level].rows
+        self.draft.active.fill_(True)
+        tk.tree_expand(self.logits[i % SETS][:, :rows], self.draft, level, self.sampling, self.rng,
+                       backend=backend)  # fmt: skip
+        return self.draft
+
+    def whole(self, i: int, backend: str | None = None) -> Tensor:
+        """The tokens of a tree: all its levels and the rerank."""
+        self.reset()
+        for level in range(self.draft.shape.depth):
+            self.expand(i, level, backend)
+        return tk.tree_rerank(self.draft, backend=backend).tokens
+
+
+def bench_expand(shape: tk.TreeShape, vocab: int, drawn: bool, level: int) -> Row:
+    """One level; the tree is checked whole."""
+    case = Growing(shape, 8, vocab, torch.bfloat16, drawn)
+    if not torch.equal(case.whole(0), case.whole(0, "reference")):
+        checks.refuse("tree_expand", "wrong result")
+    rows, children = shape.levels[level].rows, shape.levels[level].children
+    sizes = {"B": 8, "W": rows, "children": children, "V": vocab}
+    sizes |= {"drafts": "drawn" if drawn else "one-hot", "dtype": "bfloat16"}
+    nbytes = 8 * rows * vocab * 2 * (2 if drawn else 1)
+    run = partial(case.expand, level=level)
+    return _row("tree_expand", sizes, times_us(run), partial(run, backend="reference"), nbytes)
+
+
+def bench_rerank(shape: tk.TreeShape) -> Row:
+    case = Growing(shape, 32, 1000, torch.float32, False)
+    case.whole(0)
+
+    def run(_: int, backend: str | None = None) -> Tensor:
+        return tk.tree_rerank(case.draft, backend=backend).tokens
+
+    if not torch.equal(run(0).clone(), run(0, "reference")):
+        checks.refuse("tree_rerank", "wrong result")
+    sizes = {"B": 32, "candidates": shape.candidates, "N": shape.nodes}
+    reference = partial(run, backend="reference")
+    return _row("tree_rerank + tree_layout", sizes, times_us(run), reference)
+
+
 def bench_compact(accepted: int) -> Row:
     """Half of the accepted nodes, the later ones, do not lie where they belong."""
     batch, nodes, layers, heads, slots, width = 8, 32, 32, 8, 192, 128
@@ -190,6 +251,9 @@ def main() -> None:
         partial(bench_verify, "tree_greedy", 32, 128256, bf16, True),
         *(partial(bench_attention, 1, nodes, 256, bf16) for nodes in (1, 7, 31)),
         partial(bench_attention, 8, 31, 2048, bf16),
+        partial(bench_expand, tk.TreeShape.dynamic(3, 8, 32), 128256, False, 1),
+        partial(bench_expand, tk.TreeShape.static(binary(30)), 128256, True, 2),
+        partial(bench_rerank, tk.TreeShape.dynamic(6, 10, 60)),
         partial(bench_compact, 4),
     ]
     shared, rows = {**environment(), "read_gb_s": round(read_gb_s(), 1)}, []

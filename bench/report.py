@@ -40,8 +40,8 @@ COLUMNS = {
 }
 NOTHING = "Not measured yet: there is no number."
 SHAPE = (
-    "rule", "B", "K", "N", "V", "A", "layers", "heads", "width", "acceptance", "accepted", "drafts",
-    "top_k", "top_p",
+    "rule", "B", "W", "children", "K", "candidates", "N", "V", "A", "layers", "heads", "width",
+    "acceptance", "accepted", "drafts", "top_k", "top_p",
 )  # fmt: skip
 
 

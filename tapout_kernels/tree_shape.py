@@ -176,10 +176,9 @@ def tree_template(choices: Sequence[Sequence[int]]) -> list[int]:
     if len(index) < len(paths):
         raise ValueError("tree_template: choices must name every path once")
     for path in paths:
-        missing = () in index or path[-1] < 0
-        missing |= len(path) > 1 and path[:-1] not in index
-        missing |= path[-1] > 0 and (*path[:-1], path[-1] - 1) not in index
-        if missing:
+        above, rank = path[:-1], path[-1] if path else -1
+        fine = rank >= 0 and (not above or above in index)
+        if not fine or (rank > 0 and (*above, rank - 1) not in index):
             raise ValueError(
                 "tree_template: choices must have the parent and the earlier siblings of every "
                 f"path, got {list(path)} without"
@@ -247,7 +246,7 @@ def _best_splits(rates: np.ndarray, nodes: int, depth: int) -> list[np.ndarray]:
             for m in range(1, nodes + 1):
                 total = rates[k] * value[1 : m + 1] + rest[m - 1 :: -1][:m]
                 best = int(total.argmax())
-                if rates[k] > 0 and total[best] > 0:
+                if total[best] > 0:
                     here[m], splits[m, k] = total[best], best + 1
             rest = here
         grown = np.concatenate([[-np.inf], 1 + rest[:-1]])

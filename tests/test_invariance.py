@@ -14,7 +14,13 @@ from tapout_kernels.reference.stats import Sampling, process
 from tapout_kernels.testing import Case
 
 ROW_OPS = ("row_stats", "sample", "proposal_reset", "proposal_load", "draft_step", "verify")
-PER_TABLE = {"rule_kind", "rule_param", "num_active"}  # everything else has a row per request
+PER_TABLE = {
+    "rule_kind",
+    "rule_param",
+    "num_active",
+    "child_start",
+    "next_node",
+}  # everything else has a row per request
 CASES = [
     Case(op, batch=9, vocab=vocab, sampling="mixed", dtype=dtype)
     for op in ROW_OPS
@@ -24,7 +30,9 @@ CASES = [
     Case("verify", batch=9, vocab=2500, drafts="one_hot"),
     *(Case("tree_verify", 9, 6, 2500, sampling="mixed", rule=rule) for rule in ("token", "gumbel")),
     Case("tree_verify", 9, 6, 2500, drafts="one_hot"),
-    *(Case(op, 9, 40) for op in ("tree_layout", "tree_mask")),
+    *(Case(op, 9, 40) for op in ("tree_layout", "tree_mask", "tree_rerank")),
+    Case("tree_expand", 9, 4, 2500, sampling="mixed", extras=True),
+    Case("tree_expand", 9, 4, 2500, drafts="one_hot"),
     *(Case("tree_attention", 9, 5, seed=seed) for seed in (10, 11)),  # without pages
 ]
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -37,6 +45,7 @@ STATE = {  # what a dead row keeps
     "draft_step": ("tokens", "length", "stats", "stop_reason", "kept_logits"),
     "verify": ("position",),
     "tree_verify": ("position",),
+    "tree_expand": ("tokens", "parents", "score", "depth"),
 }
 DEAD = {  # what an operator says of a dead row
     "sample": {"tokens": -1},
@@ -48,6 +57,7 @@ DEAD = {  # what an operator says of a dead row
                "accept_prob": -1.0},
     "tree_verify": {"tokens": -1, "path": -1, "num_accepted": 0, "num_emitted": 0, "last_token": 0,
                     "status": 0},
+    "tree_expand": {"next_beam": -2, "next_row": 0, "next_token": 0, "active": False},
 }  # fmt: skip
 
 
@@ -98,7 +108,7 @@ def test_dead_rows_beside(backend, case):
         return
     case = affordable(backend, case)
     args = case.inputs()
-    flag = "active" if case.op in ("draft_step", "proposal_load") else "live"
+    flag = "active" if case.op in ("draft_step", "proposal_load", "tree_expand") else "live"
     padded = rows(args, torch.arange(case.batch).repeat_interleave(2))
     alive = torch.arange(2 * case.batch) % 2 == 0
     mine = torch.ones(case.batch, dtype=torch.bool) if args[flag] is None else args[flag]

@@ -16,6 +16,7 @@ import test_compact_kv
 import test_conformance
 import test_known_answers
 import test_peers
+import test_tree_expand
 import test_tree_streams
 import torch
 from helpers import stop_mutants
@@ -74,6 +75,10 @@ TREE_ONE_HOT = Killer(
     test_conformance.test_matches_the_reference,
     case=Case("tree_verify", 200, 6, 7, drafts="one_hot"),
 )
+DRAWN = Killer(test_conformance.test_matches_the_reference, case=Case("tree_expand", 30, 4, 2500))
+EAGLE = Killer(test_tree_expand.test_trees_are_eagle2s, depth=3, top_k=3, nodes=8)
+DEPTH = Killer(test_tree_expand.test_depth_logsumexp_by_hand)
+CONNECTED = Killer(test_tree_expand.test_rerank_keeps_what_is_connected)
 PATH = Killer(
     test_compact_kv.test_a_path_is_taken_as_far_as_it_is_one, path=(2, 0, 1), count=3, start=0,
     moved=1, paged=False,
@@ -169,6 +174,26 @@ MUTANTS = {
     ),
     **stop_mutants.CORE,
     **stop_mutants.CPU,
+    "drawn children stay in the masses": Mutant(
+        (Edit("cpu/remaining.h", "law.scratch.mass[home] = chunk_scale(law, home)"
+              " * law.scratch.chunk[home].sum;", "home;"),), DRAWN,
+    ),
+    "siblings drawn with one uniform": Mutant(
+        (Edit("cpu/tree_expand.cpp", "at.first + taken.count", "at.first"),), DRAWN
+    ),
+    "scores of parents forgotten": Mutant(
+        (Edit("cpu/tree_expand.cpp", "static_cast<float>(above + law_log_probability(law, column))",
+              "static_cast<float>(law_log_probability(law, column))"),), EAGLE,
+    ),
+    "best scores without the ties": Mutant(
+        (Edit("core/tree.h", "best.ties-- > 0", "best.ties-- > 9"),), EAGLE
+    ),
+    "a tree that stops by its best node alone": Mutant(
+        (Edit("cpu/tree_expand.cpp", "max + log(sum)", "max"),), DEPTH
+    ),
+    "a candidate kept without its parent": Mutant(
+        (Edit("cpu/tree_rerank.cpp", "parent >= 0 && above < 0", "parent < -1"),), CONNECTED
+    ),
     "an accepted path that need not rise": Mutant(
         (Edit("core/tree.h", "path[found] > last", "path[found] >= 0"),), PATH
     ),

@@ -70,6 +70,7 @@ static void choose_children(const TreeExpandParams& params, const ExpandRow& at,
                             const Team& team) {
   const int64_t base = at.b * params.nodes;
   const double above = at.node >= 0 ? params.score[base + at.node] : 0.0;
+  const int64_t begin = base + at.first;
   Taken taken;
   taken.count = 0;
   if (params.drawn) fill_masses(law);
@@ -77,7 +78,7 @@ static void choose_children(const TreeExpandParams& params, const ExpandRow& at,
     const int64_t column = choose(params, at, law, taken);
     if (taken.count == 0) keep(params, at, law, column, team);
     if (column < 0) return;
-    const int64_t child = base + at.first + taken.count;
+    const int64_t child = begin + taken.count;
     params.tokens[child] = target_id(law.row, column);
     params.score[child] = static_cast<float>(above + law_log_probability(law, column));
     take(law, taken, column, params.drawn);
