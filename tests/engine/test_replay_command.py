@@ -207,6 +207,44 @@ def test_costs_of_a_file(trace, tmp_path):
         costs_of_file(path, trace.meta, 1)
 
 
+MEASURED = {
+    "batch": [1, 3], "verify": [[2, 2, 3, 3, 4], [4, 4, 5, 5, 8]], "draft": [[1, 0], [3, 0]],
+    "catch_up": [0.5, 0], "drafters": ["toy", "prompt-lookup"],
+}  # fmt: skip
+
+
+def test_costs_of_a_file_for_some_batches(trace, tmp_path):
+    """Between two batches they rise evenly; a ratio replaces a model's step and keeps its rise."""
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps(MEASURED))
+    costs = costs_of_file(path, trace.meta, 3)
+    np.testing.assert_allclose(costs.verify[1], [1.5, 1.5, 2, 2, 3])
+    np.testing.assert_allclose(costs.draft, [[0.5, 0], [1, 0], [1.5, 0]])
+    np.testing.assert_allclose(costs.catch_up, [0.25, 0])
+    np.testing.assert_allclose(costs.ratio[2], np.array([1.5 + 0.5, 0.5]) / 2)
+    other = costs_of_file(path, trace.meta, 3, ratio=0.1)
+    np.testing.assert_allclose(other.draft, [[0.1, 0], [0.2, 0], [0.3, 0]])
+    np.testing.assert_allclose(other.verify, costs.verify)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": [1, 2]}, r"batch must be rising from 1 to 3 or more, got \[1, 2\]"),
+        ({"batch": [2, 3]}, "batch must be rising from 1"),
+        ({"batch": [1, 2, 3]}, r"verify must be at least \[3, 5\], got \[2, 5\]"),
+        ({"catch_up": [0]}, r"catch_up must be \[2\], got \[1\]"),
+        ({"drafters": ["toy"]}, "drafters must be .*prompt-lookup.*, got"),
+        ({"draft": [[1], [1]]}, r"draft must be at least \[2, 2\], got \[2, 1\]"),
+    ],
+)
+def test_costs_that_do_not_fit_are_refused(trace, tmp_path, change, message):
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps(MEASURED | change))
+    with pytest.raises(EngineError, match=message):
+        costs_of_file(path, trace.meta, 3)
+
+
 # ---- what is measured ---------------------------------------------------------------------------
 
 
