@@ -26,9 +26,9 @@ RATIOS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DISCOUNTED = ("ucb1", "thompson_gaussian", "epsilon_greedy")
 DISCOUNT = 0.998  # half of what it knows is of the last 350 rounds
-MEANS = ("speed", "second_half", "drafted", "accepted", "undrafted", "cost")
-KEPT = ("section", "stream", "cost_ratio", "batch", "way", "label", "policy", "reward", "level")
-CURVED = ("ucb1, blend", "ucb1, throughput", "thompson_gaussian, throughput")
+KEYS = ("section", "stream", "cost_ratio", "batch", "way", "label", "policy", "reward")
+CURVED, POINT = ("ucb1, blend", "ucb1, throughput"), 4
+SWEEPS, LENGTHS = ("cost", "load"), ("head and lookup",)  # these show static lengths
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,11 @@ def study(
         labels = [arm.label for arm in player.check(Play("", arms)).report()]
         work = tasks(names, seeds, section.ratios, section.batches)
         rows = _run(section.name, grid, work, jobs)
+        rows.sort(key=lambda row: (names.index(row["stream"]), row["batch"], row["seed"]))
         for row in rows:
             if row["way"] == "arm":
                 row["label"] = labels[int(row["label"].removeprefix("arm "))]
-        yield from means(row | {"section": section.name} for row in rows)
+        yield from needed(list(means(row | {"section": section.name} for row in rows)))
 
 
 def _run(name: str, grid: Grid, work: Sequence[Task], jobs: int) -> list[dict]:
@@ -104,24 +105,43 @@ def _run(name: str, grid: Grid, work: Sequence[Task], jobs: int) -> list[dict]:
 
 
 def means(rows: Iterable[dict]) -> Iterator[dict]:
-    """One row for all seeds: means, the least and the greatest speed; curves of the first."""
+    """One row for all orders: the means, the least and the greatest; curves of the first order."""
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
-        groups.setdefault(tuple(row.get(name) for name in KEPT), []).append(row)
+        groups.setdefault(tuple(row.get(name) for name in KEYS), []).append(row)
     for key, group in groups.items():
-        found = dict(zip(KEPT, key, strict=True))
-        found |= {name: round(fmean(row[name] for row in group), 5) for name in MEANS}
-        found["speeds"] = [round(row["speed"], 4) for row in sorted(group, key=_seed)]
-        found["worst_half"] = round(min(row["second_half"] for row in group), 5)
-        found["tokens"] = group[0]["tokens"]
+        found = dict(zip(KEYS, key, strict=True))
+        speeds = [row["speed"] for row in group]
+        found |= {"speed": fmean(speeds), "least": min(speeds), "most": max(speeds)}
+        if found["section"] == "load":
+            halves = [row["second_half"] for row in group]
+            found |= {"second_half": fmean(halves), "worst_half": min(halves)}
+        if found["way"] == "arm":
+            found["cost"] = fmean(row["cost"] for row in group)
+        if found["way"] == "policy":
+            found["undrafted"] = fmean(row["undrafted"] for row in group)
         curves = [row["curves"] for row in group if "curves" in row and row["label"] in CURVED]
-        if curves:
-            found["regret"] = [round(value, 1) for value in curves[0]["regret"]]
+        if curves and found["section"] not in SWEEPS:
+            found["regret"] = [round(value, 1) for value in curves[0]["regret"][::POINT]]
+        found = {name: round(value, 4) if isinstance(value, float) else value
+                 for name, value in found.items()}  # fmt: skip
         yield {name: value for name, value in found.items() if value is not None}
 
 
-def _seed(row: dict) -> int:
-    return row["seed"]
+def needed(rows: Sequence[dict]) -> Iterator[dict]:
+    """Without what no table shows: of a sweep only the best arm and each drafter's best length."""
+    best: dict[tuple, dict] = {}
+    for row in rows:
+        if row["way"] not in ("arm", "static"):
+            yield row
+        elif row["section"] not in SWEEPS:
+            if row["way"] == "arm" or row["section"] in LENGTHS:
+                yield row
+        else:
+            drafter = row["label"].rpartition(", ")[0] if row["way"] == "static" else ""
+            at = (*(row.get(name) for name in KEYS[1:5]), drafter)
+            best[at] = max(best.get(at, row), row, key=lambda one: one["speed"])
+    yield from best.values()
 
 
 def costs_row(meta: TraceMeta, every: bool, file: Path | None) -> dict:

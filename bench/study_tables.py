@@ -28,6 +28,10 @@ def streams(rows: Rows) -> list[str]:
     return names(of(rows, sections(rows)[0]), "stream")
 
 
+def domains(rows: Rows) -> list[str]:
+    return [stream for stream in streams(rows) if stream not in MIXTURES]
+
+
 def speed(rows: Rows) -> float:
     return mean(rows, "speed")
 
@@ -58,10 +62,9 @@ def ranks(rows: Rows, section: str, label: str) -> dict[str, tuple[int, float, s
 
 def middle(rows: Rows, section: str) -> float:
     """Each domain's best arm in its place, as a share of the one best arm of the whole stream."""
-    domains = [stream for stream in streams(rows) if stream not in MIXTURES]
-    best = [best_fixed(rows, section, domain)[0] for domain in domains]
+    best = {domain: best_fixed(rows, section, domain)[0] for domain in domains(rows)}
     arms = [of(rows, section, stream=domain, way="arm", label=label)[0]
-            for domain, label in zip(domains, best, strict=True)]  # fmt: skip
+            for domain, label in best.items()]  # fmt: skip
     label, _ = best_fixed(rows, section, MIXTURES[-1])
     one = of(rows, section, stream=MIXTURES[-1], way="arm", label=label)[0]
     return one["cost"] / sum(arm["cost"] for arm in arms)
@@ -90,9 +93,9 @@ def trace_table(rows: Rows) -> str:
     return markdown(header, lines)
 
 
-def costs(rows: Rows) -> dict:
+def costs(rows: Rows, every: bool = True) -> dict:
     """Those of every drafter, if there are traces of them."""
-    return select(rows, section="costs")[-1]
+    return select(rows, section="costs")[-1 if every else 0]
 
 
 def cost_table(rows: Rows) -> str:
@@ -153,37 +156,54 @@ def oracle_table(rows: Rows, section: str) -> str:
     return markdown(header, lines)
 
 
+def oracle_shares(rows: Rows, section: str) -> dict[str, float]:
+    """By stream: the best policy's speed as a share of the oracle's."""
+    found = {}
+    for stream in streams(rows):
+        own = of(rows, section, stream=stream)
+        best = max(row["speed"] for row in select(own, way="policy"))
+        found[stream] = best / speed(select(own, way="oracle"))
+    return found
+
+
+def swept(rows: Rows, section: str, key: str) -> list:
+    """The values of a sweep, rising."""
+    found = {row.get(key) for row in rows if row["section"] == section}
+    return sorted(value for value in found if value is not None)
+
+
+def best_static(
+    rows: Rows, section: str, stream: str, drafter: str, **at: object
+) -> tuple[int, float]:
+    """The fastest length of one drafter, and its speed; 0 where no length pays."""
+    own = of(rows, section, stream=stream, way="static", **at)
+    own = [row for row in own if row["label"].startswith(f"{drafter}, ")]
+    best = max(own, key=lambda row: row["speed"])
+    pays = best["speed"] > 1
+    return (int(best["label"].rpartition(", ")[2]), best["speed"]) if pays else (0, 1.0)
+
+
 def zero_table(rows: Rows) -> str:
     """Columns are costs of a draft step."""
-    own = [row for row in rows if row["section"] == "cost"]
-    ratios = sorted(ratio for ratio in {row.get("cost_ratio") for row in own} if ratio is not None)
+    ratios = swept(rows, "cost", "cost_ratio")
     lines = []
     for stream in streams(rows):
-        cells = []
-        for ratio in ratios:
-            static = of(rows, "cost", cost_ratio=ratio, stream=stream, way="static")
-            cells.append(_static(static, "head"))
+        found = [best_static(rows, "cost", stream, "head", cost_ratio=ratio) for ratio in ratios]
+        cells = [f"{n} ({value:.2f})" if n else "0" for n, value in found]
         lines.append([f"{stream}: best length of the head", *cells])
-    for way, label in [("arm", None), *(("policy", n) for n in names(select(own, way="policy"),
-                                                                     "label"))]:  # fmt: skip
-        cells = [f"{fmean(_swept(rows, ratio, stream, way, label) for stream in streams(rows)):.3f}"
-                 for ratio in ratios]  # fmt: skip
-        lines.append([f"speed, mean: {label or 'best fixed arm'}", *cells])
+    labels = names(of(rows, "cost", way="policy"), "label")
+    for way, label in [("arm", None), *(("policy", label) for label in labels)]:
+        cells = [
+            f"{fmean(_at(rows, ratio, stream, way, label) for stream in streams(rows)):.3f}"
+            for ratio in ratios
+        ]
+        lines.append([f"mean speed: {label or 'best fixed arm'}", *cells])
     return markdown(["a draft step costs", *(f"{ratio:g}" for ratio in ratios)], lines)
 
 
-def _swept(rows: Rows, ratio: float, stream: str, way: str, label: str | None) -> float:
+def _at(rows: Rows, ratio: float, stream: str, way: str, label: str | None) -> float:
     own = of(rows, "cost", cost_ratio=ratio, stream=stream, way=way)
-    own = own if label is None else select(own, label=label)
-    return max(row["speed"] for row in own)
-
-
-def _static(rows: Rows, drafter: str) -> str:
-    own = [row for row in rows if row["label"].startswith(f"{drafter}, ")]
-    best = max(own, key=lambda row: row["speed"])
-    if best["speed"] <= 1:
-        return "0"
-    return f"{best['label'].rpartition(', ')[2]} ({best['speed']:.2f})"
+    return max(row["speed"] for row in own if label in (None, row["label"]))
 
 
 def load_policies(rows: Rows) -> list[str]:
@@ -192,31 +212,24 @@ def load_policies(rows: Rows) -> list[str]:
 
 
 def load_table(rows: Rows) -> str:
-    own = [row for row in rows if row["section"] == "load"]
-    batches = sorted({row["batch"] for row in own})
+    """Columns are batches."""
+    batches = swept(rows, "load", "batch")
     lines = []
-    for drafter in costs(rows)["draft"]:
-        cells = [
-            " to ".join(dict.fromkeys((min(found), max(found))))
-            for batch in batches
-            if (found := [
-                _length(of(rows, "load", batch=batch, stream=s, way="static"), drafter)
-                for s in streams(rows)
-            ])
-        ]  # fmt: skip
+    for drafter in costs(rows, every=False)["draft"]:
+        cells = []
+        for batch in batches:
+            lengths = [best_static(rows, "load", stream, drafter, batch=batch)[0]
+                       for stream in streams(rows)]  # fmt: skip
+            cells.append(" to ".join(map(str, sorted({min(lengths), max(lengths)}))))
         lines.append([f"best length of {drafter}, by stream", *cells])
     for label in load_policies(rows):
         cells = []
         for batch in batches:
             at = of(rows, "load", batch=batch, way="policy", label=label)
-            whole, half = (min(row[key] for row in at) for key in ("speed", "worst_half"))
+            whole, half = (min(row[key] for row in at) for key in ("least", "worst_half"))
             cells.append(f"{whole:.3f}, {half:.3f}")
         lines.append([label, *cells])
     return markdown(["requests together", *map(str, batches)], lines)
-
-
-def _length(rows: Rows, drafter: str) -> str:
-    return _static(rows, drafter).partition(" ")[0]
 
 
 def worst_half(rows: Rows) -> dict[str, tuple[float, int, str]]:
