@@ -80,7 +80,8 @@ def costs(arguments: argparse.Namespace) -> None:
     """Of every drafter, by batch; those of fewer drafters are the first columns."""
     out = arguments.folder / "costs-all.json"
     command = ["trace", "costs", "--out", out, "--draft", *EVERY, "--slots", SLOTS,
-               "--batch", ",".join(map(str, BATCHES)), "--dtype", "bfloat16"]  # fmt: skip
+               "--batch", ",".join(map(str, BATCHES)), "--context", 64,
+               "--dtype", "bfloat16"]  # fmt: skip
     if engine([str(part) for part in command]):
         raise SystemExit("costs were not measured")
     found = json.loads(out.read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -12,11 +13,13 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
+from study_short import BOTH
 from study_tables import best_fixed, of, sections, speed, streams
 
 from tapout_engine.replay.report import Rows, names
 
-COLUMNS, DPI = 3, 70
+COLUMNS, DPI, COLOURS = 3, 70, 64
 
 
 def plots(folder: Path, rows: Rows) -> None:
@@ -24,8 +27,11 @@ def plots(folder: Path, rows: Rows) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, make in PLOTS.items():
         figure = make(rows)
-        figure.savefig(folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
+        figure.savefig(drawn := BytesIO(), dpi=DPI)
         plt.close(figure)
+        Image.open(drawn).convert("RGB").quantize(COLOURS).save(
+            folder / f"{name}.png", optimize=True
+        )
 
 
 def _speeds(rows: Rows) -> Figure:
@@ -41,9 +47,9 @@ def _speeds(rows: Rows) -> Figure:
         bars[f"{section}: best fixed arm"] = lambda stream, section=section: best_fixed(
             rows, section, stream
         )[1]
-        bars[f"{section}: oracle"] = lambda stream, section=section: speed(
-            of(rows, section, stream=stream, way="oracle")
-        )
+    bars["oracle of head and lookup"] = lambda stream: speed(
+        of(rows, BOTH, stream=stream, way="oracle")
+    )
     place, width = np.arange(len(streams(rows))), 0.85 / len(bars)
     for index, (label, value) in enumerate(bars.items()):
         heights = [value(stream) for stream in streams(rows)]
@@ -67,7 +73,8 @@ def _each_stream(rows: Rows, draw: Callable[[Axes, str], None]) -> Figure:
     for each, stream in zip(axes.flat, shown, strict=False):
         draw(each, stream)
         each.set_title(stream)
-    axes.flat[0].legend(fontsize="x-small")
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize="x-small", loc="outside lower center", ncols=4)
     return figure
 
 

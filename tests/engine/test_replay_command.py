@@ -194,6 +194,13 @@ def test_a_ratio_is_for_models_only(trace):
     np.testing.assert_allclose(costs.verify[1], costs.verify[0] + 0.1 * np.arange(1, 6))
 
 
+def test_the_bandit_is_told_what_the_dearest_length_costs(trace):
+    """A first draft that costs more than the next ones, and one that costs nothing."""
+    for seconds, token in (([1, 1.5, 1.6, 1.7, 1.8], 0.5), ([1, 1, 1.4, 1.5, 1.6], 0.2)):
+        costs = measured_costs(replace(trace.meta, verify_seconds=[0.01 * s for s in seconds]))
+        np.testing.assert_allclose(costs.ratio[0], [0.1 + token, 0.2 + token], rtol=1e-6)
+
+
 def test_costs_of_a_file(trace, tmp_path):
     path = tmp_path / "costs.json"
     path.write_text(json.dumps({"verify": [[2, 2, 3, 3, 4]] * 2, "draft": [[1, 0]] * 2}))

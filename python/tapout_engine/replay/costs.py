@@ -124,8 +124,10 @@ def with_ratio(
     verify: np.ndarray, draft: np.ndarray, catch_up: np.ndarray, padded: bool
 ) -> RoundCosts:
     """Costs, and what the bandit is told: a draft step and the extra verify time of its token,
-    in forwards without drafts of as many requests."""
-    token = (verify[:, -1:] - verify[:, :1]) / (verify.shape[1] - 1)
+    in forwards without drafts of as many requests. It is told one number for drafts of every
+    length: of those the steepest, so that no length looks cheaper than it is."""
+    drafts = np.arange(1, verify.shape[1])
+    token = ((verify[:, 1:] - verify[:, :1]) / drafts).max(axis=1, keepdims=True)
     ratio = np.maximum(0.0, (draft + token) / verify[:, :1])
     return RoundCosts(
         np.ascontiguousarray(verify, np.float64), np.ascontiguousarray(draft, np.float64),

@@ -13,7 +13,7 @@ from .command import drafters_of, made_with
 from .costs import BEHIND, REPEATS, measure
 from .recorder import Recorder
 
-FEW = 3  # repeats of more requests than one: a second each, and larger than the clock's noise
+LARGE = 32  # from twice as many requests on a forward takes long enough to be measured once
 
 
 def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
@@ -27,7 +27,8 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
     found = {}
     with progress_bar(len(batches), "batch", "costs") as bar:
         for batch in batches:
-            found[batch] = measure(recorder, tokens, batch, REPEATS if batch == 1 else FEW)
+            repeats = REPEATS if batch == 1 else REPEATS // 3 if batch <= LARGE else 1
+            found[batch] = measure(recorder, tokens, batch, repeats)
             bar.update()
     table = {
         "target": session.name, "drafters": list(drafters), "batch": batches,
