@@ -7,7 +7,7 @@ from statistics import fmean
 
 from tapout_engine.replay.report import Rows, best_arm, markdown, mean, names, select
 
-NEAR, LOAD_GOAL = 0.98, 0.98
+NEAR, LOAD_GOAL, VOLUME = 0.98, 0.98, 50_000
 MIXTURES = ("mixed", "drifting")
 
 
@@ -72,9 +72,12 @@ def middle(rows: Rows, section: str) -> float:
 
 def policies(rows: Rows, section: str) -> list[tuple[str, float, float]]:
     """Policy and reward, the mean share of the best fixed arm and the least, best first."""
+    rows = [row for row in rows if row["section"] == section]
+    best = {stream: best_fixed(rows, section, stream)[1] for stream in streams(rows)}
     found = []
     for label in names(of(rows, section, way="policy"), "label"):
-        shares = [of_best(rows, section, label, stream) for stream in streams(rows)]
+        own = of(rows, section, way="policy", label=label)
+        shares = [row["speed"] / best[row["stream"]] for row in own]
         found.append((label, fmean(shares), min(shares)))
     return sorted(found, key=lambda entry: -entry[1])
 
@@ -90,7 +93,9 @@ def trace_table(rows: Rows) -> str:
     ]  # fmt: skip
     header = ["domain", "answers", "of them greedy", "positions",
               *(f"{name}: accepted of {costs(rows)['slots']}" for name in drafters)]  # fmt: skip
-    return markdown(header, lines)
+    short = [row["domain"] for row in own if not row["every"] and row["positions"] < VOLUME]
+    goal = f"missed on {', '.join(short)}" if short else "met"
+    return f"{markdown(header, lines)}\n\nGoal, {VOLUME:,} positions of each domain: {goal}."
 
 
 def costs(rows: Rows, every: bool = True) -> dict:

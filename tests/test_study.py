@@ -69,7 +69,8 @@ def test_a_study_answers_every_question_with_plots(made):
     page = (folder / "study.md").read_text()
     for words in ("Untuned TapOut among the top two", "Within 2%", "Which reward works",
                   "token level", "When not to draft", "- Load, ", "every drafter: ", "## Regret",
-                  "| code, every drafter | 3 | 3 | 135 |", "hedge, blend"):  # fmt: skip
+                  "| code, every drafter | 3 | 3 | 135 |", "hedge, blend",
+                  "50,000 positions of each domain: missed on code, prose."):  # fmt: skip
         assert words in page, words
     for name in study_plots.files():
         assert f"study/{name}" in page
