@@ -40,9 +40,13 @@ EVERY = (*FEW, "self")
 def traces(folder: Path, every: bool) -> list[Path]:
     """Recorded ones, those of every drafter apart; the greedy ones first."""
     found = [path for path in folder.glob("*.safetensors") if every == path.stem.startswith("all-")]
-    order = {domain: place for place, domain in enumerate(DOMAINS)}
-    return sorted(found, key=lambda path: (order[path.stem.removeprefix("all-").split("-")[0]],
+    places = list(DOMAINS)
+    return sorted(found, key=lambda path: (places.index(domain_of(path)),
                                            "greedy" not in path.stem, path.stem))  # fmt: skip
+
+
+def domain_of(path: Path) -> str:
+    return path.stem.removeprefix("all-").partition("-")[0]
 
 
 def record(arguments: argparse.Namespace) -> None:
@@ -99,7 +103,8 @@ def replay(arguments: argparse.Namespace) -> None:
         path = folder / ("costs-all.json" if every else "costs.json")
         return path if path.exists() else None
 
-    sections = [part for part in SECTIONS if traces(folder, part.every)]
+    domains = [{domain_of(path) for path in traces(folder, every)} for every in (False, True)]
+    sections = [part for part in SECTIONS if domains[part.every] == domains[False]]
     rows: list[dict] = []
     for every in sorted({part.every for part in sections}):
         found = [load_trace(path) for path in traces(folder, every)]

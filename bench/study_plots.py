@@ -19,7 +19,7 @@ from study_tables import best_fixed, of, sections, speed, streams
 
 from tapout_engine.replay.report import Rows, names
 
-COLUMNS, DPI, COLOURS = 3, 70, 64
+COLUMNS, DPI, COLOURS = 3, 70, 256
 
 
 def plots(folder: Path, rows: Rows) -> None:

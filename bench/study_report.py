@@ -47,8 +47,8 @@ to the same stream without drafts, means over orders of the requests, which also
 The target is a small model on two CPU cores: where a draft step or a token more in a forward costs
 something else, other lengths win (see the sweep of costs)."""
 
-COSTS = """Traces of every drafter are fewer: `self` is the target with a fifth of its layers left out,
-and eight drafts of it cost six forwards at every position.
+COSTS = """Traces of every drafter are fewer, or none: `self`, the target with a fifth of its layers
+left out, takes most of a forward for each of its drafts at every position.
 
 What is charged, in forwards of the target for one request without drafts:"""
 
@@ -93,7 +93,10 @@ def distance(rows: Rows) -> Iterable[str]:
 def rewards(rows: Rows) -> Iterable[str]:
     yield (
         "Share of the best fixed arm's speed, the mean over the streams and in brackets the worst "
-        "stream. Rewards of token level are credited slot by slot: `decision` and `token_accept`."
+        "stream. Rewards of token level are credited slot by slot: `decision` and `token_accept`. "
+        "Only `throughput` knows what a draft costs; `simple` counts accepted drafts, and `blend` also "
+        "the share of drafts that are accepted: where drafts are cheap it favours rules that stop "
+        "early."
     )
     for section in sections(rows):
         yield by_reward(rows, section)
@@ -160,7 +163,8 @@ def regret(_: Rows) -> Iterable[str]:
 def commands(rows: Rows) -> Iterable[str]:
     yield """```bash
 python bench/study.py record traces --spec-bench spec_bench_dev.jsonl
-python bench/study.py record traces --spec-bench spec_bench_dev.jsonl --every --seeds 0
+python bench/study.py record traces --spec-bench spec_bench_dev.jsonl --every --seeds 0 \\
+    --limit 8
 python bench/study.py costs traces
 python bench/study.py replay traces
 ```"""
