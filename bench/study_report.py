@@ -95,8 +95,8 @@ def rewards(rows: Rows) -> Iterable[str]:
         "Share of the best fixed arm's speed, the mean over the streams and in brackets the worst "
         "stream. Rewards of token level are credited slot by slot: `decision` and `token_accept`. "
         "Only `throughput` knows what a draft costs; `simple` counts accepted drafts, and `blend` "
-        "also the share of drafts that are accepted: where drafts are cheap it favours rules that stop "
-        "early."
+        "also the share of drafts that are accepted: where drafts are cheap it favours rules that "
+        "stop early."
     )
     for section in sections(rows):
         yield by_reward(rows, section)
