@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_train_draft(commands.add_parser("train-draft", help="train a drafter for a model"))
     _add_generate(commands.add_parser("generate", help="continue a prompt"))
     trace = commands.add_parser("trace", help="what drafters would say at every position")
-    _add_record(trace.add_subparsers(dest="what", required=True).add_parser("record"))
+    parts = trace.add_subparsers(dest="what", required=True)
+    _add_record(parts.add_parser("record"))
+    _add_costs(parts.add_parser("costs"))
     _add_replay(commands.add_parser("replay", help="compare policies on traces"))
     return parser
 
@@ -113,19 +115,34 @@ def _add_record(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     parser.set_defaults(run=_record)
     add("--out", type=Path, required=True, help="the trace, .safetensors; goes on where one began")
-    add("--target", default=DEFAULT_TARGET, help="model directory (default: %(default)s)")
-    add("--draft", nargs="+", default=["head", "prompt-lookup"], metavar="NAME",
-        help="head, self, prompt-lookup, or directories (default: head prompt-lookup)")  # fmt: skip
-    add("--skip-layers", type=_layers, help="layers that --draft self leaves out, as 3,5,7")
+    _add_drafters(parser)
     add("--prompts", nargs="+", default=[], metavar="DOMAIN=PATH",
         help=".jsonl, .txt or .py (default: the demo's prompts)")  # fmt: skip
     add("--limit", type=_positive, help="prompts of each file, at most")
     add("--rule", default="greedy", choices=("greedy", "gumbel"), help="(default: %(default)s)")
     add("--temperature", type=float, default=0.0, help="of --rule gumbel (default: %(default)s)")
     add("--max-new-tokens", type=_positive, default=128, help="(default: %(default)s)")
-    add("--slots", type=_positive, default=8, help="longest draft (default: %(default)s)")
     add("--batch", type=_positive, default=1, help="recorded together (default: %(default)s)")
     add("--seed", type=int, default=0)
+
+
+def _add_costs(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    parser.set_defaults(run=_costs)
+    add("--out", type=Path, required=True, help="for replay --cost-file, .json")
+    _add_drafters(parser)
+    add("--batch", type=_counts, default=(1,), metavar="B,B,..", help="requests together, also 1")
+    add("--context", type=_positive, default=128, help="tokens before (default: %(default)s)")
+
+
+def _add_drafters(parser: argparse.ArgumentParser) -> None:
+    """What a trace is of."""
+    add = parser.add_argument
+    add("--target", default=DEFAULT_TARGET, help="model directory (default: %(default)s)")
+    add("--draft", nargs="+", default=["head", "prompt-lookup"], metavar="NAME",
+        help="head, self, prompt-lookup, or directories (default: head prompt-lookup)")  # fmt: skip
+    add("--skip-layers", type=_layers, help="layers that --draft self leaves out, as 3,5,7")
+    add("--slots", type=_positive, default=8, help="longest draft (default: %(default)s)")
     _add_computing(parser)
 
 
@@ -143,7 +160,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=_counts, default=(1,), metavar="B,B,..", help="requests decoded together")
     add("--token-cost", type=float,
         help="of one more token in a target forward, in forwards (default: measured)")  # fmt: skip
-    add("--cost-file", type=Path, help="measured costs by batch, see docs/replay.md")
+    add("--cost-file", type=Path, help="what trace costs wrote, see docs/replay.md")
     add("--padded", action="store_true", help="rows of a batch cost what the longest does")
     add("--jobs", type=_positive, default=os.cpu_count(), help="processes (default: all cores)")
 
@@ -209,6 +226,12 @@ def _train_draft(arguments: argparse.Namespace) -> int:
 
 def _record(arguments: argparse.Namespace) -> int:
     from .traces.command import run
+
+    return run(arguments)
+
+
+def _costs(arguments: argparse.Namespace) -> int:
+    from .traces.cost_command import run
 
     return run(arguments)
 

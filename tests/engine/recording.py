@@ -26,11 +26,9 @@ def meta_of(recorder: Recorder, domains: Sequence[str] = ("all",)) -> TraceMeta:
 def record(
     recorder: Recorder, requests: Sequence[Request], domains: Sequence[str] = (), batch: int = 1
 ) -> Trace:
-    """Requests in groups of ``batch``, as the command records them; a domain for each."""
-    parts = []
-    for first in range(0, len(requests), batch):
-        group = range(first, min(first + batch, len(requests)))
-        parts += [part.arrays() for part in recorder.record([requests[i] for i in group], group)]
+    """``batch`` requests together, as the command records them; a domain for each."""
+    found = dict(recorder.record(requests, range(len(requests)), batch))
+    parts = [found[number].arrays() for number in range(len(requests))]
     domains = list(domains or ["all"] * len(requests))
     names = list(dict.fromkeys(domains))
     return assemble(meta_of(recorder, names), [names.index(name) for name in domains], parts)

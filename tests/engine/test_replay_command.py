@@ -194,6 +194,13 @@ def test_a_ratio_is_for_models_only(trace):
     np.testing.assert_allclose(costs.verify[1], costs.verify[0] + 0.1 * np.arange(1, 6))
 
 
+def test_the_bandit_is_told_what_the_dearest_length_costs(trace):
+    """A first draft that costs more than the next ones, and one that costs nothing."""
+    for seconds, token in (([1, 1.5, 1.6, 1.7, 1.8], 0.5), ([1, 1, 1.4, 1.5, 1.6], 0.2)):
+        costs = measured_costs(replace(trace.meta, verify_seconds=[0.01 * s for s in seconds]))
+        np.testing.assert_allclose(costs.ratio[0], [0.1 + token, 0.2 + token], rtol=1e-6)
+
+
 def test_costs_of_a_file(trace, tmp_path):
     path = tmp_path / "costs.json"
     path.write_text(json.dumps({"verify": [[2, 2, 3, 3, 4]] * 2, "draft": [[1, 0]] * 2}))
@@ -205,6 +212,44 @@ def test_costs_of_a_file(trace, tmp_path):
     path.write_text("{}")
     with pytest.raises(EngineError, match="must be a JSON object with verify and draft"):
         costs_of_file(path, trace.meta, 1)
+
+
+MEASURED = {
+    "batch": [1, 3], "verify": [[2, 2, 3, 3, 4], [4, 4, 5, 5, 8]], "draft": [[1, 0], [3, 0]],
+    "catch_up": [0.5, 0], "drafters": ["toy", "prompt-lookup"],
+}  # fmt: skip
+
+
+def test_costs_of_a_file_for_some_batches(trace, tmp_path):
+    """Between two batches they rise evenly; a ratio replaces a model's step and keeps its rise."""
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps(MEASURED))
+    costs = costs_of_file(path, trace.meta, 3)
+    np.testing.assert_allclose(costs.verify[1], [1.5, 1.5, 2, 2, 3])
+    np.testing.assert_allclose(costs.draft, [[0.5, 0], [1, 0], [1.5, 0]])
+    np.testing.assert_allclose(costs.catch_up, [0.25, 0])
+    np.testing.assert_allclose(costs.ratio[2], np.array([1.5 + 0.5, 0.5]) / 2)
+    other = costs_of_file(path, trace.meta, 3, ratio=0.1)
+    np.testing.assert_allclose(other.draft, [[0.1, 0], [0.2, 0], [0.3, 0]])
+    np.testing.assert_allclose(other.verify, costs.verify)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": [1, 2]}, r"batch must be rising from 1 to 3 or more, got \[1, 2\]"),
+        ({"batch": [2, 3]}, "batch must be rising from 1"),
+        ({"batch": [1, 2, 3]}, r"verify must be at least \[3, 5\], got \[2, 5\]"),
+        ({"catch_up": [0]}, r"catch_up must be \[2\], got \[1\]"),
+        ({"drafters": ["toy"]}, "drafters must be .*prompt-lookup.*, got"),
+        ({"draft": [[1], [1]]}, r"draft must be at least \[2, 2\], got \[2, 1\]"),
+    ],
+)
+def test_costs_that_do_not_fit_are_refused(trace, tmp_path, change, message):
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps(MEASURED | change))
+    with pytest.raises(EngineError, match=message):
+        costs_of_file(path, trace.meta, 3)
 
 
 # ---- what is measured ---------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tapout_engine.cli import main
+from tapout_engine.replay.costs import costs_of_file
 from tapout_engine.traces import Trace, load_trace
 from tapout_engine.traces.recorder import Recorder
 
@@ -58,29 +59,24 @@ def test_a_trace_of_files(record):
 
 def test_a_run_that_was_cut_off_goes_on(record, monkeypatch):
     whole = load_trace(record("--rule", "gumbel", "--temperature", "0.8", out="whole")[2])
-    recorded, original = [], Recorder.record
+    begun, original = [], Recorder.record
 
-    def cut_off(self, requests, ordinals):
-        if len(recorded) == 2:
-            raise KeyboardInterrupt
-        recorded.extend(ordinals)
-        return original(self, requests, ordinals)
+    def cut_off(self, requests, ordinals, batch):
+        begun.append(list(ordinals))
+        for count, entry in enumerate(original(self, requests, ordinals, batch)):
+            yield entry
+            if count == 1 and len(begun) == 1:
+                raise KeyboardInterrupt
 
     sampled = ("--rule", "gumbel", "--temperature", "0.8")
     monkeypatch.setattr(Recorder, "record", cut_off)
     assert record(*sampled)[0] == 130
-    monkeypatch.setattr(
-        Recorder, "record",
-        lambda self, requests, ordinals: (
-            recorded.extend(ordinals), original(self, requests, ordinals)
-        )[1],
-    )  # fmt: skip
     code, printed, _ = record("--rule", "gumbel", "--temperature", "0.7")
     assert code == 2
     assert "was begun with other settings" in printed
     code, _, path = record(*sampled)
     assert code == 0
-    assert recorded == [0, 1, 2]
+    assert begun == [[0, 1, 2], [2]]
     assert_same(load_trace(path), whole)
 
 
@@ -103,6 +99,22 @@ def test_requests_recorded_together_say_the_same(record):
     np.testing.assert_array_equal(one.tokens, other.tokens)
     np.testing.assert_array_equal(one.drafts, other.drafts)
     np.testing.assert_allclose(one.stats, other.stats, rtol=1e-3, atol=1e-4)
+
+
+def test_costs_are_measured_into_a_file_that_replay_reads(record, model_dir, tmp_path, capsys):
+    out = tmp_path / "costs.json"
+    code = main([
+        "trace", "costs", "--out", str(out), "--target", str(model_dir), "--draft", "self",
+        "prompt-lookup", "--skip-layers", "1", "--slots", "4", "--batch", "3", "--context", "20",
+    ])  # fmt: skip
+    assert code == 0, capsys.readouterr()
+    found = json.loads(out.read_text())
+    assert found["batch"] == [1, 3]
+    assert found["context"] == 20
+    assert min(found["verify"][0] + found["verify"][1]) > 0
+    costs = costs_of_file(out, load_trace(record()[2]).meta, 2)
+    assert costs.verify.shape == (2, 5)
+    assert costs.catch_up[1] == 0 < costs.draft[0, 0]
 
 
 @pytest.mark.parametrize(

@@ -53,39 +53,81 @@ def measured_costs(
     )
 
 
-def costs_of_file(path: Path, meta: TraceMeta, batch: int, padded: bool = False) -> RoundCosts:
-    """A JSON object of tables by batch: ``verify`` [B][K + 1], ``draft`` [B][D], in one unit.
+def costs_of_file(
+    path: Path, meta: TraceMeta, batch: int, ratio: float | None = None, padded: bool = False
+) -> RoundCosts:
+    """Measured tables, as ``trace costs`` writes them; between its batches costs rise evenly.
+
+    Parameters
+    ----------
+    path : Path
+        A JSON object: ``verify`` [N][K + 1], ``draft`` [N][D] and, if not that of the trace,
+        ``catch_up`` [D], in one unit; row i is for ``batch[i]`` requests (default: i + 1).
+    meta : TraceMeta
+    batch : int
+    ratio, padded
+        As for :func:`measured_costs`.
 
     Raises
     ------
     EngineError
-        If the file holds something else, or fewer than ``batch`` rows.
+        If the file holds something else, other drafters, or no row for ``batch`` or more.
     """
+    tables = _tables(path, meta, batch)
+    rows, verify, draft = tables["batch"], tables["verify"], tables["draft"]
+    alone = verify[0, 0]
+    if ratio is not None:
+        growth = np.divide(draft, draft[0], out=np.ones_like(draft), where=draft[0] > 0)
+        draft = np.where(meta.always, ratio * alone * growth, draft)
+    each = np.arange(1, batch + 1)
+    verify, draft = (
+        np.stack([np.interp(each, rows, column) for column in table.T], 1) / alone
+        for table in (verify, draft)
+    )
+    return with_ratio(verify, draft, tables["catch_up"] / alone, padded)
+
+
+def _tables(path: Path, meta: TraceMeta, batch: int) -> dict[str, np.ndarray]:
+    """Of a file, checked; catching up in its unit, too."""
     try:
         found = json.loads(path.read_text())
         tables = {name: np.array(found[name], dtype=np.float64) for name in ("verify", "draft")}
-    except (ValueError, KeyError, TypeError) as error:
+        tables["batch"] = np.array(found.get("batch", range(1, len(found["verify"]) + 1)))
+        of_trace = np.array(meta.catch_up_seconds) / meta.verify_seconds[0]
+        tables["catch_up"] = np.array(found.get("catch_up", of_trace * found["verify"][0][0]))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise EngineError(
             f"replay: {path} must be a JSON object with verify and draft: {error!r}"
         ) from None
-    for name, width in (("verify", meta.slots + 1), ("draft", len(meta.drafters))):
+
+    def must(right: bool, name: str, expected: object, got: object) -> None:
+        if not right:
+            raise EngineError(f"replay: {path}: {name} must be {expected}, got {got}")
+
+    drafters = len(meta.drafters)
+    names, rows = found.get("drafters", meta.drafters), tables["batch"]
+    must(names == meta.drafters, "drafters", meta.drafters, names)
+    count = len(rows) if "batch" in found else batch
+    for name, width in (("verify", meta.slots + 1), ("draft", drafters)):
         shape = tables[name].shape
-        if len(shape) != 2 or shape[0] < batch or shape[1] != width:
-            raise EngineError(
-                f"replay: {path}: {name} must be at least {[batch, width]}, got {list(shape)}"
-            )
-    alone = tables["verify"][0, 0]
-    catch_up = np.array(meta.catch_up_seconds) / meta.verify_seconds[0]
-    verify, draft = (tables[name][:batch] / alone for name in ("verify", "draft"))
-    return with_ratio(verify, draft, catch_up, padded)
+        right = len(shape) == 2 and shape[0] >= count and shape[1] == width
+        must(right, name, f"at least {[count, width]}", list(shape))
+    tables |= {name: tables[name][: len(rows)] for name in ("verify", "draft")}
+    shape = tables["catch_up"].shape
+    must(shape == (drafters,), "catch_up", [drafters], list(shape))
+    rises = rows.ndim == 1 and rows[0] == 1 and (np.diff(rows) > 0).all() and rows[-1] >= batch
+    must(rises, "batch", f"rising from 1 to {batch} or more", rows.tolist())
+    return tables
 
 
 def with_ratio(
     verify: np.ndarray, draft: np.ndarray, catch_up: np.ndarray, padded: bool
 ) -> RoundCosts:
     """Costs, and what the bandit is told: a draft step and the extra verify time of its token,
-    in forwards without drafts of as many requests."""
-    token = (verify[:, -1:] - verify[:, :1]) / (verify.shape[1] - 1)
+    in forwards without drafts of as many requests. It is told one number for drafts of every
+    length: of those the steepest, so that no length looks cheaper than it is."""
+    drafts = np.arange(1, verify.shape[1])
+    token = ((verify[:, 1:] - verify[:, :1]) / drafts).max(axis=1, keepdims=True)
     ratio = np.maximum(0.0, (draft + token) / verify[:, :1])
     return RoundCosts(
         np.ascontiguousarray(verify, np.float64), np.ascontiguousarray(draft, np.float64),

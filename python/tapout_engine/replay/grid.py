@@ -111,8 +111,8 @@ class _Task:
 
     def _costs(self, trace: Trace) -> RoundCosts:
         task, grid = self.task, self.grid
-        if grid.cost_file is not None and task.ratio is None:
-            return costs_of_file(grid.cost_file, trace.meta, task.batch, grid.padded)
+        if grid.cost_file is not None:
+            return costs_of_file(grid.cost_file, trace.meta, task.batch, task.ratio, grid.padded)
         return measured_costs(trace.meta, task.batch, task.ratio, grid.token_cost, grid.padded)
 
     def _play(self, play: Play) -> Rounds:

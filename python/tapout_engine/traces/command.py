@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
         )
     parts = Parts(arguments.out.with_name(arguments.out.name + ".parts"), _settings(arguments))
     session = Session(arguments.target, arguments.dtype, say, arguments.device)
-    drafters = _drafters(session, arguments)
+    drafters = drafters_of(session, arguments)
     recorder = Recorder(session.target, drafters, arguments.slots, arguments.rule)
     requests = [_request(session, entry.prompt, arguments) for entry in asked]
     _record(recorder, requests, parts, arguments)
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
         always=[not lane.blocks for lane in recorder.lanes],
         cost_ratio=[slot_cost(drafter) for drafter in drafters.values()],
         slots=arguments.slots, rule=arguments.rule, temperature=arguments.temperature,
-        seed=arguments.seed, domains=domains, **costs, made_with=_made_with(),
+        seed=arguments.seed, domains=domains, **costs, made_with=made_with(),
     )  # fmt: skip
     trace = parts.trace(meta, [domains.index(entry.domain) for entry in asked])
     save_trace(trace, arguments.out)
@@ -153,16 +153,10 @@ def _record(
     missing = parts.missing(len(requests))
     with progress_bar(len(requests), "request", "trace") as bar:
         bar.update(len(requests) - len(missing))
-        for group in _groups(missing, arguments.batch):
-            recorded = recorder.record([requests[i] for i in group], group)
-            for number, entry in zip(group, recorded, strict=True):
-                parts.add(number, entry)
-            bar.update(len(group))
-
-
-def _groups(numbers: list[int], size: int) -> Iterator[list[int]]:
-    for first in range(0, len(numbers), size):
-        yield numbers[first : first + size]
+        asked = [requests[number] for number in missing]
+        for number, entry in recorder.record(asked, missing, arguments.batch):
+            parts.add(number, entry)
+            bar.update()
 
 
 def _request(session: Session, prompt: str, arguments: argparse.Namespace) -> Request:
@@ -172,7 +166,7 @@ def _request(session: Session, prompt: str, arguments: argparse.Namespace) -> Re
     )  # fmt: skip
 
 
-def _drafters(session: Session, arguments: argparse.Namespace) -> dict[str, Drafter]:
+def drafters_of(session: Session, arguments: argparse.Namespace) -> dict[str, Drafter]:
     """By the names that arms will say: of a folder the last part."""
     found: dict[str, Drafter] = {}
     for kind in arguments.draft:
@@ -201,7 +195,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, object]:
     return json.loads(json.dumps(found))  # as they are read back
 
 
-def _made_with() -> dict[str, object]:
+def made_with() -> dict[str, object]:
     return {
         "tapout_kernels": tk.__version__, "torch": torch.__version__,
         "threads": torch.get_num_threads(), "machine": platform.machine(),

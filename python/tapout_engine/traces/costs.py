@@ -1,4 +1,4 @@
-"""What drafting, verifying and catching up cost on this machine, one request at a time."""
+"""What drafting, verifying and catching up cost on this machine."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ REPEATS = 9
 BEHIND = 8  # tokens that a drafter has missed when catching up is timed
 
 
-def measure(recorder: Recorder, tokens: Sequence[int]) -> dict[str, list[float]]:
-    """Seconds of each part of a round, kernels included: medians of ``REPEATS``.
+def measure(
+    recorder: Recorder, tokens: Sequence[int], batch: int = 1, repeats: int = REPEATS
+) -> dict[str, list[float]]:
+    """Seconds of each part of a round, kernels included: medians of ``repeats``.
 
     Parameters
     ----------
@@ -29,17 +31,21 @@ def measure(recorder: Recorder, tokens: Sequence[int]) -> dict[str, list[float]]
         What it was recording is forgotten.
     tokens : sequence of int
         The context at which to measure: more than ``BEHIND`` tokens.
+    batch : int
+        Requests together, all with this context.
+    repeats : int
 
     Returns
     -------
     dict
-        The ``*_seconds`` of :class:`TraceMeta`.
+        The ``*_seconds`` of :class:`TraceMeta`; ``catch_up_seconds`` of one request only.
     """
-    return _Bench(recorder, list(tokens)).all()
+    return _Bench(recorder, list(tokens), batch).all(repeats)
 
 
 class _Bench:
-    def __init__(self, recorder: Recorder, tokens: list[int]):
+    def __init__(self, recorder: Recorder, tokens: list[int], batch: int):
+        self.batch = batch
         self.recorder, self.target, self.slots = recorder, recorder.target, recorder.slots
         longest = min(recorder.max_length, *(lane.max_length for lane in recorder.lanes))
         self.tokens = tokens[: int(min(len(tokens), longest - self.slots - 1))]
@@ -49,17 +55,18 @@ class _Bench:
                 f"models read {longest}: got {len(tokens)}"
             )
         device = self.target.device
-        self.live = torch.ones(1, dtype=torch.bool, device=device)
-        self.last = torch.tensor(self.tokens[-1:], device=device)
-        self.sampling = sampling_params([Request(self.tokens)], device)
+        self.live = torch.ones(batch, dtype=torch.bool, device=device)
+        self.last = torch.tensor(self.tokens[-1:] * batch, device=device)
+        self.sampling = sampling_params([Request(self.tokens)] * batch, device)
         self.logits = torch.zeros(
-            1, self.slots + 1, self.target.vocab_size, dtype=self.target.dtype, device=device
+            batch, self.slots + 1, self.target.vocab_size, dtype=self.target.dtype, device=device
         )
 
-    def all(self) -> dict[str, list[float]]:
+    def all(self, repeats: int) -> dict[str, list[float]]:
         """Every part in turn, again and again: all of them see the same machine."""
         with torch.no_grad():
-            passes = [self._once() for _ in range(REPEATS + 1)][1:]  # the first is for caches
+            self._begin()
+            passes = [self._once() for _ in range(repeats + 1)][1:]  # the first is for caches
         return {
             name: [
                 median(values) for values in zip(*(found[name] for found in passes), strict=True)
@@ -69,23 +76,27 @@ class _Bench:
 
     def _once(self) -> dict[str, list[float]]:
         lanes = self.recorder.lanes
-        self._begin(self.tokens)
-        return {
+        found = {
             "verify_seconds": [self._verify(drafts) for drafts in range(self.slots + 1)],
             "draft_seconds": [self._step(lane) for lane in lanes],
-            "catch_up_seconds": [self._catch_up(lane) for lane in lanes],
         }
+        if self.batch == 1:
+            found["catch_up_seconds"] = [self._catch_up(lane) for lane in lanes]
+        return found
 
-    def _begin(self, tokens: list[int]) -> None:
-        self.rng = tk.RngState.of([0], [len(tokens)], device=self.target.device)
-        self.recorder.controller.admit([0])
-        self.target.prefill([tokens])
+    def _begin(self) -> None:
+        device, prompts = self.target.device, [self.tokens] * self.batch
+        self.rng = tk.RngState.of(
+            list(range(self.batch)), [len(self.tokens)] * self.batch, device=device
+        )
+        self.recorder.controller.admit([0] * self.batch)
+        self.target.prefill(prompts)
         for lane in self.recorder.lanes:
-            lane.prefill([tokens], self.sampling, self.rng)
+            lane.prefill(prompts, self.sampling, self.rng)
 
     def _draft(self, lane: Lane, slots: int) -> None:
         lane.offer()
-        budget = torch.tensor([slots], dtype=torch.int32, device=self.target.device)
+        budget = torch.full((self.batch,), slots, dtype=torch.int32, device=self.target.device)
         lane.draft(self.last, self.live, budget, slots)
 
     def _verify(self, drafts: int) -> float:
@@ -98,14 +109,17 @@ class _Bench:
             lane.verify(self.logits)
 
         seconds = _seconds(verify)
-        self.target.commit([[]])
-        lane.commit([[]], [True])
+        self.target.commit([[]] * self.batch)
+        self._forget(lane)
         return seconds
 
     def _drafted(self, lane: Lane, slots: int) -> float:
         seconds = _seconds(lambda: self._draft(lane, slots))
-        lane.commit([[]], [True])
+        self._forget(lane)
         return seconds
+
+    def _forget(self, lane: Lane) -> None:
+        lane.commit([[]] * self.batch, [True] * self.batch)
 
     def _step(self, lane: Lane) -> float:
         """Of a step after the first; a block drafter's offer is spread over its slots."""
@@ -119,12 +133,12 @@ class _Bench:
         if lane.blocks:
             return 0.0
         seconds = []
-        for missed in (0, BEHIND):
+        for missed in (BEHIND, 0):  # at last it is as it was
             kept = len(self.tokens) - missed
             lane.prefill([self.tokens[:kept]], self.sampling, self.rng)
             lane.commit([self.tokens[kept:]], [True])
             seconds.append(self._drafted(lane, 1))
-        return max(0.0, seconds[1] - seconds[0]) / BEHIND
+        return max(0.0, seconds[0] - seconds[1]) / BEHIND
 
 
 def _seconds(run: Callable[[], None]) -> float:

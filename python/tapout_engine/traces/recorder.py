@@ -55,6 +55,7 @@ class _Row:
     """A request while it is recorded: it goes on past its end for what later drafts need."""
 
     request: Request
+    ordinal: int
     slots: int
     longest: float  # tokens that the target reads
     tokens: list[int] = field(default_factory=list)
@@ -62,6 +63,14 @@ class _Row:
     budget: list[int] = field(default_factory=list)
     drafts: list[Tensor] = field(default_factory=list)
     stats: list[Tensor] = field(default_factory=list)
+
+    @property
+    def key(self) -> int:
+        return tk.mix64(self.request.seed, self.ordinal)
+
+    @property
+    def said(self) -> list[int]:
+        return [*self.request.prompt, *self.tokens]
 
     @property
     def length(self) -> int:
@@ -83,7 +92,7 @@ class _Row:
         if self.end is None and (token in self.request.eos or self.remaining == 0):
             self.end = len(self.tokens)
 
-    def recorded(self, key: int) -> Recorded:
+    def recorded(self) -> Recorded:
         drafts, stats = torch.stack(self.drafts).numpy(), torch.stack(self.stats).numpy()
         said = np.full((self.end, self.slots), -2)
         for slot in range(self.slots):
@@ -91,7 +100,7 @@ class _Row:
             said[: len(known), slot] = known
         matches = np.cumprod(drafts == said[:, None], axis=-1).sum(-1)
         return Recorded(
-            key=key, prompt_length=len(self.request.prompt),
+            key=self.key, prompt_length=len(self.request.prompt),
             tokens=np.array(self.tokens[: self.end], np.int32),
             budget=np.array(self.budget, np.int32), drafts=drafts.astype(np.int32),
             offered=(drafts >= 0).sum(-1).astype(np.int32), stats=stats.astype(np.float32),
@@ -134,43 +143,63 @@ class Recorder:
         self.max_length = max_length(target)
 
     def record(
-        self,
-        requests: Sequence[Request],
-        ordinals: Sequence[int],
-    ) -> list[Recorded]:
-        """Record requests together.
+        self, requests: Sequence[Request], ordinals: Sequence[int], batch: int | None = None
+    ) -> Iterator[tuple[int, Recorded]]:
+        """Record requests, ``batch`` of them together; what has ended makes room for the next.
 
         Parameters
         ----------
         requests : sequence of Request
         ordinals : sequence of int
             Their numbers among all requests: equal seeds do not share noise.
+        batch : int, optional
+            None: all of them.
+
+        Yields
+        ------
+        tuple of int and Recorded
+            An ordinal and its request, once it is complete.
         """
         below = min(self.max_length, *(lane.max_length for lane in self.lanes))
         check_requests(requests, self.target.vocab_size, None, below)
-        with torch.no_grad():
-            keys = self._admit(requests, ordinals)
-            while any(row.live for row in self.rows):
-                self._position()
-        return [row.recorded(key) for row, key in zip(self.rows, keys, strict=True)]
-
-    def _admit(self, requests: Sequence[Request], ordinals: Sequence[int]) -> list[int]:
-        self.rows = [_Row(request, self.slots, self.max_length) for request in requests]
-        prompts = [list(request.prompt) for request in requests]
-        keys = [
-            tk.mix64(request.seed, ordinal)
+        waiting = [
+            _Row(request, ordinal, self.slots, self.max_length)
             for request, ordinal in zip(requests, ordinals, strict=True)
         ]
-        device = self.target.device
-        self.rng = tk.RngState.of(keys, [len(prompt) for prompt in prompts], device=device)
-        self.sampling = sampling_params(requests, device)
-        self.last = torch.tensor([prompt[-1] for prompt in prompts], device=device)
-        self.controller.admit([0] * len(requests))
-        self.target.prefill(prompts)
-        for lane in self.lanes:
-            lane.prefill(prompts, self.sampling, self.rng)
-        return keys
+        size, self.rows = batch or len(waiting), []
+        while waiting or any(row.live for row in self.rows):
+            if self._admission_pays():
+                live = [row for row in self.rows if row.live]
+                self._admit(live + waiting[: size - len(live)])
+                waiting = waiting[size - len(live) :]
+            live = [row for row in self.rows if row.live]
+            self._position()
+            yield from ((row.ordinal, row.recorded()) for row in live if not row.live)
 
+    def _admission_pays(self) -> bool:
+        """Models begin anew with the rows that go on, and read those once more: a token so read
+        costs a fraction of a position, and the rows that have ended cost one at every step."""
+        live = [row for row in self.rows if row.live]
+        left = max((row.request.max_new_tokens - len(row.tokens) for row in live), default=0)
+        ended = len(self.rows) - len(live)
+        return not live or ended * left > sum(row.length for row in live)
+
+    @torch.no_grad()
+    def _admit(self, rows: list[_Row]) -> None:
+        self.rows = rows
+        texts = [row.said for row in rows]
+        device = self.target.device
+        self.rng = tk.RngState.of(
+            [row.key for row in rows], [len(text) for text in texts], device=device
+        )
+        self.sampling = sampling_params([row.request for row in rows], device)
+        self.last = torch.tensor([text[-1] for text in texts], device=device)
+        self.controller.admit([0] * len(rows))
+        self.target.prefill(texts)
+        for lane in self.lanes:
+            lane.prefill(texts, self.sampling, self.rng)
+
+    @torch.no_grad()
     def _position(self) -> None:
         """Drafts and one token for every row."""
         rooms = [self._room(row) if row.end is None else 0 for row in self.rows]
