@@ -1,4 +1,4 @@
-"""The tables of bench_decode.py: one for each dtype, batch and temperature."""
+"""The tables of bench_decode.py: one for each dtype, batch, temperature and run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def decode_table(rows: list[dict]) -> str:
     """Ways to decode down, domains across: tokens/s, its ratio to plain, accepted a round."""
 
     def key(row: dict) -> tuple:
-        return row["dtype"], row["batch"], row["temperature"]
+        return row["dtype"], row["batch"], row["temperature"], row["command"]
 
     return "\n\n".join(_table(list(group)) for _, group in groupby(sorted(rows, key=key), key=key))
 
