@@ -241,7 +241,7 @@ def hostile_tables(args: dict) -> list[dict]:
                   (0, 2, 2, nodes), (5, 5, 5, 5))
     ] + [
         *({"beam": torch.full_like(beam, x)} for x in places),
-        {"children": 1024},
+        {"children": 40},
         {"children": 1},
         {"next_node": torch.tensor([-9, nodes, big, 0]).int()},
     ]  # fmt: skip
