@@ -102,7 +102,8 @@ void run(const TreeVerifyParams& params, const Tensor&) {
 }
 
 void run(const TreeAttentionParams& params, const Tensor&) {
-  cpu_ops().tree_attention(params, TorchTeam(0).team());
+  const CpuOps& ops = cpu_ops();
+  ops.tree_attention(params, TorchTeam(ops.tree_attention_scratch_bytes(params)).team());
 }
 
 void run(const TreeExpandParams& params, const Tensor&) {

@@ -22,6 +22,7 @@ struct CpuOps {
   void (*tree_mask)(const TreeMaskParams&);
   void (*tree_mask_flat)(const TreeMaskFlatParams&);
   void (*tree_verify)(const TreeVerifyParams&, const Team&);
+  int64_t (*tree_attention_scratch_bytes)(const TreeAttentionParams&);  // per worker
   void (*tree_attention)(const TreeAttentionParams&, const Team&);
   void (*tree_expand)(const TreeExpandParams&, const Team&);
   void (*tree_rerank)(const TreeRerankParams&);
@@ -44,6 +45,7 @@ void tree_layout(const TreeLayoutParams& params);
 void tree_mask(const TreeMaskParams& params);
 void tree_mask_flat(const TreeMaskFlatParams& params);
 void tree_verify(const TreeVerifyParams& params, const Team& team);
+int64_t tree_attention_scratch_bytes(const TreeAttentionParams& params);
 void tree_attention(const TreeAttentionParams& params, const Team& team);
 void tree_expand(const TreeExpandParams& params, const Team& team);
 void tree_rerank(const TreeRerankParams& params);

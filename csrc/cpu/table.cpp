@@ -29,6 +29,7 @@ const CpuOps& ops_table() {
                                tree_mask,
                                tree_mask_flat,
                                tree_verify,
+                               tree_attention_scratch_bytes,
                                tree_attention,
                                tree_expand,
                                tree_rerank,

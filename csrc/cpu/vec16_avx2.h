@@ -127,6 +127,30 @@ inline Vec16 scale16(Vec16 a, Vec16 n, Vec16 y, Vec16 low) {
 }
 
 inline float reduce_add16(Vec16 a) { return reduce_add8(_mm256_add_ps(a.low, a.high)); }
+
+// Lane i: that of vector i, for eight of them. Every step adds the halves of two vectors and leaves
+// them side by side.
+inline __m256 reduce_add16x8(const Vec16* a) {
+  __m256 four[4], two[2];
+  for (int i = 0; i < 4; ++i) {
+    const __m256 left = _mm256_add_ps(a[2 * i].low, a[2 * i].high);
+    const __m256 right = _mm256_add_ps(a[2 * i + 1].low, a[2 * i + 1].high);
+    four[i] = _mm256_add_ps(_mm256_permute2f128_ps(left, right, 0x20),
+                            _mm256_permute2f128_ps(left, right, 0x31));
+  }
+  for (int i = 0; i < 2; ++i) {
+    const __m256 left = four[2 * i], right = four[2 * i + 1];
+    two[i] =
+        _mm256_add_ps(_mm256_shuffle_ps(left, right, 0x44), _mm256_shuffle_ps(left, right, 0xEE));
+  }
+  const __m256 sums = _mm256_add_ps(_mm256_shuffle_ps(two[0], two[1], 0x88),
+                                    _mm256_shuffle_ps(two[0], two[1], 0xDD));
+  return _mm256_permutevar8x32_ps(sums, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+inline Vec16 reduce_add16(const Vec16 (&a)[16]) {
+  return {reduce_add16x8(a), reduce_add16x8(a + 8)};
+}
 inline float reduce_max16(Vec16 a) { return reduce_max8(_mm256_max_ps(a.low, a.high)); }
 inline float reduce_min16(Vec16 a) { return reduce_min8(_mm256_min_ps(a.low, a.high)); }
 

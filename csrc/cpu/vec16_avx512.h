@@ -74,6 +74,31 @@ inline __m256 lower8(Vec16 a) { return _mm512_castps512_ps256(a.all); }
 inline __m256 upper8(Vec16 a) { return _mm512_extractf32x8_ps(a.all, 1); }
 
 inline float reduce_add16(Vec16 a) { return reduce_add8(_mm256_add_ps(lower8(a), upper8(a))); }
+// The tree of one vector in sixteen at once: every step adds the halves of two vectors and leaves
+// them side by side.
+inline Vec16 reduce_add16(const Vec16 (&a)[16]) {
+  __m512 eight[8], four[4], two[2];
+  for (int i = 0; i < 8; ++i) {
+    const __m512 left = a[2 * i].all, right = a[2 * i + 1].all;
+    eight[i] = _mm512_add_ps(_mm512_shuffle_f32x4(left, right, 0x44),
+                             _mm512_shuffle_f32x4(left, right, 0xEE));
+  }
+  for (int i = 0; i < 4; ++i) {
+    const __m512 left = eight[2 * i], right = eight[2 * i + 1];
+    four[i] = _mm512_add_ps(_mm512_shuffle_f32x4(left, right, 0x88),
+                            _mm512_shuffle_f32x4(left, right, 0xDD));
+  }
+  for (int i = 0; i < 2; ++i) {
+    const __m512 left = four[2 * i], right = four[2 * i + 1];
+    two[i] =
+        _mm512_add_ps(_mm512_shuffle_ps(left, right, 0x44), _mm512_shuffle_ps(left, right, 0xEE));
+  }
+  const __m512 sums = _mm512_add_ps(_mm512_shuffle_ps(two[0], two[1], 0x88),
+                                    _mm512_shuffle_ps(two[0], two[1], 0xDD));
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return {_mm512_permutexvar_ps(order, sums)};
+}
+
 inline float reduce_max16(Vec16 a) { return reduce_max8(_mm256_max_ps(lower8(a), upper8(a))); }
 inline float reduce_min16(Vec16 a) { return reduce_min8(_mm256_min_ps(lower8(a), upper8(a))); }
 

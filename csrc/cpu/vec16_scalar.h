@@ -121,6 +121,11 @@ inline float reduce_add16(Vec16 a) {
   return a.lane[0];
 }
 
+// Lane i: that of vector i.
+inline Vec16 reduce_add16(const Vec16 (&a)[16]) {
+  return make16([&](int i) { return reduce_add16(a[i]); });
+}
+
 inline float reduce_max16(Vec16 a) {
   float best = a.lane[0];
   for (int i = 1; i < 16; ++i) best = a.lane[i] > best ? a.lane[i] : best;

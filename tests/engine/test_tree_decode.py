@@ -54,6 +54,15 @@ def test_greedy_output_is_plain_decodings(decoder, shape, vocab):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+def test_greedy_output_is_plain_decodings_in_bf16_too(shape):
+    """A node has the bits that it would have alone: a rounding more would soon be another token."""
+    decoder = decoder_of(guessable_llama().to(torch.bfloat16)).pack()
+    requests = [Request(prompt, 100, temperature=0.0) for prompt in prompts(9, 1, 70)]
+    found = trees(decoder, shape).generate(requests)
+    assert [result.tokens for result in found] == plain(decoder, requests)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_gumbel_output_is_plain_decodings(decoder, shape):
     requests = [Request(prompt, 40, seed=i) for i, prompt in enumerate(prompts(9, 2, 30))]
     found = trees(decoder, shape, "gumbel").generate(requests)
