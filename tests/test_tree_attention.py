@@ -81,16 +81,16 @@ def test_a_token_has_the_same_bits_alone(native, dtype):
 
 def test_a_node_has_the_bits_of_its_path_alone(native):
     """What lies between a node and its ancestors is not seen, and changes nothing."""
-    entries, past = cache(200, torch.bfloat16), torch.tensor([60, 0, 120], dtype=torch.int32)
+    entries, past = cache(200), torch.tensor([60, 0, 120], dtype=torch.int32)
     layout = tk.tree_layout(torch.tensor([PARENTS] * 3, dtype=torch.int32))
     bits = tk.tree_mask(layout, "bits", root=True)
-    together = tk.tree_attention(queries(8, torch.bfloat16), *entries, past, bits, backend=native)
+    together = tk.tree_attention(queries(8), *entries, past, bits, backend=native)
     for path in ((0, 1, 3, 6), (0, 2, 5, 7), (0, 1, 4)):
         chosen, alone = list(path), entries.clone()
         for b, before in enumerate(past.tolist()):
             slots = [before + node for node in path]
             alone[:, b, :, before : before + len(path)] = entries[:, b, :, slots]
-        query = queries(8, torch.bfloat16)[:, :, chosen]
+        query = queries(8)[:, :, chosen]
         found = tk.tree_attention(query, *alone, past, backend=native)
         assert found.equal(together[:, :, chosen])
 
