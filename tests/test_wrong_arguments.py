@@ -13,7 +13,7 @@ from helpers.device import is_refused
 from torch import Tensor
 
 import tapout_kernels as tk
-from tapout_kernels import _library, _specs
+from tapout_kernels import _check, _library, _specs
 from tapout_kernels.testing import Case
 
 OTHER_DTYPE = {
@@ -189,6 +189,20 @@ def test_raw_operators_refuse_and_write_nothing(library, op, name):
                 named = any(f"{op}: {n} must " in message for n in _specs.TENSORS[op])
                 assert named, f"{context}: {message}"
         unchanged(args, before, context)
+
+
+def test_what_a_library_takes_is_not_checked_twice(library, monkeypatch):
+    """The check in Python costs more than many an operator: it is for what is refused."""
+    monkeypatch.setattr(_library, "checks", lambda op, backend, device: True)  # emulated or not
+    asked = []
+    monkeypatch.setattr(_check, "check", lambda op, arguments: asked.append(op))
+    args = fresh("row_stats")
+    public.call("row_stats", args, library)
+    assert not asked
+    args["stats"] = args["stats"][:, :7]
+    with pytest.raises(RuntimeError, match="row_stats: stats must be"):
+        public.call("row_stats", args, library)
+    assert asked == ["row_stats"]
 
 
 @pytest.mark.parametrize("rule", [4, -1, 1 << 40])

@@ -15,6 +15,8 @@ from torch import Tensor
 
 import tapout_kernels as tk
 
+from .errors import EngineError
+
 
 @runtime_checkable
 class Follower(Protocol):
@@ -107,6 +109,15 @@ def max_length(follower: Follower) -> float:
     """The most tokens a row can have for ``follower``; infinity if it does not say."""
     limit = getattr(follower, "max_length", None)
     return float("inf") if limit is None else limit
+
+
+def check_vocabulary(drafter: Follower, target: Target) -> None:
+    """Raise an EngineError unless both speak of the same tokens."""
+    if drafter.vocab_size != target.vocab_size:
+        raise EngineError(
+            f"the drafter must share the target's vocabulary of {target.vocab_size} tokens, "
+            f"got one of {drafter.vocab_size}"
+        )
 
 
 def draft_cost(drafter: Drafter) -> float:

@@ -11,8 +11,7 @@ from torch import Tensor
 import tapout_kernels as tk
 
 from .controller import Controller
-from .engine import BlockDrafter, Drafter, Target, draft_cost, max_length
-from .errors import EngineError
+from .engine import BlockDrafter, Drafter, Target, check_vocabulary, draft_cost, max_length
 
 VERIFY_ROW = 0.02  # what one more token costs the target's forward, in forwards
 Clock = Callable[[str], AbstractContextManager[None]]
@@ -50,11 +49,7 @@ class Lane:
         backend: str | None,
         clock: Clock,
     ):
-        if drafter.vocab_size != target.vocab_size:
-            raise EngineError(
-                f"the drafter must share the target's vocabulary of {target.vocab_size} tokens, "
-                f"got one of {drafter.vocab_size}"
-            )
+        check_vocabulary(drafter, target)
         self.index = index
         self.drafter, self.target, self.controller = drafter, target, controller
         self.rule, self.early_exit, self.backend, self.clock = rule, early_exit, backend, clock

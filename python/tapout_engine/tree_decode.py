@@ -9,7 +9,7 @@ import torch
 import tapout_kernels as tk
 
 from .decode import BatchDecoder
-from .engine import Tokenizer, TreeDrafter, TreeTarget, max_length
+from .engine import Tokenizer, TreeDrafter, TreeTarget, check_vocabulary, max_length
 from .errors import EngineError
 from .rows import RoundReport, Row
 
@@ -64,11 +64,7 @@ class TreeDecoder(BatchDecoder):
                     f"TreeDecoder: {name} must be a {protocol.__name__}, got a "
                     f"{type(model).__name__}"
                 )
-        if drafter.vocab_size != target.vocab_size:
-            raise EngineError(
-                f"the drafter must share the target's vocabulary of {target.vocab_size} tokens, "
-                f"got one of {drafter.vocab_size}"
-            )
+        check_vocabulary(drafter, target)
         if drawn and rule != "token":
             raise EngineError(f"TreeDecoder: drawn children need rule token, got {rule}")
         self.drafter, self.shape, self.drawn = drafter, shape, drawn

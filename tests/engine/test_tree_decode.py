@@ -132,6 +132,9 @@ def test_what_cannot_draft_or_verify_trees_is_refused(decoder):
     drafter = HeadDrafter(guessing(decoder), target)
     with pytest.raises(EngineError, match="target must be a TreeTarget, got a HeadDrafter"):
         TreeDecoder(drafter, drafter, SHAPES["chain"])
+    drafter.vocab_size = 95
+    with pytest.raises(EngineError, match="vocabulary of 96 tokens, got one of 95"):
+        TreeDecoder(target, drafter, SHAPES["chain"])
     with pytest.raises(EngineError, match="drawn children need rule token, got greedy"):
         trees(decoder, "chain", "greedy", drawn=True)
 
