@@ -126,6 +126,20 @@ def call(op: str, backend: str | None, **arguments: object) -> None:
     getattr(packet, backend)(**arguments)
 
 
+def without_gpu(op: str, part: str, backend: str | None, device: torch.device) -> str | None:
+    """The backend of a call that asks for a part of ``op`` which no kernel for GPUs has.
+
+    Of tensors on a GPU it is the reference, unless another is named, which is refused.
+    """
+    backend = backend or _DEFAULT
+    if backend in _library.NO_KERNEL:
+        raise BackendUnavailable(
+            f"{op}: backend {backend!r} is off: it has no kernel of {part} yet; available: "
+            f"{', '.join(name for name in available_backends(op, device) if name != backend)}"
+        )
+    return backend or (None if device.type == "cpu" else "reference")
+
+
 def _checked_by_library(op: str, backend: str | None, arguments: dict[str, object]) -> bool:
     """Whether this call goes to a native library: plain tensors, none empty, all on its device."""
     if torch.compiler.is_compiling():

@@ -136,7 +136,7 @@ def test_matches_the_reference(compiled, case):
     ("op", "rule"),
     [interpreted_if(op == "verify" or rule != "block", op, rule)  # block draws as token does
      for op in ("sample", "draft_step", "verify") for rule in ("token", "block", "gumbel")]
-    + [("tree_verify", rule) for rule in ("token", "gumbel")],
+    + [("tree_verify", rule) for rule in ("token", "block", "gumbel")],
 )  # fmt: skip
 @pytest.mark.parametrize(  # top_k = 5 would cut nothing
     "sampling", ["plain", "mixed", interpreted_if(False, "all")]

@@ -28,7 +28,10 @@ CASES = [
 ] + [
     Case("verify", batch=9, vocab=2500, sampling="mixed", rule="greedy"),
     Case("verify", batch=9, vocab=2500, drafts="one_hot"),
-    *(Case("tree_verify", 9, 6, 2500, sampling="mixed", rule=rule) for rule in ("token", "gumbel")),
+    *(
+        Case("tree_verify", 9, 6, 2500, sampling="mixed", rule=rule)
+        for rule in ("token", "block", "gumbel")
+    ),
     Case("tree_verify", 9, 6, 2500, drafts="one_hot"),
     *(Case(op, 9, 40) for op in ("tree_layout", "tree_mask", "tree_rerank")),
     Case("tree_expand", 9, 4, 2500, sampling="mixed", extras=True),

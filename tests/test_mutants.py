@@ -156,6 +156,16 @@ MUTANTS: dict[str, tuple[str, tuple[Edit, ...]]] = {
         Edit("tree_verify.py", "torch.where(refused[:, None], p_target, row.p_target)",
              "row.p_target"),
     )),
+    "siblings of traversed trees tested independently": ("leaves first", (
+        Edit("tree_traverse.py", "torch.where(moving[:, None], rest, measure)", "measure"),
+    )),
+    "what is left of a traversed row not divided by the chance": ("leaves first, deep", (
+        Edit("tree_traverse.py", "chance = mass + (1 - weight)", "chance = mass + 1 - 0 * weight"),
+    )),
+    "children of a traversed node reached from the root's weight": ("leaves first, deep", (
+        Edit("tree_traverse.py", "measure = weight[:, None] * row.p_target",
+             "measure = row.p_target"),
+    )),
     "token-level arm of slot 0 used everywhere": ("arm of every slot", (
         Edit("stop.py", "arm = arm.gather(-1, slot.clamp(max=arm.shape[-1] - 1)[:, None])[:, 0]",
              "arm = arm[:, 0]"),

@@ -71,6 +71,10 @@ TREE_ROWS = Killer(
     test_conformance.test_equal_decisions_at_five_ids, op="tree_verify", rule="token",
     sampling="plain",
 )  # fmt: skip
+TRAVERSED = Killer(
+    test_conformance.test_equal_decisions_at_five_ids, op="tree_verify", rule="block",
+    sampling="plain",
+)  # fmt: skip
 TREE_ONE_HOT = Killer(
     test_conformance.test_matches_the_reference,
     case=Case("tree_verify", 200, 6, 7, drafts="one_hot"),
@@ -214,6 +218,13 @@ MUTANTS = {
     ),
     "every rejection takes the draft once more": Mutant(
         (Edit("core/tree.h", "row.slope + row.mass / row.left", "row.slope + 1.0"),), TREE_ROWS,
+    ),
+    "traversed siblings tested independently": Mutant(
+        (Edit("cpu/tree_traverse.h", "here.residual = t.row.residual;",
+              "here.residual = weighted_row(here.weight);"),), TRAVERSED,
+    ),
+    "a rejection leaves all of the weight": Mutant(
+        (Edit("core/tree.h", "return rest / chance;", "return weight;"),), TRAVERSED,
     ),
     "one-hot sibling left in the residual": Mutant(
         (Edit("cpu/tree.h", "buffer.value[token % kChunk] = 0.0f;",

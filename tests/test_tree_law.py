@@ -7,13 +7,24 @@ min(1, p_target/p_draft), the functions of ``reference/tree.py`` are held to 1e-
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from helpers.law import Filter
 from helpers.mutants import Reference
 from helpers.oracle import complete
-from helpers.tree_law import RESIDUAL, Trees, TreeSetup, drawn_trees, target_law, tree_error
+from helpers.tree_law import (
+    RESIDUAL,
+    TRAVERSAL,
+    Trees,
+    TreeSetup,
+    accepted_tokens,
+    drawn_trees,
+    target_law,
+    tree_error,
+)
 from test_law_exact import EXACT, FLOAT64_STATS
 
 from tapout_kernels.reference.tree import rejected_draft, rejected_target
@@ -69,6 +80,29 @@ def test_law_is_exact_on_random_trees(seed):
     assert tree_error(float64_reference(), setup) <= EXACT, parents
 
 
+TRAVERSED = [(name, "plain", True) for name in TOPOLOGIES] + [
+    ("chain", "plain", False), ("more children than ids", "plain", False),
+    ("star", "filters", False), ("chain", "zero draft", False), ("star", "zero target", False),
+    ("binary", "temperatures", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "filters", "one_hot"), TRAVERSED)
+def test_law_of_leaves_first_is_exact(name, filters, one_hot):
+    """One uniform for each node, each alone in deciding about what leads to it."""
+    setup = setup_of(name, filters, one_hot=one_hot, rule=TRAVERSAL)
+    assert tree_error(float64_reference(), setup) <= EXACT
+
+
+@pytest.mark.parametrize("parents", [(-1, 0, 1), (-1, -1, 0)])
+def test_leaves_first_accept_more(parents):
+    """Traversal Verification 2505.12398: at least as many tokens as from the root down."""
+    setup = dataclasses.replace(setup_of("star"), parents=parents)
+    down = accepted_tokens(float64_reference(), setup)
+    setup.rule = TRAVERSAL
+    assert accepted_tokens(float64_reference(), setup) > down + 1e-3
+
+
 def test_law_is_exact_with_masks():
     """Other ids are allowed after every token; the draft knows nothing of it."""
     mask = ~np.eye(3, dtype=bool)[:, [1, 2, 0]]
@@ -119,6 +153,38 @@ def test_children_reranked_by_probability_are_rejected():
 # ---- the functions, without operators ----------------------------------------------------------
 
 
+def traversed_law(setup: TreeSetup) -> np.ndarray:
+    """[V] * steps, from the definition of rule ``tree_traversal`` alone: measures w p_target, and
+    what is left of the chance to come as far."""
+    p_target, p_draft = setup.p_target(), setup.p_draft()
+    law = np.zeros((setup.vocab,) * setup.steps)
+
+    def visit(tree, node: int, prefix: tuple, weight: float, chance: float) -> float:
+        """Adds what ends at a node or under it; the chance that nothing does."""
+        nonlocal law
+        last = prefix[-1] if prefix else setup.start
+        measure, q = weight * p_target[last], p_draft[last].copy()
+        for child in setup.children(node):
+            token = int(tree[child])
+            if token < 0 or chance == 0:
+                break
+            drawn = np.eye(setup.vocab)[token] if setup.one_hot else q / q.sum()
+            reached = min(1.0, measure[token] / drawn[token])
+            chance = visit(tree, child, (*prefix, token), reached, chance)
+            rejected = 1 - np.minimum(measure, drawn).sum()
+            measure = np.maximum(measure - drawn, 0) / max(rejected, 1e-300)
+            q[token] = 0
+        weight = 1.0 if node < 0 else min(1.0, measure.sum())
+        for token in range(setup.vocab) if measure.sum() > 0 else ():
+            ends = chance * weight * measure[token] / measure.sum()
+            law += ends * complete(p_target, (*prefix, token), setup.steps)
+        return chance * (1 - weight)
+
+    for tree, chance in zip(*drawn_trees(setup), strict=True):
+        visit(tree, -1, (), 1.0, chance)
+    return law
+
+
 def analytic_law(setup: TreeSetup) -> np.ndarray:
     """[V] * steps, from what is accepted in closed form and what ``reference/tree.py`` leaves."""
     p_target, p_draft = (torch.tensor(table) for table in (setup.p_target(), setup.p_draft()))
@@ -154,7 +220,8 @@ def analytic_law(setup: TreeSetup) -> np.ndarray:
 @pytest.mark.parametrize("name", TOPOLOGIES)
 def test_law_is_exact_in_closed_form(name, filters, one_hot):
     setup = setup_of(name, filters, one_hot=one_hot)
-    assert np.abs(analytic_law(setup) - target_law(setup)).max() <= 1e-12
+    for law in (analytic_law, traversed_law):
+        assert np.abs(law(setup) - target_law(setup)).max() <= 1e-12
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import tapout_kernels as tk
 from tapout_kernels import RngState, SamplingParams
+from tapout_kernels.reference.accept import RULES
 from tapout_kernels.reference.rng import DRAFT, mix64, uniform
 from tapout_kernels.reference.sampling import sample_index
 
@@ -28,7 +29,7 @@ BATCH, SLOTS, VOCAB = 300, 4, 1500
 
 @pytest.mark.parametrize("one_hot", [False, True], ids=["drawn", "one_hot"])
 @pytest.mark.parametrize("filters", [{}, {"temperature": 0.8, "top_k": 200, "top_p": 0.95}])
-@pytest.mark.parametrize("rule", ["token", "gumbel", "greedy"])
+@pytest.mark.parametrize("rule", RULES)
 def test_a_chain_emits_what_verify_emits(trees, rule, filters, one_hot):
     """Node i hangs on node i - 1: the coins of slot i and node i have one address, to the bit."""
     batch = BATCH if trees == "cpu" else 30
@@ -51,8 +52,9 @@ def test_a_chain_emits_what_verify_emits(trees, rule, filters, one_hot):
         backend=trees,
     )  # fmt: skip
     assert torch.equal(left.round, right.round)
+    tree_rule = "tree_traversal" if rule == "block" else f"tree_{rule}"
     expected = tk.verify(target, chain, sampling, left, rule=rule, backend=trees)
-    found = tk.tree_verify(target, tree, sampling, right, rule=f"tree_{rule}", backend=trees)
+    found = tk.tree_verify(target, tree, sampling, right, rule=tree_rule, backend=trees)
     for name in ("tokens", "num_accepted", "num_emitted", "last_token", "status"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
     assert torch.equal(left.position, right.position)
@@ -91,7 +93,7 @@ class Drafter:
         return tokens if self.order is None else self.order(tokens, self.table[last])
 
 
-def generate(drafter: Drafter, batch: int, backend: str) -> Tensor:
+def generate(drafter: Drafter, batch: int, backend: str, rule: str = "tree_token") -> Tensor:
     """[B, 3] tokens of as many rounds as it takes."""
     layout = layout_of([drafter.parents] * batch, backend)
     rng = RngState.of([mix64(b, 3) for b in range(batch)])
@@ -108,7 +110,7 @@ def generate(drafter: Drafter, batch: int, backend: str) -> Tensor:
             tokens, layout, rng, None if one_hot else draft[rows], None if one_hot else drafting,
             backend=backend,
         )  # fmt: skip
-        found = tk.tree_verify(target[rows], tree, sampling, rng, backend=backend)
+        found = tk.tree_verify(target[rows], tree, sampling, rng, rule=rule, backend=backend)
         for j in range(len(drafter.parents) + 1):
             more = (found.tokens[:, j] >= 0) & (count < TOKENS)
             out[row[more], count[more]] = found.tokens[more, j]
@@ -126,6 +128,13 @@ def law() -> np.ndarray:
 def test_consecutive_rounds_have_the_target_law(trees, parents, one_hot):
     """216 cells of three tokens, over rounds whose trees depend on what was emitted."""
     tokens = generate(Drafter(parents, one_hot), REPLICAS[trees], trees)
+    assert p_value(tokens, law()) > THRESHOLD
+
+
+@pytest.mark.parametrize("one_hot", [False, True], ids=["drawn", "one_hot"])
+def test_traversed_rounds_have_the_target_law(trees, one_hot):
+    drafter = Drafter((-1, 0, -1, 1, 1, 2), one_hot)
+    tokens = generate(drafter, REPLICAS[trees], trees, "tree_traversal")
     assert p_value(tokens, law()) > THRESHOLD
 
 

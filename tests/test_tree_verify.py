@@ -164,7 +164,7 @@ def hostile_links(args: dict) -> list[dict]:
     ]
 
 
-@pytest.mark.parametrize("rule", ["token", "gumbel", "greedy"])
+@pytest.mark.parametrize("rule", ["token", "block", "gumbel", "greedy"])
 @pytest.mark.parametrize("drafts", ["full", "one_hot"])
 def test_links_that_lead_anywhere_end(rule, drafts):
     """Raw operators take any numbers: both read them alike, and come to an end."""
@@ -228,7 +228,10 @@ def test_what_is_wrong_with_a_tree_is_said_by_name():
             call()
     assert rng.round.tolist() == [0]
     tree = make(tokens, layout, rng)
-    with pytest.raises(tk.NotYetSupported, match="tree_verify: rule tree_traversal"):
-        tk.tree_verify(torch.zeros(1, 3, 5), tree, None, rng, rule="tree_traversal")
+    for backend in ("triton", "cuda"):
+        with pytest.raises(tk.BackendUnavailable, match="no kernel of rule tree_traversal"):
+            tk.tree_verify(
+                torch.zeros(1, 3, 5), tree, None, rng, rule="tree_traversal", backend=backend
+            )
     with pytest.raises(ValueError, match="tree_verify: rule must be one of tree_token"):
         tk.tree_verify(torch.zeros(1, 3, 5), tree, None, rng, rule="token")

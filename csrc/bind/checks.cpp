@@ -154,13 +154,6 @@ Rule Arguments::rule(int64_t value) const {
   return static_cast<Rule>(value);
 }
 
-Rule Arguments::tree_rule(int64_t value) const {
-  if (value != 0 && value != 2 && value != 3) {
-    fail("rule", "0 (tree_token), 2 (tree_gumbel) or 3 (tree_greedy)", std::to_string(value));
-  }
-  return static_cast<Rule>(value);
-}
-
 int64_t Arguments::nodes(const char* name, int64_t value) const {
   if (value < 1 || value > kMostNodes) fail(name, "of 1 to 1024 nodes", std::to_string(value));
   return value;

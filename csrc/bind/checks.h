@@ -100,7 +100,6 @@ class Arguments {
   Rule rule(int64_t value) const;
 
   // Of tree_verify: there is no block rule.
-  Rule tree_rule(int64_t value) const;
 
   // `value` if a tree may have so many nodes.
   int64_t nodes(const char* name, int64_t value) const;

@@ -66,7 +66,7 @@ void tree_verify(const Tensor& target_logits,  // [B, N+1, V]
   params.round = arguments.input<int64_t>("round", round, {batch});
   set_draft(arguments, draft_logits, logits_row, t2d, params);
   params.stats = arguments.input<float>("stats", stats, {batch, nodes + 1, kStatsColumns});
-  params.rule = arguments.tree_rule(rule);
+  params.rule = arguments.rule(rule);
   params.position = arguments.data<int64_t>("position", position, {states});
   params.tokens = arguments.data<int64_t>("tokens", tokens, {batch, nodes + 1});
   params.path = arguments.data<int32_t>("path", path, {batch, nodes});

@@ -6,6 +6,12 @@
 //   from s_0 = 0, M_0 = R_0 = 1: one number says how much of q has been taken from p, and a
 //   rejection costs one pass over the two rows. A child of its own one-hot q is rejected from p
 //   without the children before it, of mass M_k: accept iff u M_k < p(x).
+//   tree_traversal  (Traversal Verification 2505.12398) leaves first: a node is reached with weight
+//   w = min(1, w' p_k(x) / q_k(x)), where w' is the weight left of its row, and its row begins as
+//   the measure w p. All children rejected, it is accepted iff u < w. A rejection takes q_k from
+//   the measure, S = sum [w p_k - q_k]+, and leaves it divided by the chance D = S + 1 - w of being
+//   rejected, of sum w = S / D. The same form holds with p_k = [p - s_k q]+ / M_k of sum w, from
+//   M_0 = 1 / w: then s_{k+1} = s_k + M_k / R_k as above, and M_{k+1} = M_k D.
 #pragma once
 
 #include <math.h>
@@ -77,7 +83,7 @@ TAPOUT_HD bool sees(const TreeAttentionParams& params, int64_t b, int64_t q, int
 // What rejections have left of a row.
 struct TreeResidual {
   double slope;  // s
-  double mass;   // M
+  double mass;   // M, what [p - s q]+ is divided by
   double left;   // R
 };
 
@@ -90,6 +96,27 @@ TAPOUT_HD bool accepts_child(double uniform, double p_target, double p_draft,
 }
 
 TAPOUT_HD double next_slope(const TreeResidual& row) { return row.slope + row.mass / row.left; }
+
+// tree_traversal: a row reached with a weight > 0.
+TAPOUT_HD TreeResidual weighted_row(double weight) { return {0.0, 1.0 / weight, 1.0}; }
+
+TAPOUT_HD double child_weight(double p_target, double p_draft, const TreeResidual& row) {
+  const double measure = (p_target - row.slope * p_draft) / row.mass;
+  const double weight = measure * row.left / p_draft;
+  return weight < 1.0 ? (weight > 0.0 ? weight : 0.0) : 1.0;
+}
+
+// What a rejection makes of M and w; `left` is the new sum of [p - s q]+. Where it had no chance,
+// p_target is p_draft, and there is nothing to reject another child from.
+TAPOUT_HD double reject_weight(double left, double weight, double mass, TreeResidual& row) {
+  const double rest = left / mass, chance = rest + (1.0 - weight);
+  if (!(chance > 0.0)) {
+    row.left = 0.0;
+    return 1.0;
+  }
+  row.mass = mass * chance;
+  return rest / chance;
+}
 
 // Which of some scores are the best: all whose key is above `limit`, and the first `ties` at it.
 struct BestScores {

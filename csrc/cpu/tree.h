@@ -83,7 +83,8 @@ inline int64_t draft_id_of(const TreeRequest& request, int64_t token) {
 inline void set_draft(const TreeRequest& request, TreeRow& row) {
   const TreeVerifyParams& params = request.params;
   const int64_t first = first_child(request, row.at);
-  if (params.rule != Rule::kToken || !params.draft.data || first < 0) return;
+  if (params.rule == Rule::kGumbel || params.rule == Rule::kGreedy) return;
+  if (!params.draft.data || first < 0) return;
   row.drawn = true;
   const float* stats = row_stats_of(request, row.at);
   const int64_t id = draft_id_of(request, token_of(request, first));
@@ -183,7 +184,8 @@ inline double draft_sum_without(const TreeRequest& request, const TreeRow& row, 
   return total;
 }
 
-// Rule tree_token: what a rejected child leaves of the row; prepares `tree_replacement`.
+// What a rejected child leaves of the row: s, R, and as M the sum of [p - s q]+, which is that of
+// rule tree_token; prepares `tree_replacement`.
 inline void reject_child(const TreeRequest& request, TreeRow& row, const TreeChild& child,
                          const Team& team) {
   TreeResidual& residual = row.residual;

@@ -1,7 +1,8 @@
-// tree_verify: walk down from the root as long as a child is accepted, emit one more token, advance
-// positions (core/tree.h). Only the rows on the way are read; requests are spread over the workers.
+// tree_verify: walk down from the root as long as a child is accepted, or look at leaves first;
+// emit one more token, advance positions (core/tree.h). Only rows that are looked at are read;
+// requests are spread over the workers.
 #include "ops.h"
-#include "tree.h"
+#include "tree_traverse.h"
 
 namespace tapout {
 inline namespace TAPOUT_ISA {
@@ -46,9 +47,21 @@ static TreeStep step_equal(const TreeRequest& request, TreeRow& row, int64_t cou
   return {-1, token, false};
 }
 
+static void emit(const TreeRequest& request, int64_t count, int64_t token) {
+  const TreeVerifyParams& params = request.params;
+  params.tokens[request.b * (params.nodes + 1) + count] = token;
+  params.last_token[request.b] = token;
+  params.num_emitted[request.b] += 1;
+}
+
+static void emit_node(const TreeRequest& request, int64_t count, int64_t node) {
+  emit(request, count, token_of(request, node));
+  request.params.path[request.b * request.params.nodes + count] = static_cast<int32_t>(node);
+  request.params.num_accepted[request.b] += 1;
+}
+
 static Status walk(const TreeRequest& request, const Team& team) {
   const TreeVerifyParams& params = request.params;
-  int64_t* tokens = params.tokens + request.b * (params.nodes + 1);
   bool bad = !params.valid[request.b];
   for (int64_t at = 0, count = 0;; ++count) {
     TreeRow row = tree_row(request, at, team);
@@ -56,14 +69,26 @@ static Status walk(const TreeRequest& request, const Team& team) {
     const TreeStep step = params.rule == Rule::kToken ? step_token(request, row, team)
                                                       : step_equal(request, row, count, team);
     bad |= step.bad;
-    tokens[count] = step.node >= 0 ? token_of(request, step.node) : step.token;
-    params.last_token[request.b] = tokens[count];
-    params.num_emitted[request.b] += 1;
-    if (step.node < 0) return bad ? Status::kBadDraft : Status::kOk;
-    params.path[request.b * params.nodes + count] = static_cast<int32_t>(step.node);
-    params.num_accepted[request.b] += 1;
+    if (step.node < 0) {
+      emit(request, count, step.token);
+      return bad ? Status::kBadDraft : Status::kOk;
+    }
+    emit_node(request, count, step.node);
     at = step.node + 1;
   }
+}
+
+static Status walk_leaves_first(const TreeRequest& request, const Team& team) {
+  Traversal traversal(request, team);
+  const TraversalRow& end = traverse(traversal);
+  for (int64_t i = 0; i < traversal.depth; ++i) {
+    emit_node(request, i, traversal.rows[i + 1].at - 1);
+  }
+  TreeRow& row = end_row(traversal, end);
+  if (row.law.status != Status::kOk) return row.law.status;
+  emit(request, traversal.depth, tree_replacement(request, row, end.last));
+  const bool bad = traversal.bad || !request.params.valid[request.b];
+  return bad ? Status::kBadDraft : Status::kOk;
 }
 
 static void clear_row(const TreeVerifyParams& params, int64_t b) {
@@ -80,7 +105,10 @@ void tree_verify(const TreeVerifyParams& params, const Team& team) {
     const int64_t state = state_row(params.rows, b);
     clear_row(params, b);
     if (!params.live[b] || state < 0) return;
-    params.status[b] = static_cast<int32_t>(walk(tree_request(params, b, state), crew));
+    const TreeRequest request = tree_request(params, b, state);
+    const Status status =
+        params.rule == Rule::kBlock ? walk_leaves_first(request, crew) : walk(request, crew);
+    params.status[b] = static_cast<int32_t>(status);
     params.position[state] = offset_position(params.position[state], params.num_emitted[b]);
   });
 }

@@ -100,8 +100,6 @@ def _checked_early(arguments: argparse.Namespace) -> tuple[Arm, ...] | None:
 def _check_tree(arguments: argparse.Namespace) -> None:
     if arguments.arms is not None:
         raise EngineError("generate: --arms are for chains: expected them without --tree")
-    if arguments.rule == "block":
-        raise EngineError("generate: --rule block is for chains: expected another with --tree")
 
 
 def _prompt(arguments: argparse.Namespace) -> str:

@@ -14,6 +14,10 @@ from .errors import EngineError
 from .rows import RoundReport, Row
 
 TREE_DEPTH = 5
+TREE_RULES = {
+    "token": "tree_token", "block": "tree_traversal", "gumbel": "tree_gumbel",
+    "greedy": "tree_greedy",
+}  # fmt: skip
 
 
 def eagle2(nodes: int, depth: int = TREE_DEPTH) -> tk.TreeShape:
@@ -36,11 +40,13 @@ class TreeDecoder(BatchDecoder):
     shape : TreeShape
     tokenizer : Tokenizer, optional
         For text, streaming and stop strings.
-    rule : {"token", "gumbel", "greedy"}
-        How nodes are accepted; ``greedy`` decodes at temperature 0 whatever requests say.
+    rule : {"token", "block", "gumbel", "greedy"}
+        How nodes are accepted; ``block`` is ``tree_traversal``, ``greedy`` decodes at temperature 0
+        whatever requests say.
     drawn : bool
         Children are drawn from the drafter's distribution, which needs a static shape and rule
-        ``token``, not its most probable tokens. The output has the target's law either way.
+        ``token`` or ``block``, not its most probable tokens. The output has the target's law either
+        way.
     backend : str, optional
         Of every kernel, see :func:`tapout_kernels.available_backends`.
     """
@@ -65,8 +71,8 @@ class TreeDecoder(BatchDecoder):
                     f"{type(model).__name__}"
                 )
         check_vocabulary(drafter, target)
-        if drawn and rule != "token":
-            raise EngineError(f"TreeDecoder: drawn children need rule token, got {rule}")
+        if drawn and rule not in ("token", "block"):
+            raise EngineError(f"TreeDecoder: drawn children need rule token or block, got {rule}")
         self.drafter, self.shape, self.drawn = drafter, shape, drawn
         self.vocab: tk.DraftVocab | None = getattr(drafter, "draft_vocab", None)
         self.max_length = min(self.max_length, max_length(drafter)) - shape.depth
@@ -90,8 +96,8 @@ class TreeDecoder(BatchDecoder):
             logits = self.target.forward_tree(input_ids, tree.layout)
         with self._clock("kernels"):
             tk.tree_verify(
-                logits, tree, self.sampling, self.rng, rule=f"tree_{self.rule}", vocab=self.vocab,
-                out=self.verdict, backend=self.backend,
+                logits, tree, self.sampling, self.rng, rule=TREE_RULES[self.rule],
+                vocab=self.vocab, out=self.verdict, backend=self.backend,
             )  # fmt: skip
         reports = self._read(tree)
         emitted = [report.emitted for report in reports]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..backends import NotYetSupported, call
+from ..backends import call, without_gpu
 from ..draft_vocab import DraftVocab, vocab_tables
 from ..reference.tree import TREE_RULES
 from ..tree import TreeVerdict
@@ -36,6 +36,14 @@ def tree_verify(
 
     Rows of branches that were rejected are not read: the cost goes with the length of the path.
 
+    Rule ``tree_traversal`` (Traversal Verification 2505.12398) is rule ``block`` of ``verify`` for
+    trees, and accepts at least as many tokens on average. It looks at leaves first. A child is
+    reached with the weight :math:`w = \min(1, w' p_{target}(x) / p_{draft}(x))` of what its row
+    has left, and a node all of whose children were rejected is accepted, with all that lead to it,
+    iff :math:`u < w`; rejected, it leaves its row
+    :math:`[w p_{target} - p_{draft}]_+ / (1 - \sum \min(w p_{target}, p_{draft}))`, and the sum of
+    that as weight. All rows with children may be read, some again for each of them.
+
     Parameters
     ----------
     target_logits : Tensor
@@ -47,7 +55,7 @@ def tree_verify(
         Of the target; the draft's own travel with the proposal.
     rng : RngState
         ``position`` of live rows advances by ``num_emitted``.
-    rule : {"tree_token", "tree_gumbel", "tree_greedy"}
+    rule : {"tree_token", "tree_traversal", "tree_gumbel", "tree_greedy"}
         ``tree_gumbel`` goes down to the first child that equals the argmax of z/T + G and
         ``tree_greedy`` to the first that equals the argmax, whatever the draft's distribution.
     vocab : DraftVocab, optional
@@ -60,7 +68,8 @@ def tree_verify(
     out : TreeVerdict, optional
         Buffers to write, see :meth:`TreeVerdict.empty`.
     backend : {"reference", "cpu"}, optional
-        Triton and CUDA have no kernel of it yet.
+        Triton and CUDA have no kernel of it yet; of ``tree_traversal`` on a GPU the reference is
+        the default then.
 
     Returns
     -------
@@ -78,8 +87,8 @@ def tree_verify(
     Notes
     -----
     Determinism: a row's result depends on that row alone, bit for bit. A tree that is a chain
-    (node i hangs on node i - 1) emits what ``verify`` emits with rule ``token``, ``gumbel`` or
-    ``greedy``.
+    (node i hangs on node i - 1) emits what ``verify`` emits with rule ``token``, ``block``,
+    ``gumbel`` or ``greedy``.
 
     Examples
     --------
@@ -92,13 +101,11 @@ def tree_verify(
     ([[1, 0, 2, -1]], [[1, 2, -1]])
     """
     if rule not in TREE_RULES:
-        if rule == "tree_traversal":
-            raise NotYetSupported(
-                "tree_verify: rule tree_traversal is not supported in version 0.1"
-            )
         raise ValueError(f"tree_verify: rule must be one of {', '.join(TREE_RULES)}, got {rule!r}")
     if out is None:
         out = TreeVerdict.empty(proposal.batch, proposal.nodes, device=proposal.tokens.device)
+    if rule == "tree_traversal":
+        backend = without_gpu("tree_verify", f"rule {rule}", backend, proposal.tokens.device)
     layout, keeps = proposal.layout, proposal.logits is not None
     call(
         "tree_verify", backend, target_logits=target_logits,

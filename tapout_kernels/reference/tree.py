@@ -11,11 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .accept import GREEDY, GUMBEL, TOKEN, residual
+from .accept import BLOCK, GREEDY, GUMBEL, TOKEN, residual
 from .sampling import total_weight
 
 ROOT, ABSENT = -1, -2  # in `parents`: a child of the root; no node
-TREE_RULES = {"tree_token": TOKEN, "tree_gumbel": GUMBEL, "tree_greedy": GREEDY}
+TREE_RULES = {
+    "tree_token": TOKEN, "tree_traversal": BLOCK, "tree_gumbel": GUMBEL, "tree_greedy": GREEDY,
+}  # fmt: skip
 
 
 def next_child(child: Tensor, after: Tensor, nodes: int) -> Tensor:

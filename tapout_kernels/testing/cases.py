@@ -157,13 +157,13 @@ def _tree_row_cases(vocab: int) -> list[Case]:
     cases = [base.with_(dtype=dtype) for dtype in DTYPES]
     names = ("top_k", "mixed") if vocab > 1025 else tuple(SAMPLINGS)[1:]
     cases += [base.with_(sampling=name, seed=i) for i, name in enumerate(names)]
-    cases += [base.with_(rule=rule, sampling="cold") for rule in ("greedy", "gumbel")]
+    cases += [base.with_(rule=rule, sampling="cold") for rule in ("block", "greedy", "gumbel")]
     cases.append(base.with_(drafts="one_hot", sampling="cold"))
     if vocab > 8193:
         return cases
     mixed = base.with_(sampling="mixed")
     every = {"masked": True, "draft_vocab": True, "rows": True}
-    for rule in ("token", "greedy", "gumbel"):
+    for rule in RULES:
         cases += [mixed.with_(rule=rule, **{option: True}) for option in every]
         cases.append(mixed.with_(rule=rule, **every))
         cases.append(mixed.with_(rule=rule, drafts="one_hot", masked=True, seed=1))

@@ -76,16 +76,17 @@ def test_drawn_children_give_plain_greedy_output_too(decoder):
     assert [result.tokens for result in found] == plain(decoder, requests)
 
 
-def test_a_chain_of_drawn_tokens_is_a_tree(decoder):
+@pytest.mark.parametrize("rule", ["token", "block"])
+def test_a_chain_of_drawn_tokens_is_a_tree(decoder, rule):
     """Sampling: the same seeds, the same drafts, the same verdicts as a draft of fixed length."""
     from tapout_engine import Controller, SpeculativeDecoder
 
     requests = [Request(prompt, 30, seed=i) for i, prompt in enumerate(prompts(9, 30))]
-    found = trees(decoder, "chain", drawn=True).generate(requests)
+    found = trees(decoder, "chain", rule, drawn=True).generate(requests)
     target = StaticModel(decoder)
     controller = Controller((("fixed_length", {"n": 3}),), slots=3, policy="fixed")
     drafter = HeadDrafter(guessing(decoder), target)
-    chain = SpeculativeDecoder(target, drafter, controller).generate(requests)
+    chain = SpeculativeDecoder(target, drafter, controller, rule=rule).generate(requests)
     assert found[0].accepted[:3] == chain[0].accepted[:3]  # until the budget cuts a chain short
     assert [r.tokens[:20] for r in found] == [r.tokens[:20] for r in chain]
 
@@ -135,7 +136,7 @@ def test_what_cannot_draft_or_verify_trees_is_refused(decoder):
     drafter.vocab_size = 95
     with pytest.raises(EngineError, match="vocabulary of 96 tokens, got one of 95"):
         TreeDecoder(target, drafter, SHAPES["chain"])
-    with pytest.raises(EngineError, match="drawn children need rule token, got greedy"):
+    with pytest.raises(EngineError, match="drawn children need rule token or block, got greedy"):
         trees(decoder, "chain", "greedy", drawn=True)
 
 
@@ -166,7 +167,6 @@ def test_the_command_line_grows_trees(model_dir, head_dir, capsys):
     ("given", "message"),
     [
         (["--arms", "fixed_length:n=2"], "--arms are for chains"),
-        (["--rule", "block"], "--rule block is for chains"),
         (["--draft", "prompt-lookup"], "drafter must be a TreeDrafter"),
         (["--slots", "1"], "nodes must be in"),
     ],

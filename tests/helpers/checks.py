@@ -20,7 +20,7 @@ from .learning import Learner, Round, check_episode
 from .mutants import Reference
 from .raw import caller_of
 from .round_law import round_law, target_law
-from .tree_law import tree_error
+from .tree_law import TRAVERSAL, tree_error
 
 LAW_BOUND = 2 * 2 * 3 * 2.0**-22  # test_law_exact.py: float32 statistics, K = 2
 
@@ -189,12 +189,12 @@ def memory_of(episode: str) -> Callable[[Reference], bool]:
     return passes
 
 
-def trees(one_hot: bool) -> Callable[[Reference], bool]:
-    """Passes if the law of a round with a star of three children is the target's."""
+def trees(name: str = "star", **fields: object) -> Callable[[Reference], bool]:
+    """Passes if the law of a round with a tree of three nodes is the target's."""
     bound = 2 * 3 * 2.0**-22  # float32 statistics, three nodes
 
     def passes(reference: Reference) -> bool:
-        return tree_error(reference, setup_of("star", one_hot=one_hot)) <= bound
+        return tree_error(reference, setup_of(name, **fields)) <= bound
 
     return passes
 
@@ -238,8 +238,18 @@ CHECKS = {
         "test_law_gumbel.py::test_a_draft_with_the_targets_logits_is_accepted_whole",
         gumbel_accepts_itself,
     ),
-    "trees": Check("test_tree_law.py::test_law_is_exact[star-drawn]", trees(one_hot=False)),
-    "trees, one-hot": Check("test_tree_law.py::test_law_is_exact[star-one_hot]", trees(True)),
+    "trees": Check("test_tree_law.py::test_law_is_exact[star-drawn]", trees()),
+    "trees, one-hot": Check(
+        "test_tree_law.py::test_law_is_exact[star-one_hot]", trees(one_hot=True)
+    ),
+    "leaves first": Check(
+        "test_tree_law.py::test_law_of_leaves_first_is_exact[star-filters-False]",
+        trees(filters="filters", rule=TRAVERSAL),
+    ),
+    "leaves first, deep": Check(
+        "test_tree_law.py::test_law_of_leaves_first_is_exact[chain-plain-False]",
+        trees("chain", rule=TRAVERSAL),
+    ),
     "zero coin": Check("test_mutants.py::test_the_shipped_reference_survives", zero_coin),
     "unproposed slots": Check(
         "test_mutants.py::test_the_shipped_reference_survives", unproposed_slots

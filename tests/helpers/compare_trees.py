@@ -5,19 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tapout_kernels.reference.accept import GUMBEL, TOKEN
+from tapout_kernels.reference.accept import BLOCK, GUMBEL, TOKEN
 from tapout_kernels.reference.gumbel import gumbel_noise
 from tapout_kernels.reference.rng import ACCEPT, RESIDUAL, uniform
 from tapout_kernels.reference.stats import Sampling
 from tapout_kernels.reference.tree import next_child, rejected_draft, rejected_target
-from tapout_kernels.reference.tree_verify import (
-    Child,
-    Row,
-    child_of,
-    given_tree,
-    over_target,
-    row_at,
-)
+from tapout_kernels.reference.tree_rows import Child, Row, child_at, row_at
+from tapout_kernels.reference.tree_traverse import Traversal
+from tapout_kernels.reference.tree_verify import given_tree, over_target
 
 from .compare import Noise, Rows, check_draw, check_inverse_cdf, near
 
@@ -68,12 +63,16 @@ class Walked:
         row = row_at(self.given, torch.full((count,), at), torch.full((count,), depth))
         if row.target.status[self.b] != 0 or self.rule != TOKEN:
             return row
+        p_target = row.p_target.clone()
+        p_target[self.b] = self.cut(row, at)
+        return row._replace(p_target=p_target)
+
+    def cut(self, row: Row, at: int) -> Tensor:
+        """[V] p_target of row ``at``, from the backend's cutoff."""
         rows = self._rows(row)
         rows.check_cutoff(self.b, self.cutoffs[self.b, at].item(), "tree_verify")
         weights = rows.weights(self.b, self.cutoffs[self.b, at].item())
-        p_target = row.p_target.clone()
-        p_target[self.b] = weights / weights.sum()
-        return row._replace(p_target=p_target)
+        return weights / weights.sum()
 
     def _rows(self, row: Row) -> Rows:
         masked = torch.where(row.target.status[:, None] == 0, row.target.logits, -torch.inf)
@@ -86,7 +85,7 @@ class Walked:
             return self._equal(row, node, token, depth, context)
         first, taken = row, []
         while (child := int(row.child[b])) >= 0 and not row.spent[b]:
-            one = child_of(given, row)
+            one = child_at(given, row.child, row.p_draft)
             bad |= not one.p_draft[b] > 0 or not one.inside[b]
             if not one.p_draft[b] > 0:
                 break
@@ -160,6 +159,55 @@ class Walked:
         return False
 
 
+class Traversed(Traversal):
+    """The reference on the rows as the backend cuts them; the decisions about one request."""
+
+    def __init__(self, walked: Walked):
+        self.walked, self.decisions = walked, []  # (node, u, weight), as they were made
+        super().__init__(walked.given)
+
+    def row(self) -> Row:
+        b = self.walked.b
+        row = super().row()
+        if row.target.status[b] == 0:
+            p_target = row.p_target.clone()
+            p_target[b] = self.walked.cut(row, int(self.at[b]))
+            row = row._replace(p_target=p_target)
+        return row
+
+    def accepted(self) -> Tensor:
+        given, b, at = self.given, self.walked.b, self.at[self.walked.b]
+        looked = self.child[b, at] < 0 or self.spent[b, at]
+        if not self.done[b] and at > 0 and looked:
+            u = uniform(given.seed[b], 0, at - 1, given.round[b], ACCEPT).item()
+            self.decisions.append((int(at) - 1, u, self.weight[b, at].item()))
+        return super().accepted()
+
+    def check(self, found: dict) -> None:
+        """Either a decision was close, or the path is the same and the token was."""
+        b, context = self.walked.b, f"tree_verify row {self.walked.b}"
+        for _ in range(2 * self.path.shape[1] + 1):
+            self.step()
+        count = int(found["num_accepted"][b])
+        if found["path"][b].tolist() != self.path[b].tolist():
+            node = int(found["path"][b, count - 1]) if count else -1
+            for i, u, weight in self.decisions:  # up to the first that was made otherwise
+                if (u < weight) != (i == node):
+                    assert near(u, weight), f"{context} node {i}: {u}, {weight}"
+                    return
+            raise AssertionError(f"{context}: {found['path'][b]} and no decision of the reference")
+        at, row = self.at[b], self.row()
+        assert row.target.status[b] == 0, f"{context}: a row that emits nothing"
+        assert found["num_emitted"][b] == count + 1, context
+        assert found["status"][b] == (3 if self.bad[b] or not self.walked.args["valid"][b] else 0)
+        measure = self.measure[b, at]
+        rest = measure if measure.sum() > 0 else row.p_target[b]
+        u = uniform(self.given.seed[b], 0, at, self.given.round[b], RESIDUAL).item()
+        token = int(found["tokens"][b, count])
+        assert found["last_token"][b] == token, context
+        check_inverse_cdf(rest / rest.sum(), token, u, context)
+
+
 def check_tree_verify(args: dict, found: dict, expected: dict, cutoffs: Tensor) -> int:
     """Returns how many rows differ in an integer, all of them allowed to."""
     batch = len(args["draft_tokens"])
@@ -167,7 +215,8 @@ def check_tree_verify(args: dict, found: dict, expected: dict, cutoffs: Tensor) 
     for name in INTEGERS:
         different |= (found[name] != expected[name]).view(batch, -1).any(-1)
     for b in different.nonzero()[:, 0].tolist():
-        Walked(args, cutoffs, b).check(found)
+        walked = Walked(args, cutoffs, b)
+        (Traversed(walked) if args["rule"] == BLOCK else walked).check(found)
     moved = found["position"] - args["position"]
     assert moved.sum() == found["num_emitted"].sum(), "positions of other rows moved"
     if not different.any():

@@ -51,7 +51,8 @@ class Reference:
 
     def set_uniform(self, uniform: Callable) -> None:
         """Replace the noise of every operator: uniforms become data."""
-        for name in ("draft_step", "decide", "sample", "tree_expand", "tree_verify"):
+        readers = ("draft_step", "decide", "sample", "tree_expand", "tree_traverse", "tree_verify")
+        for name in readers:
             self.module(name).uniform = uniform
 
     def set_chunk(self, size: int) -> None:

@@ -11,9 +11,11 @@ import tapout_kernels as tk
 from tapout_kernels.backends import call as call_operator
 from tapout_kernels.reference.accept import RULES
 from tapout_kernels.reference.bandit import POLICIES, REWARDS
+from tapout_kernels.reference.tree import TREE_RULES
 from tapout_kernels.testing import ARMS
 
 _RULE = {number: name for name, number in RULES.items()}
+_TREE_RULE = {number: name for name, number in TREE_RULES.items()}
 _POLICY = {number: name for name, number in POLICIES.items()}
 _REWARD = {number: name for name, number in REWARDS.items()}
 
@@ -215,7 +217,7 @@ def _tree_verify(args, backend, rng):
     )  # fmt: skip
     names = [field.name for field in dataclasses.fields(tk.TreeVerdict)]
     out = tk.TreeVerdict(**{name: args[name] for name in names})
-    sampling, rule = _sampling(args), f"tree_{_RULE[args['rule']]}"
+    sampling, rule = _sampling(args), _TREE_RULE[args["rule"]]
     rng, vocab = tk.RngState(args["seed"], rng.round, args["position"]), _vocab(args)
     return lambda: tk.tree_verify(
         args["target_logits"], proposal, sampling, rng, rule=rule, vocab=vocab,

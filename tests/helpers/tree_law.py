@@ -4,6 +4,9 @@ A walk ends at row r iff every node on the way to r is accepted, all siblings be
 rejected and so are the children of r: one uniform each, at an address of its own.  Node i's
 threshold is found with those nodes forced (uniforms at the ends of their range), so the law of
 where the walk ends is a sum of products, and the token emitted there takes one more uniform.
+
+``tree_traversal`` ends at the first node, children before the row they hang on, that its uniform
+accepts: all those before it are rejected.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from .law import FIRST_SEED, Filter, columns, words
 from .mutants import Reference
 from .oracle import complete, markov, processed
 
-TOKEN = 0
+TOKEN, TRAVERSAL = range(2)
 PLAIN = Filter()
 
 
@@ -39,6 +42,7 @@ class TreeSetup:
     d2t: tuple[int, ...] | None = None
     target_mask: np.ndarray | None = None  # [V, V] by the last token
     start: int = 0
+    rule: int = TOKEN
 
     @property
     def vocab(self) -> int:
@@ -72,6 +76,19 @@ class TreeSetup:
 
     def way_to(self, node: int) -> list[int]:
         return [] if node < 0 else [*self.way_to(self.parents[node]), node]
+
+    def below(self, node: int) -> list[int]:
+        """The nodes under one, or under the root, children before the row they hang on."""
+        return [i for child in self.children(node) for i in (*self.below(child), child)]
+
+    def coins(self, node: int) -> tuple[list[int], list[int]]:
+        """The nodes that are accepted, and those that are rejected, where it all ends at one."""
+        if self.rule == TRAVERSAL:
+            order = self.below(-1)
+            return ([], order) if node < 0 else ([node], order[: order.index(node)])
+        way = self.way_to(node)
+        before = [j for i in way for j in self.siblings_before(i)]
+        return way, [*before, *self.children(node)]
 
 
 def drawn_trees(setup: TreeSetup) -> tuple[np.ndarray, np.ndarray]:
@@ -125,7 +142,7 @@ class Trees:
             "next_sibling": layout["next_sibling"], "valid": layout["valid"],
             "live": torch.ones(self.batch, dtype=torch.bool), "round": self.seed + 1,
             **self._draft(tokens, context, layout["first_child"]), "logits_row": None,
-            "rule": TOKEN, **self.out,
+            "rule": setup.rule, **self.out,
         }  # fmt: skip
 
     def _layout(self, tokens: Tensor) -> dict[str, Tensor]:
@@ -185,16 +202,28 @@ def tree_law(
     tails = {}
     for tree, chance, coin, last in zip(tokens, weight, accepted, emitted, strict=True):
         for row in range(len(setup.parents) + 1):
-            way = setup.way_to(row - 1)
-            before = [j for node in way for j in setup.siblings_before(node)]
-            out = [*before, *setup.children(row - 1)]
-            mass = chance * coin[way].prod() * (1 - coin[out]).prod()
+            inside, out = setup.coins(row - 1)
+            mass = chance * coin[inside].prod() * (1 - coin[out]).prod()
             for token in range(setup.vocab) if mass > 0 else ():
-                prefix = (*(int(tree[i]) for i in way), token)
+                prefix = (*(int(tree[i]) for i in setup.way_to(row - 1)), token)
                 if prefix not in tails:
                     tails[prefix] = complete(tables, prefix, setup.steps)
                 law += mass * last[row, token] * tails[prefix]
     return law
+
+
+def accepted_tokens(reference: Reference, setup: TreeSetup) -> float:
+    """How many nodes are accepted on average."""
+    reference.set_chunk(2)
+    tokens, weight = drawn_trees(setup)
+    coins, _ = _measures(reference, setup, torch.tensor(tokens))
+    total = 0.0
+    for chance, coin in zip(weight, coins, strict=True):
+        for node in range(len(setup.parents)):
+            inside, out = setup.coins(node)
+            mass = chance * coin[inside].prod() * (1 - coin[out]).prod()
+            total += mass * setup.depth(node)
+    return total
 
 
 def _measures(
@@ -225,9 +254,9 @@ def _measures(
 
 
 def _forced(setup: TreeSetup, node: int, low: Tensor, high: Tensor) -> Tensor:
-    """[N] uniforms that accept the way to a node and nothing beside it."""
+    """[N] uniforms that accept what leads to a node and nothing else."""
     out = high.repeat(len(setup.parents))
-    out[setup.way_to(node)] = low
+    out[setup.coins(node)[0]] = low
     return out
 
 
