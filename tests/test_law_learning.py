@@ -70,8 +70,12 @@ def learning_p_value(call: Call, batch: int, rule: str, case: str, level: str) -
 
 
 @pytest.mark.interpreted_slow
-@pytest.mark.parametrize("level", ["sequence", "token"])
-@pytest.mark.parametrize("case", ["plain", "filters"])
+@pytest.mark.parametrize(
+    ("case", "level"),
+    [("plain", "sequence"), ("filters", "token"),
+     pytest.param("plain", "token", marks=pytest.mark.slow),
+     pytest.param("filters", "sequence", marks=pytest.mark.slow)],
+)  # fmt: skip
 @pytest.mark.parametrize("rule", RULES)
 def test_rules_that_learn_keep_the_target_law(backend, rule, case, level):
     found = learning_p_value(caller(backend), REPLICAS[backend], rule, case, level)
