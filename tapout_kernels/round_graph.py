@@ -131,8 +131,8 @@ class RoundGraph:
                 _kernels(self._device.index or 0), num_active.data_ptr(), steps.data_ptr(), slots,
             )  # fmt: skip
         self._loop = loop
-        kept = (*parts.values(), *verify.values(), num_active, steps)
-        self._finalizer = weakref.finalize(self, _close, loop, kept)
+        self._kept = (*parts.values(), *verify.values(), num_active, steps)
+        self._finalizer = weakref.finalize(self, loop.close)  # before what is kept goes
 
     def launch(self, stream: Stream | None = None) -> None:
         """Queue one round, and wait for nothing.
@@ -172,10 +172,7 @@ class RoundGraph:
         interpreter's end close it too.
         """
         self._finalizer()
-
-
-def _close(loop: _host.GraphLoop, _kept: tuple[object, ...]) -> None:
-    loop.close()
+        self._kept = ()
 
 
 def _device_of(**tensors: Tensor) -> torch.device:
@@ -216,9 +213,7 @@ def _require_widths(verify: Mapping[int, CUDAGraph], slots: int) -> None:
             f"RoundGraph: verify must have at most {_MAX_WIDTHS} widths, got {len(widths)}"
         )
     if not widths or widths[0] < 0 or widths[-1] != slots or widths != sorted(widths):
-        raise ValueError(
-            f"RoundGraph: widths of verify must rise from 0 or more to slots = {slots}, got {widths}"
-        )
+        raise ValueError(f"RoundGraph: widths of verify must rise to slots = {slots}, got {widths}")
 
 
 def _is_int(value: object) -> bool:
