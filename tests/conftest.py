@@ -150,6 +150,12 @@ def gpu(request: pytest.FixtureRequest) -> str:
     return require(request.param)
 
 
+@pytest.fixture(params=[name for name in BACKENDS if name == "cuda"])
+def cuda(request: pytest.FixtureRequest) -> str:
+    """The CUDA library on a GPU, for what no other backend has."""
+    return require(request.param)
+
+
 def require(backend: str) -> str:
     from tapout_kernels.backends import unavailable_reason
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.decided import Decided
 from helpers.fake_driver import SLOTS, STREAM, Round, on_the_host
+from helpers.server import Server
 
 from tapout_kernels.round_graph import RoundGraph
 
@@ -38,6 +40,22 @@ def test_sixteen_widths_and_one_slot(driver):
         "verify 1",
         "after 1",
     ]
+
+
+def test_a_round_of_the_operators_is_the_eager_one(driver, native):
+    """With other arms, lengths, dead rows and seeds; what a GPU shows in test_gpu_round_graph."""
+    eager = Server("cpu", backend=native, vocab=100)
+    decided, seen = Decided(Server("cpu", backend=native, vocab=100), driver.captured), set()
+    for number in range(60):
+        if number % 10 == 0:
+            eager.another_day(number)
+            if number % 30 == 0:
+                eager.live.zero_()
+            decided.server.load(eager.saved())
+        decided.graph.launch()
+        eager.run()
+        seen.add(decided.same(eager, f"round {number}"))
+    assert {0, eager.proposal.slots} <= seen
 
 
 def resident() -> int:

@@ -50,6 +50,9 @@ class Captured:
     def __init__(self, driver: FakeDriver | None = None, address: int = 0, callback: object = None):
         self._driver, self._address, self._callback = driver, address, callback
 
+    def replay(self) -> None:
+        self._callback(0)
+
     def raw_cuda_graph(self) -> int:
         if self._driver is None:
             raise RuntimeError("You cannot access the raw cudaGraph_t instance\nC++ trace")
