@@ -8,7 +8,6 @@ many tokens it drafts, and the host asks nothing.
 from __future__ import annotations
 
 import ctypes
-import functools
 import weakref
 from collections.abc import Mapping
 
@@ -234,9 +233,11 @@ def _raw(name: str, graph: CUDAGraph) -> int:
         ) from error
 
 
-@functools.cache
 def _kernels(device: int) -> tuple[int, ...]:
-    """The kernels between the parts, as the driver's functions on this device."""
+    """The kernels between the parts, as the driver's functions on this device.
+
+    Its context is the current one of this thread afterwards, also where the thread had none.
+    """
     function = ctypes.CDLL(str(_library.CUDA_PATH)).tapout_graph_kernels
     function.restype = ctypes.c_char_p
     found = (ctypes.c_void_p * 3)()
