@@ -25,7 +25,6 @@ except ImportError as error:
     _host, _UNAVAILABLE = None, str(error)
 
 _DRIVER = "libcuda.so.1"
-_MAX_WIDTHS = 16  # kMaxVerifyWidths of csrc/core/graph_loop.h
 
 
 def round_graphs_unavailable() -> str | None:
@@ -207,10 +206,6 @@ def _require_widths(verify: Mapping[int, CUDAGraph], slots: int) -> None:
     for width in widths:
         if not _is_int(width):
             raise TypeError(f"RoundGraph: widths of verify must be int, got {width!r}")
-    if len(widths) > _MAX_WIDTHS:
-        raise ValueError(
-            f"RoundGraph: verify must have at most {_MAX_WIDTHS} widths, got {len(widths)}"
-        )
     if not widths or widths[0] < 0 or widths[-1] != slots or widths != sorted(widths):
         raise ValueError(f"RoundGraph: widths of verify must rise to slots = {slots}, got {widths}")
 

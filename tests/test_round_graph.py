@@ -140,6 +140,18 @@ def test_closing(driver):
     assert decided.graph.nodes()[0] == "before: 1 kernel"
 
 
+def test_two_threads_launch_one_after_the_other(driver):
+    decided = Round(driver)
+    decided.plan = [1] * SLOTS + [0]
+    threads = [threading.Thread(target=lambda: [decided.graph.launch() for _ in range(200)])
+               for _ in range(2)]  # fmt: skip
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert decided.log == on_the_host(decided.plan, (SLOTS,)) * 400
+
+
 @pytest.mark.parametrize("collected", [False, True], ids=["closed", "collected"])
 def test_captured_graphs_and_tensors_live_as_long_as_the_round(driver, collected):
     parts = [driver.captured() for _ in range(4)]

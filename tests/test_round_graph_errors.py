@@ -35,7 +35,9 @@ def test_every_call_of_the_driver_may_fail_and_nothing_is_left_behind(driver):
         driver.fail_at(call)
         with pytest.raises(RuntimeError) as raised:
             build()
-        assert str(raised.value).startswith(f"{driver.failed()}: CUDA_ERROR_OUT_OF_MEMORY, out of")
+        assert str(raised.value).startswith(
+            f"RoundGraph: {driver.failed()}: CUDA_ERROR_OUT_OF_MEMORY, out"
+        )
         assert driver.state() == before
         seen.add(driver.failed())
     assert seen == {
@@ -51,7 +53,7 @@ def test_a_launch_that_fails_can_be_made_again(driver):
     for call, name in enumerate(("cuCtxPushCurrent_v2", "cuGraphLaunch"), 1):
         driver.fail_at(call)
         with pytest.raises(
-            RuntimeError, match=f"^{name}: CUDA_ERROR_OUT_OF_MEMORY, out of memory$"
+            RuntimeError, match=f"^RoundGraph: {name}: CUDA_ERROR_OUT_OF_MEMORY, out of memory$"
         ):
             decided.launch(plan)
         assert decided.log == []
@@ -70,7 +72,7 @@ def test_a_graph_that_cannot_be_destroyed_is_no_error(driver):
 
 def test_without_a_context_nothing_is_built(driver):
     driver.library.fake_no_context()
-    with pytest.raises(RuntimeError, match="no CUDA context is current"):
+    with pytest.raises(RuntimeError, match="RoundGraph: no CUDA context is current"):
         Round(driver)
     driver.library.fake_begin()
 
@@ -115,7 +117,6 @@ MORE = {
     "falling": ("verify", [4, 2], ValueError, f"{RISE} [4, 2]"),
     "negative": ("verify", [-1, 4], ValueError, f"{RISE} [-1, 4]"),
     "width": ("verify", ["a", 4], TypeError, "widths of verify must be int, got 'a'"),
-    "many": ("verify", range(-12, 5), ValueError, "verify must have at most 16 widths, got 17"),
     "forward": ("verify", {4: None}, TypeError,
                 "verify[4] must be a torch.cuda.CUDAGraph, got NoneType"),
 }  # fmt: skip
@@ -151,6 +152,28 @@ def test_two_tensors_and_a_stream_are_wanted(driver):
     assert driver.library.fake_stream() is None
 
 
+def test_seventeen_widths_are_too_many(driver):
+    parts = [driver.captured() for _ in range(4)]
+    tensors = {name: torch.zeros(1, dtype=torch.int32) for name in ("num_active", "steps")}
+    verify = dict.fromkeys(range(17), parts[2])
+    with pytest.raises(ValueError, match="verify must have at most 16 widths, got 17"):
+        RoundGraph(parts[0], parts[1], verify, parts[3], **tensors, slots=16)
+
+
+def compiled(source: str, library: Path) -> Path:
+    command = [compiler(), "-x", "c", "-shared", "-fPIC", "-", "-o", library]
+    subprocess.run(command, input=source, text=True, check=True)
+    return library
+
+
+def test_kernels_that_do_not_load(driver, monkeypatch, tmp_path):
+    code = 'const char* tapout_graph_kernels() { return "no kernel image is available"; }'
+    monkeypatch.setattr(_library, "CUDA_PATH", compiled(code, tmp_path / "libkernels.so"))
+    message = "RoundGraph: its kernels did not load: no kernel image is available"
+    with pytest.raises(RuntimeError, match=f"^{message}$"):
+        Round(driver)
+
+
 def unavailable_as(driver_path: str | Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(round_graph, "_DRIVER", str(driver_path))
     reason = round_graphs_unavailable()
@@ -161,10 +184,8 @@ def unavailable_as(driver_path: str | Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def stub(folder: Path, version: int) -> Path:
     """A driver that knows nothing but its version."""
-    source, library = folder / "stub.c", folder / f"libstub{version}.so"
-    source.write_text(f"int cuDriverGetVersion(int* version) {{ *version = {version}; return 0; }}")
-    subprocess.run([compiler(), "-x", "c", "-shared", "-fPIC", source, "-o", library], check=True)
-    return library
+    code = f"int cuDriverGetVersion(int* version) {{ *version = {version}; return 0; }}"
+    return compiled(code, folder / f"libstub{version}.so")
 
 
 def test_why_there_are_no_round_graphs(driver, monkeypatch, tmp_path):

@@ -65,7 +65,7 @@ std::string Driver::said(const char* call, Result result) const {
   error_name.function(result, &name);
   error_text.function(result, &text);
   const std::string number = "error " + std::to_string(result);
-  return std::string(call) + ": " + (name ? name : number) + (text ? ", " : "") +
+  return std::string("RoundGraph: ") + call + ": " + (name ? name : number) + (text ? ", " : "") +
          (text ? text : "");
 }
 

@@ -75,7 +75,7 @@ void OwnedGraph::close() noexcept {
 static Context current_context(const Driver& driver) {
   Context context = nullptr;
   driver(driver.current_context, &context);
-  if (!context) throw std::runtime_error("no CUDA context is current");
+  if (!context) throw std::runtime_error("RoundGraph: no CUDA context is current");
   return context;
 }
 
@@ -149,8 +149,8 @@ static std::string described(const Driver& driver, const std::string& part, Grap
 // Adds nodes to one graph, each after the one before.
 class Chain {
  public:
-  Chain(const OwnedGraph& whole, const Driver& driver, Graph graph)
-      : whole_(whole), driver_(driver), graph_(graph) {}
+  Chain(const Driver& driver, Context context, Graph graph)
+      : driver_(driver), context_(context), graph_(graph) {}
 
   void kernel(Function function, void** arguments) {
     NodeParams params = {};
@@ -177,9 +177,9 @@ class Chain {
     params.conditional.handle = handle;
     params.conditional.type = type;
     params.conditional.size = 1;
-    params.conditional.context = whole_.context();
+    params.conditional.context = context_;
     add(params);
-    return Chain(whole_, driver_, params.conditional.bodies[0]);
+    return Chain(driver_, context_, params.conditional.bodies[0]);
   }
 
  private:
@@ -190,18 +190,11 @@ class Chain {
     last_ = added;
   }
 
-  const OwnedGraph& whole_;
   const Driver& driver_;
+  Context context_;
   Graph graph_;
   Node last_ = nullptr;
 };
-
-// Without a default value: every launch sets it before a node looks at it.
-static Handle new_handle(const Driver& driver, const OwnedGraph& whole) {
-  Handle handle = 0;
-  driver(driver.create_handle, &handle, whole.graph(), whole.context(), 0u, 0u);
-  return handle;
-}
 
 class RoundBuilder {
  public:
@@ -210,29 +203,35 @@ class RoundBuilder {
       : driver_(driver), whole_(whole), kernels_(kernels), state_(state) {}
 
   std::vector<std::string> build(const RoundParts& parts) {
-    Chain round(whole_, driver_, whole_.graph());
-    add_part(round, "before", parts.before, "");
+    Chain round(driver_, whole_.context(), whole_.graph());
+    add_part(round, "before", parts.before, false);
     add_loop(round, parts.body);
     add_choice(round, parts.verify);
-    add_part(round, "after", parts.after, "");
+    add_part(round, "after", parts.after, false);
     return std::move(nodes_);
   }
 
  private:
-  void add_part(Chain& chain, const std::string& name, Graph captured, const char* indent) {
-    const bool conditional = *indent != 0;
-    nodes_.push_back(indent + described(driver_, name, captured, conditional));
+  void add_part(Chain& chain, const std::string& name, Graph captured, bool conditional) {
+    nodes_.push_back((conditional ? "  " : "") + described(driver_, name, captured, conditional));
     chain.child(captured);
   }
 
+  // Without a default value: every launch sets it before a node looks at it.
+  Handle new_handle() const {
+    Handle handle = 0;
+    driver_(driver_.create_handle, &handle, whole_.graph(), whole_.context(), 0u, 0u);
+    return handle;
+  }
+
   void add_loop(Chain& round, Graph body) {
-    Handle loop = new_handle(driver_, whole_);
+    Handle loop = new_handle();
     void* arguments[] = {&state_.num_active, &state_.steps, &state_.slots, &loop};
     round.kernel(kernels_.begin, arguments);
     nodes_.push_back("begin: 1 kernel");
     Chain step = round.conditional(kWhile, loop);
     nodes_.push_back("while num_active > 0 and steps < " + std::to_string(state_.slots));
-    add_part(step, "body", body, "  ");
+    add_part(step, "body", body, true);
     step.kernel(kernels_.proceed, arguments);
     nodes_.push_back("  continue: 1 kernel");
   }
@@ -246,7 +245,7 @@ class RoundBuilder {
                                     std::to_string(verify.size()));
       }
       widths.width[widths.count] = width;
-      widths.handle[widths.count++] = new_handle(driver_, whole_);
+      widths.handle[widths.count++] = new_handle();
     }
     void* arguments[] = {&state_.steps, &widths};
     round.kernel(kernels_.choose, arguments);
@@ -256,7 +255,7 @@ class RoundBuilder {
       nodes_.push_back("if " + (i ? std::to_string(widths.width[i - 1]) + " < " : std::string()) +
                        "steps <= " + std::to_string(widths.width[i]));
       add_part(branch, "verify " + std::to_string(widths.width[i]),
-               verify[static_cast<size_t>(i)].second, "  ");
+               verify[static_cast<size_t>(i)].second, true);
     }
   }
 
