@@ -44,8 +44,7 @@ def round_graphs_unavailable() -> str | None:
     """
     if _host is None:
         return f"the host library was not built: {_UNAVAILABLE}"
-    emulated = "cpu" in _library.CUDA_DEVICES
-    if _library.CUDA_UNAVAILABLE is not None and not emulated:
+    if _library.CUDA_UNAVAILABLE is not None:
         return f"the CUDA library is off: {_library.CUDA_UNAVAILABLE}"
     return _host.graph_loop_problem(_DRIVER) or None
 
@@ -93,7 +92,7 @@ class RoundGraph:
 
     Examples
     --------
-    Two draft forwards' worth of slots; short drafts do not pay for the long verify forward::
+    Two verify forwards, so that short drafts do not pay for the long one::
 
         graph = RoundGraph(
             before, body, {1: short, 4: long}, after,

@@ -197,7 +197,6 @@ def test_why_there_are_no_round_graphs(driver, monkeypatch, tmp_path):
     assert old == "it needs a driver of CUDA 12.4 or newer, found one of 12.3"
     bare = stub(tmp_path, 12040)
     assert unavailable_as(bare, monkeypatch) == f"{bare} has no cuGetErrorName"
-    monkeypatch.setattr(_library, "CUDA_DEVICES", {"cuda"})
     monkeypatch.setattr(_library, "CUDA_UNAVAILABLE", "torch has no CUDA")
     assert unavailable_as(bare, monkeypatch) == "the CUDA library is off: torch has no CUDA"
     monkeypatch.setattr(round_graph, "_host", None)

@@ -123,6 +123,7 @@ def in_place(monkeypatch: pytest.MonkeyPatch, library: Path) -> Iterator[FakeDri
     monkeypatch.setattr(round_graph, "CUDAGraph", Captured)
     monkeypatch.setattr(round_graph, "Stream", SimpleNamespace)
     monkeypatch.setattr(_library, "CUDA_PATH", library)
+    monkeypatch.setattr(_library, "CUDA_UNAVAILABLE", None)
     monkeypatch.setattr(_library, "CUDA_DEVICES", {"cuda", "cpu"})
     monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
