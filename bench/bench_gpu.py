@@ -27,6 +27,7 @@ from drafts import Drafts
 from goals import goals_of
 from gpu_bench import Bench, Row, beside_backend, reason, with_ratios
 from gpu_cases import Case, selection
+from gpu_loop import round_graph_row
 from gpu_peers import Peer
 from harness import gpu_environment, summary
 from rounds import Required, Round
@@ -141,7 +142,7 @@ def bandit_row(bench: Bench, case: Case) -> Row:
 
 ROWS: dict[str, Callable[[Bench, Case], Row]] = {
     "verify": verify_row, "draft_step": draft_step_row, "row_stats": row_stats_row,
-    "bandit step": bandit_row,
+    "bandit step": bandit_row, "round graph": round_graph_row,
 }  # fmt: skip
 
 
@@ -154,6 +155,8 @@ def measure(benches: list[Bench], cases: list[Case], shared: Row, out: TextIO, u
             break
         before: dict[str, Row] = {}  # of this shape, by backend
         for bench in benches:
+            if case.op == "round graph" and bench.backend != "cuda":
+                continue  # its kernels are in that library
             row = one_row(bench, case, shared, before)
             before[bench.backend] = row
             lost += "refused" in row

@@ -42,6 +42,7 @@ GOALS: dict[str, tuple[Goal, ...]] = {
         Goal("median_us", False, 5.0, _DRAFT),
         Goal("times_triton", True, 1.1, _DRAFT),
         Goal("median_us", False, 4.0, {"op": "bandit step", "B": 64}),
+        Goal("step_over_replay_us", False, 3.0, {"op": "round graph"}),
     ),
 }
 

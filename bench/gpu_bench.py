@@ -25,6 +25,7 @@ class Bench:
     sets_for = staticmethod(gpu_timing.sets_for)
     times_us = staticmethod(gpu_timing.graph_times_us)
     slow_times_us = staticmethod(gpu_timing.event_times_us)
+    captured = staticmethod(gpu_timing.captured)
 
     def __init__(self, backend: str, peers: dict[str, Peer], missing: dict[str, str]):
         self.backend = backend

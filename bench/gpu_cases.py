@@ -29,6 +29,8 @@ class Case:
         """The columns that name a row; acceptance is added as measured."""
         if self.op == "bandit step":
             return {"op": self.op, "B": self.batch, "A": self.arms}
+        if self.op == "round graph":
+            return {"op": self.op, "K": self.slots}
         shape = {"op": self.op, "B": self.batch, "V": self.vocab}
         if self.op == "verify":
             shape |= {"rule": self.rule, "K": self.slots}
@@ -46,6 +48,7 @@ def selection(full: bool = False) -> list[Case]:
         replace(_VERIFY, batch=128, peers=True),
         replace(_DRAFT, peers=True),
         Case("bandit step", 64),
+        Case("round graph", 1, slots=32),
         replace(_VERIFY, filters=FILTERS, peers=True),
         replace(_VERIFY, batch=128, filters=FILTERS),
         *(replace(_VERIFY, batch=b) for b in (1, 8)),

@@ -35,6 +35,17 @@ def _stream() -> torch.cuda.Stream:
     return torch.cuda.Stream()
 
 
+def captured(function: Callable[[], object]) -> torch.cuda.CUDAGraph:
+    """A graph of what the function launches, which can become part of another one."""
+    graph = torch.cuda.CUDAGraph(keep_graph=True)
+    with torch.cuda.stream(_stream()):
+        function()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, stream=_stream()):
+            function()
+    return graph
+
+
 def graph_times_us(
     function: Call,
     calls: int,

@@ -26,6 +26,8 @@ COLUMNS = {
     "floor_us": "floor µs",
     "of_floor": "of the floor",
     "of_empty_pair": "× two empty kernels",
+    "step_over_replay_us": "µs a step over replays",
+    "host_us": "host µs",
     "goals": "goals",
     "times_triton": "× Triton",
     "times_reference": "× reference",

@@ -20,6 +20,7 @@ import torch
 
 if TYPE_CHECKING:
     from helpers.emulation import Emulator
+    from helpers.fake_driver import FakeDriver
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -134,9 +135,24 @@ def emulator() -> Iterator[Emulator]:
     found.pretend()
 
 
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
+    """A CUDA driver on the host, for rounds that are one graph."""
+    from helpers import fake_driver
+
+    with fake_driver.in_place(monkeypatch, fake_driver.library()) as found:
+        yield found
+
+
 @pytest.fixture(params=[name for name in BACKENDS if name in ("triton", "cuda")])
 def gpu(request: pytest.FixtureRequest) -> str:
     """The backends of a GPU, for tests that need one."""
+    return require(request.param)
+
+
+@pytest.fixture(params=[name for name in BACKENDS if name == "cuda"])
+def cuda(request: pytest.FixtureRequest) -> str:
+    """The CUDA library on a GPU, for what no other backend has."""
     return require(request.param)
 
 

@@ -197,6 +197,20 @@ def test_backends_are_measured_beside_each_other(host, tmp_path):
     assert "| operator | backend |" in table
 
 
+def test_a_round_graph_is_timed_beside_its_parts(host, driver, tmp_path):
+    """By the CUDA library alone."""
+    host.backend, host.captured, host.slow_times_us = "cuda", driver.captured, host.times_us
+    case = Case("round graph", 1, slots=3)
+    with (tmp_path / "rows").open("w") as out:
+        others = [HostBench("triton", {}, {}), host]
+        assert bench_gpu.measure(others, [case], EMPTY, out, float("inf")) == 0
+    (row,) = report.read_rows(tmp_path / "rows")
+    assert (row["op"], row["K"], row["backend"]) == ("round graph", 3, "cuda")
+    expected = (row["median_us"] - row["replay_us"]) / 3
+    assert row["step_over_replay_us"] == pytest.approx(expected, abs=0.01)
+    assert row["host_us"] > 0
+
+
 def test_the_floor_of_a_row_reads_its_bytes(host):
     row = bench_gpu.verify_row(host, small("verify", batch=16))
     rows = sum(len(one.target) + len(one.draft) for one in host.read)

@@ -49,7 +49,9 @@ def ptxas_report(op: str) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("op", [op for op in SCHEMAS if op not in NO_KERNEL["cuda"]])
+@pytest.mark.parametrize(
+    "op", [*(op for op in SCHEMAS if op not in NO_KERNEL["cuda"]), "graph_loop"]
+)
 def test_kernels_stay_in_registers(op):
     """No stack frame, so no spills and no local memory; a warning is a mistake too."""
     report = ptxas_report(op)
@@ -76,8 +78,15 @@ def test_shim_symbols_existed_in_torch_2_10():
     assert used - declared_in_the_shim("-DUSE_CUDA") == set()
 
 
-def test_exports_one_function():
-    assert symbols(LIBRARY, "--defined-only") == ["tapout_schema"]
+def test_exports_two_functions():
+    expected = {"tapout_graph_kernels", "tapout_schema"}
+    assert set(symbols(LIBRARY, "--defined-only")) == expected
+
+
+def test_the_host_module_has_the_types_of_cudas_header(tmp_path):
+    """It declares what it needs of cuda.h, so that it is built without CUDA."""
+    source = ROOT / "tests/native/driver_types.cpp"
+    run(nvcc(), "-std=c++17", "-x", "c++", "-c", source, "-o", tmp_path / "types.o")
 
 
 def test_names_the_libraries_that_have_the_shim():

@@ -75,6 +75,12 @@ cudaError_t launch(void (*kernel)(P...), unsigned blocks, unsigned threads, Laun
   return error;
 }
 
+// The kernel as the driver knows it (CUfunction), on the current device.
+template <class... P>
+cudaError_t function_of(void (*kernel)(P...), cudaFunction_t* function) {
+  return cudaGetFuncBySymbol(function, reinterpret_cast<const void*>(kernel));
+}
+
 // Before the first access to what the launch before this one reads or writes; by every thread.
 __device__ inline void wait_for_previous_kernel() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

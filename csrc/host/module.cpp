@@ -1,6 +1,7 @@
 // tapout_kernels._host: what runs on the host and touches no tensor.
 #include <pybind11/pybind11.h>
 
+#include "bind_graph_loop.h"
 #include "bind_replay.h"
 #include "build_info.h"
 
@@ -23,4 +24,5 @@ PYBIND11_MODULE(_host, module) {
   module.def("build_info", &build_info,
              "How this package was compiled: compiler, flags, torch headers, instruction sets.");
   tapout::bind_replay(module);
+  tapout::bind_graph_loop(module);
 }

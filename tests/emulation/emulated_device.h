@@ -25,6 +25,28 @@ cudaError_t launch(void (*kernel)(P...), unsigned blocks, unsigned threads, Laun
       {blocks, threads, options.shared_bytes, options.overlaps_previous, thread, &call});
 }
 
+template <class... P, size_t... I>
+cudaError_t launch_untyped(const EmulatedFunction& function, unsigned blocks, unsigned threads,
+                           size_t shared_bytes, void** arguments, std::index_sequence<I...>) {
+  const auto kernel = reinterpret_cast<void (*)(P...)>(function.kernel);
+  return launch(kernel, blocks, threads, LaunchOptions{nullptr, shared_bytes},
+                *static_cast<P*>(arguments[I])...);
+}
+
+template <class... P>
+cudaError_t function_of(void (*kernel)(P...), cudaFunction_t* function) {
+  static constexpr size_t kSizes[] = {sizeof(P)...};
+  static std::map<void (*)(P...), EmulatedFunction> functions;
+  const auto run = [](const EmulatedFunction& untyped, unsigned blocks, unsigned threads,
+                      size_t shared_bytes, void** arguments) {
+    return launch_untyped<P...>(untyped, blocks, threads, shared_bytes, arguments,
+                                std::index_sequence_for<P...>());
+  };
+  const EmulatedFunction made = {reinterpret_cast<void (*)()>(kernel), kSizes, sizeof...(P), run};
+  *function = &functions.emplace(kernel, made).first->second;
+  return cudaSuccess;
+}
+
 inline void wait_for_previous_kernel() { emulator::wait_for_previous(); }
 inline void let_next_kernel_start() {}
 

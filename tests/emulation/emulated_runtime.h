@@ -15,6 +15,17 @@ enum cudaError_t : int {
 
 using cudaStream_t = struct EmulatedStream*;
 
+// A kernel with its type left out, as a node of a graph has it: parameters are known by their
+// sizes.
+struct EmulatedFunction {
+  void (*kernel)();
+  const size_t* sizes;
+  size_t parameters;
+  cudaError_t (*run)(const EmulatedFunction& function, unsigned blocks, unsigned threads,
+                     size_t shared_bytes, void** arguments);
+};
+using cudaFunction_t = const EmulatedFunction*;
+
 enum cudaDeviceAttr : int { cudaDevAttrMultiProcessorCount = 16 };
 enum cudaStreamCaptureStatus : int {
   cudaStreamCaptureStatusNone = 0,
@@ -34,6 +45,8 @@ EMULATOR_EXPORT void emulator_pretend(int multiprocessors, int capturing, int ga
 EMULATOR_EXPORT int64_t emulator_launches();
 EMULATOR_EXPORT void emulator_reset_launches();
 EMULATOR_EXPORT int64_t emulator_switches();
+// What cudaGraphSetConditional() does, if a graph is to run here.
+EMULATOR_EXPORT void emulator_on_conditional(void (*set)(uint64_t handle, unsigned value));
 
 void emulator_forget(char* bytes, int64_t count);
 // After an operator's launches every ticket is 0 again.
@@ -47,6 +60,8 @@ inline cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+
 inline cudaError_t cudaMemsetAsync(void* bytes, int value, size_t count, cudaStream_t) {
   memset(bytes, value, count);
   return cudaSuccess;
@@ -54,3 +69,4 @@ inline cudaError_t cudaMemsetAsync(void* bytes, int value, size_t count, cudaStr
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
+void cudaGraphSetConditional(uint64_t handle, unsigned value);

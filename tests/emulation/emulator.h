@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <map>
 #include <tuple>
 #include <type_traits>
 #include <utility>

@@ -11,6 +11,12 @@ void emulator_pretend(int multiprocessors, int capturing, int garbage) {
   device = {multiprocessors, capturing != 0, garbage};
 }
 
+static void (*set_conditional)(uint64_t, unsigned) = nullptr;
+
+void emulator_on_conditional(void (*set)(uint64_t, unsigned)) { set_conditional = set; }
+
+void cudaGraphSetConditional(uint64_t handle, unsigned value) { set_conditional(handle, value); }
+
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
   *value = device.multiprocessors;
   return cudaSuccess;

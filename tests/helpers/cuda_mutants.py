@@ -31,7 +31,7 @@ class CudaMutants:
 
     def __init__(self, mutants: Sequence[Sequence[Edit]]):
         edits = [(n, edit) for n, mutant in enumerate(mutants, 1) for edit in mutant]
-        path = _compiled(_copy(edits))
+        path = _compiled(copied(edits, FOLDER))
         self.emulator = emulation.Emulator(path)
         self._number = ctypes.c_int.in_dll(self.emulator.library, "tapout_mutant")
         self._definitions = torch.library.Library(NAMESPACE, "DEF")
@@ -66,8 +66,8 @@ class _Operators:
         return SimpleNamespace(default=packet.default, reference=packet.reference, cuda=mutant)
 
 
-def _copy(edits: Sequence[tuple[int, Edit]]) -> list[Path]:
-    """Writes the copy; its source files, relative to the repository."""
+def copied(edits: Sequence[tuple[int, Edit]], folder: Path) -> list[Path]:
+    """Writes the copy to the folder; its source files, relative to the repository like that."""
     sources = []
     for path in sorted((ROOT / "csrc").rglob("*")):
         file = path.relative_to(ROOT / "csrc")
@@ -76,12 +76,12 @@ def _copy(edits: Sequence[tuple[int, Edit]]) -> list[Path]:
         own = [edit for edit in edits if edit[1].file == str(file)]
         text = chosen(path.read_text(), str(file), own) if own else path.read_text()
         text = text.replace(REGISTRATION, REGISTRATION.replace("tapout_kernels", NAMESPACE))
-        _write(ROOT / FOLDER / "csrc" / file, text)
+        _write(ROOT / folder / "csrc" / file, text)
         if path.suffix in (".cu", ".cpp") and path.name not in emulation.CPU_ONLY:
-            sources.append(FOLDER / "csrc" / file)
-    _write(ROOT / FOLDER / "mutant.h", HEADER)
-    _write(ROOT / FOLDER / "mutant.cpp", "int tapout_mutant = 0;\n")
-    return [*sources, FOLDER / "mutant.cpp"]
+            sources.append(folder / "csrc" / file)
+    _write(ROOT / folder / "mutant.h", HEADER)
+    _write(ROOT / folder / "mutant.cpp", "int tapout_mutant = 0;\n")
+    return [*sources, folder / "mutant.cpp"]
 
 
 def _write(path: Path, text: str) -> None:

@@ -32,7 +32,7 @@ class Server:
             batch, slots + 1, vocab, generator=generator
         )
         self.drafts, self.target = (x.bfloat16().to(device) for x in (drafts, target))
-        self.rule, self.backend = rule, backend
+        self.rule = rule
         self.sampling = SamplingParams.of(batch, **(filters or {}), device=device)
         self.rules = StopRules(
             ("fixed_length", {"n": slots}), ("svip", {"threshold": 2.5}), "adaedl", device=device
@@ -48,20 +48,38 @@ class Server:
         self.live = torch.ones(batch, dtype=torch.bool, device=device)
         self.token = torch.zeros(batch, dtype=torch.int64, device=device)
 
+        self._where = {"backend": backend}
+        self._table = {"rules": self.rules, "state": self.state}
+
     def run(self) -> None:
-        where, table = {"backend": self.backend}, {"rules": self.rules, "state": self.state}
-        tk.bandit_select(self.bandit, live=self.live, out=self.state.arm, **where)
-        self.proposal.reset(self.rng, **table, max_length=self.max_length, live=self.live, **where)
+        self.begin()
         for slot in range(self.proposal.slots):
-            tk.draft_step(
-                self.drafts[:, slot], self.proposal, self.sampling, self.rng, **table,
-                rule=self.rule, out=self.token, **where,
-            )  # fmt: skip
+            self.draft(self.drafts[:, slot])
+        self.verify()
+        self.learn()
+
+    def begin(self) -> None:
+        tk.bandit_select(self.bandit, live=self.live, out=self.state.arm, **self._where)
+        self.proposal.reset(
+            self.rng, **self._table, max_length=self.max_length, live=self.live, **self._where
+        )
+
+    def draft(self, logits: Tensor) -> None:  # [B, V]
+        tk.draft_step(
+            logits, self.proposal, self.sampling, self.rng, **self._table, rule=self.rule,
+            out=self.token, **self._where,
+        )  # fmt: skip
+
+    def verify(self) -> None:
         tk.verify(
             self.target, self.proposal, self.sampling, self.rng, rule=self.rule, out=self.verdict,
-            **where,
+            **self._where,
         )  # fmt: skip
-        tk.bandit_update(self.bandit, self.state.arm, self.proposal, self.verdict, **table, **where)
+
+    def learn(self) -> None:
+        tk.bandit_update(
+            self.bandit, self.state.arm, self.proposal, self.verdict, **self._table, **self._where
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a round reads or writes."""
