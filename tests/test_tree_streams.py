@@ -19,6 +19,7 @@ from tapout_kernels import RngState, SamplingParams
 from tapout_kernels.reference.rng import DRAFT, mix64, uniform
 from tapout_kernels.reference.sampling import sample_index
 
+OPS = ("tree_verify",)  # of the fixture `trees`
 THRESHOLD = 1e-6
 
 # ---- chains --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from tapout_kernels import RngState, SamplingParams
 from tapout_kernels.reference.tree import TREE_RULES
 from tapout_kernels.testing import Case
 
+OPS = ("tree_layout", "tree_verify")  # of the fixture `trees`
 OK, NAN, EMPTY, BAD_DRAFT = range(4)
 
 

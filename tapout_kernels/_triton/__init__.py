@@ -16,13 +16,17 @@ from .proposal_load import proposal_load
 from .proposal_reset import proposal_reset
 from .row_stats import row_stats
 from .sample import sample
+from .tree_layout import tree_layout
+from .tree_mask import tree_mask
+from .tree_mask_flat import tree_mask_flat
 from .verify import verify
 
 OPS = {
     function.__name__: function
     for function in (
         bandit_select, bandit_step, bandit_update, draft_step,
-        proposal_load, proposal_reset, row_stats, sample, verify,
+        proposal_load, proposal_reset, row_stats, sample, tree_layout, tree_mask, tree_mask_flat,
+        verify,
     )
 }  # fmt: skip
 __all__ = ["OPS"]

@@ -103,6 +103,9 @@ def cases() -> Iterator[Case]:
     for op in ("bandit_select", "bandit_update", "bandit_step"):
         for bandit in (*of_each_policy.values(), "ucb1_token"):  # both levels
             yield base.with_(op=op, bandit=bandit)
+    yield from (base.with_(op="tree_layout", seed=seed) for seed in range(2))
+    yield from (base.with_(op="tree_mask", seed=seed) for seed in range(5))
+    yield from (base.with_(op="tree_mask_flat", seed=seed) for seed in range(2))
 
 
 def sized(case: Case, vocab: int) -> dict[str, object]:
