@@ -11,6 +11,7 @@ from __future__ import annotations
 from .bandit_select import bandit_select
 from .bandit_step import bandit_step
 from .bandit_update import bandit_update
+from .compact_kv import compact_kv
 from .draft_step import draft_step
 from .proposal_load import proposal_load
 from .proposal_reset import proposal_reset
@@ -24,7 +25,7 @@ from .verify import verify
 OPS = {
     function.__name__: function
     for function in (
-        bandit_select, bandit_step, bandit_update, draft_step,
+        bandit_select, bandit_step, bandit_update, compact_kv, draft_step,
         proposal_load, proposal_reset, row_stats, sample, tree_layout, tree_mask, tree_mask_flat,
         verify,
     )

@@ -106,10 +106,14 @@ def cases() -> Iterator[Case]:
     yield from (base.with_(op="tree_layout", seed=seed) for seed in range(2))
     yield from (base.with_(op="tree_mask", seed=seed) for seed in range(5))
     yield from (base.with_(op="tree_mask_flat", seed=seed) for seed in range(2))
+    for dtype in (torch.bfloat16, torch.float32, torch.uint8):
+        yield base.with_(op="compact_kv", dtype=dtype)
+        yield base.with_(op="compact_kv", dtype=dtype, ragged=True, extras=True)
 
 
 def sized(case: Case, vocab: int) -> dict[str, object]:
-    """The case's arguments with rows of another vocabulary, which nobody reads."""
+    """The case's arguments with rows of another vocabulary, or heads of the usual width, which
+    nobody reads."""
     args = case.inputs()
     for name in _LOGITS:
         if args.get(name) is not None:
@@ -117,6 +121,8 @@ def sized(case: Case, vocab: int) -> dict[str, object]:
     if args.get("token_mask") is not None:
         shape = (*args["token_mask"].shape[:-1], vocab // 32)
         args["token_mask"] = torch.empty(shape, dtype=torch.int32)
+    if args.get("cache") is not None:
+        args["cache"] = torch.empty(*args["cache"].shape[:-1], 128, dtype=case.dtype)
     return args
 
 
