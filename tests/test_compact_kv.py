@@ -11,7 +11,7 @@ import tapout_kernels as tk
 from tapout_kernels import RngState
 from tapout_kernels.testing import Case
 
-OPS = ("compact_kv",)  # of the fixture `trees`
+OPS = ("compact_kv", "tree_layout", "tree_verify")  # of the fixture `trees`
 LAYERS, HEADS, WIDTH, NODES, PAGE = 3, 2, 8, 11, 4
 
 
@@ -108,7 +108,7 @@ def test_it_is_the_path_that_tree_verify_accepted(trees):
     layout = tk.tree_layout(ints([-1, -1, 1]), backend=trees)
     tree = tk.TreeProposal.from_tokens(torch.tensor([[2, 1, 0]]), layout, RngState.of(0))
     logits = torch.nn.functional.one_hot(torch.tensor([[1, 0, 0, 2]]), 3) * 100.0
-    found = tk.tree_verify(logits, tree, None, RngState.of(0), rule="tree_greedy")
+    found = tk.tree_verify(logits, tree, None, RngState.of(0), rule="tree_greedy", backend=trees)
     cache, length = torch.arange(10.0).view(1, 1, 1, 1, 10, 1).repeat(1, 2, 1, 1, 1, 1), ints(0)
     tk.compact_kv(cache, found.path, found.num_accepted, ints(6), length=length, backend=trees)
     assert cache[0, 1].flatten().tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 8, 9]

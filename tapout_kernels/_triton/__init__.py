@@ -20,6 +20,7 @@ from .sample import sample
 from .tree_layout import tree_layout
 from .tree_mask import tree_mask
 from .tree_mask_flat import tree_mask_flat
+from .tree_verify import tree_verify
 from .verify import verify
 
 OPS = {
@@ -27,7 +28,7 @@ OPS = {
     for function in (
         bandit_select, bandit_step, bandit_update, compact_kv, draft_step,
         proposal_load, proposal_reset, row_stats, sample, tree_layout, tree_mask, tree_mask_flat,
-        verify,
+        tree_verify, verify,
     )
 }  # fmt: skip
 __all__ = ["OPS"]

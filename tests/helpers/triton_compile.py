@@ -95,7 +95,11 @@ def cases() -> Iterator[Case]:
         for rule in RULES:
             yield base.with_(op=op, rule=rule)
             yield base.with_(op=op, rule=rule, sampling="all", **OPTIONS)
-    yield base.with_(op="verify", drafts="one_hot")
+    for rule in ("token", "gumbel", "greedy"):
+        yield base.with_(op="tree_verify", rule=rule)
+        yield base.with_(op="tree_verify", rule=rule, sampling="all", **OPTIONS)
+    for op in ("verify", "tree_verify"):
+        yield base.with_(op=op, drafts="one_hot")
     yield base.with_(op="proposal_load", drafts="one_hot")
     yield base.with_(op="proposal_reset")
     yield base.with_(op="proposal_reset", rows=True, level="token")

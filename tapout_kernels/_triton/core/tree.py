@@ -1,7 +1,13 @@
-"""Trees: links and the bits of who sees whom.
+"""Trees: links, the bits of who sees whom, and rejection without replacement.
 
 Bit j & 31 of word j >> 5 of a node's row says that it sees node j.  With the root before the nodes
 it sees itself and is seen by all.
+
+tree_token (SpecInfer 2305.09781, Sequoia 2402.12374): children x_1, x_2, .. in the order they were
+drawn, accept x iff u q_k(x) < p_k(x), else p_{k+1} = norm[p_k - q_k]+ and q_{k+1} is q_k without x,
+renormalised.  With p_k ~ [p - s_k q]+ of mass M_k and q_k = q / R_k: s_{k+1} = s_k + M_k / R_k from
+s_0 = 0, M_0 = R_0 = 1.  A child of its own one-hot q is rejected from p without the children before
+it, of mass M_k: accept iff u M_k < p(x).
 """
 
 from __future__ import annotations
@@ -46,3 +52,21 @@ def visible_word(ancestors, nodes, root, q, w, known):
     below = tl.where(w == words, below & last, below)
     shifted = (here << 1) | tl.where(w > 0, (below >> 31) & 1, 1)
     return tl.where(root > 0, shifted, here)
+
+
+@triton.jit
+def next_child(link, after, nodes):
+    """A link as a node, -1 for none: children come after their row and their earlier siblings, so
+    that a walk ends whatever the links say."""
+    return tl.where((link >= after) & (link < nodes), link, -1)
+
+
+@triton.jit
+def accepts_child(uniform, p_target, p_draft, slope, mass, left):
+    """Both sides are sums of one sign."""
+    return p_draft * (uniform * mass + slope * left) < p_target * left
+
+
+@triton.jit
+def next_slope(slope, mass, left):
+    return slope + mass / left
