@@ -127,8 +127,8 @@ def test_children_drawn_twice_are_bad(trees):
     target = certain(3, 0, 0, vocab=4).repeat(batch, 1, 1)
     for tokens, status in (((1, 1), BAD_DRAFT), ((1, 2), OK)):
         proposal = tk.TreeProposal.from_tokens(
-            torch.tensor([tokens]).repeat(batch, 1), layout, RngState.of(range(batch)), logits.clone(),
-            SamplingParams(), backend=trees,
+            torch.tensor([tokens]).repeat(batch, 1), layout, RngState.of(range(batch)),
+            logits.clone(), SamplingParams(), backend=trees,
         )  # fmt: skip
         found = tk.tree_verify(target, proposal, None, RngState.of(range(batch)), backend=trees)
         assert found.status.tolist() == [status] * batch
@@ -156,8 +156,8 @@ def test_nothing_left_to_draw_ends_the_children(trees):
     sampling = SamplingParams.of(batch, top_k=2)
     for third in (2, -1):
         proposal = tk.TreeProposal.from_tokens(
-            torch.tensor([(0, 1, third)]).repeat(batch, 1), layout, RngState.of(range(batch)), logits,
-            sampling, backend=trees,
+            torch.tensor([(0, 1, third)]).repeat(batch, 1), layout, RngState.of(range(batch)),
+            logits, sampling, backend=trees,
         )  # fmt: skip
         found = tk.tree_verify(target, proposal, None, RngState.of(range(batch)), backend=trees)
         assert found.status.tolist() == [OK] * batch

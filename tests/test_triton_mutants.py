@@ -51,7 +51,7 @@ def the_bonus_row_keeps_its_mask(backend: str) -> None:
 
 def siblings_of_a_row_share_its_draft(backend: str) -> None:
     """Rows of five ids with up to six children: many of them are rejected."""
-    case = Case("tree_verify", batch=60, slots=6, vocab=5)
+    case = Case("tree_verify", batch=40, slots=6, vocab=5)
     assert test_conformance.check_case(backend, case) <= 1
 
 
