@@ -34,7 +34,6 @@ MINIMUM_TRITON = (3, 6)
 NO_KERNEL: dict[str, frozenset[str]] = {
     "triton": frozenset(
         {
-            "tree_attention",
             "tree_expand",
             "tree_rerank",
         }

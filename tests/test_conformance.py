@@ -42,7 +42,7 @@ def check_outputs(backend: str, case: Case, args: dict, found: dict, expected: d
     if case.op == "tree_verify":
         return compare_trees.check_tree_verify(args, found, expected, target_cutoffs(backend, args))
     if case.op == "tree_attention":
-        compare.close_in("attention", found["mixed"], expected["mixed"], case.name)
+        compare.check_attention(args, found["mixed"], expected["mixed"], backend, case.name)
         return 0
     if case.op == "tree_expand":
         return compare_expand.check_tree_expand(args, found, expected)

@@ -33,6 +33,8 @@ LAUNCHES = {  # at most
     BASE.with_(op="tree_mask", slots=40): 1,
     BASE.with_(op="tree_mask_flat"): 1,
     BASE.with_(op="compact_kv", slots=12, ragged=True, extras=True): 1,
+    BASE.with_(op="tree_attention", slots=5): 2,
+    BASE.with_(op="tree_attention", slots=5, seed=11, dtype=torch.float32): 2,
     BASE.with_(op="tree_verify", slots=3): 1,
     BASE.with_(op="tree_verify", slots=3, sampling="all", masked=True): 1,
     BASE.with_(op="tree_verify", slots=3, drafts="one_hot", sampling="cold"): 1,

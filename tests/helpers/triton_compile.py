@@ -95,6 +95,8 @@ def cases() -> Iterator[Case]:
         for rule in RULES:
             yield base.with_(op=op, rule=rule)
             yield base.with_(op=op, rule=rule, sampling="all", **OPTIONS)
+    for dtype in (torch.bfloat16, torch.float32):
+        yield from (base.with_(op="tree_attention", dtype=dtype, seed=x) for x in (8, 9, 11, 14))
     for rule in ("token", "gumbel", "greedy"):
         yield base.with_(op="tree_verify", rule=rule)
         yield base.with_(op="tree_verify", rule=rule, sampling="all", **OPTIONS)
@@ -125,6 +127,13 @@ def sized(case: Case, vocab: int) -> dict[str, object]:
     if args.get("token_mask") is not None:
         shape = (*args["token_mask"].shape[:-1], vocab // 32)
         args["token_mask"] = torch.empty(shape, dtype=torch.int32)
+    if args.get("keys") is not None:  # room for several spans
+        pages, heads, slots, size = args["keys"].shape
+        slots = slots if args["block_table"] is not None else 5000
+        for name in ("keys", "values"):
+            args[name] = torch.empty(pages, heads, slots, size, dtype=case.dtype)
+        if args["block_table"] is not None:
+            args["block_table"] = torch.empty(case.batch, 500, dtype=torch.int32)
     if args.get("cache") is not None:
         args["cache"] = torch.empty(*args["cache"].shape[:-1], 128, dtype=case.dtype)
     return args
