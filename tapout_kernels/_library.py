@@ -31,9 +31,14 @@ MINIMUM_TRITON = (3, 6)
 
 # Operators a backend has no kernel of: there they are refused by name, and the default of its
 # devices is the reference.
-NO_KERNEL: dict[str, frozenset[str]] = dict.fromkeys(
-    ("triton", "cuda"),
-    frozenset(
+NO_KERNEL: dict[str, frozenset[str]] = {
+    "triton": frozenset(
+        {
+            "tree_expand",
+            "tree_rerank",
+        }
+    ),
+    "cuda": frozenset(
         {
             "compact_kv",
             "tree_attention",
@@ -45,7 +50,7 @@ NO_KERNEL: dict[str, frozenset[str]] = dict.fromkeys(
             "tree_verify",
         }
     ),
-)
+}
 
 _definitions = torch.library.Library(NAMESPACE, "DEF")
 

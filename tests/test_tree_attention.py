@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.device import is_refused
+from helpers.device import interpreted_if, is_refused
 from torch.nn.functional import scaled_dot_product_attention
 
 import tapout_kernels as tk
 from tapout_kernels import _library
 from tapout_kernels.testing import DTYPES, Case
 
+OPS = ("tree_attention", "tree_layout", "tree_mask")  # of the fixture `trees`
 PARENTS = (-1, -1, 0, 0, 1, 2, 4)
 
 
@@ -25,7 +26,7 @@ def queries(tokens: int, dtype: torch.dtype = torch.float32, size: int = 64, bat
     return torch.randn(batch, 6, tokens, size, generator=generator).to(dtype)
 
 
-@pytest.mark.parametrize("size", [8, 64, 80, 128, 256])
+@pytest.mark.parametrize("size", [8, 64, 80, 128, interpreted_if(False, 256)])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_equals_torchs_attention_with_an_explicit_mask(trees, dtype, size):
     layout = tk.tree_layout(torch.tensor([PARENTS] * 3, dtype=torch.int32), backend=trees)
@@ -43,6 +44,9 @@ def test_equals_torchs_attention_with_an_explicit_mask(trees, dtype, size):
             enable_gqa=True,
         )[0]  # fmt: skip
         tight = {"atol": 4e-6, "rtol": 1e-5} if dtype == torch.float32 else {}
+        if trees == "triton" and dtype != torch.float32:  # weights in 16 bits, see compare.py
+            eps = torch.finfo(dtype).eps
+            tight = {"atol": eps / 2 * values.abs().max().item(), "rtol": 2 * eps}
         torch.testing.assert_close(found[b], expected.to(dtype), **tight)
 
 
@@ -76,6 +80,17 @@ def test_a_token_has_the_same_bits_alone(native, dtype):
     for token in (0, 1, 17, 39):
         one = together[:, :, token : token + 1]
         alone = tk.tree_attention(one, keys, values, past + token, backend=native)
+        assert alone.equal(found[:, :, token : token + 1])
+
+
+def test_a_token_of_a_fixed_tile_has_the_same_bits_alone(triton):
+    """Of one span, and of two that a second launch merges."""
+    keys, values = cache(200)
+    together, past = queries(10), torch.tensor([0, 100, 185], dtype=torch.int32)
+    found = tk.tree_attention(together, keys, values, past, backend="triton")
+    for token in (0, 9):
+        one = together[:, :, token : token + 1]
+        alone = tk.tree_attention(one, keys, values, past + token, backend="triton")
         assert alone.equal(found[:, :, token : token + 1])
 
 
@@ -133,7 +148,7 @@ def test_views_of_a_fused_projection_and_of_a_cache_need_no_copy(trees):
     assert out.equal(tk.tree_attention(query.contiguous(), *entries, past, backend=trees))
 
 
-@pytest.mark.parametrize("backend", ["triton", "cuda"])
+@pytest.mark.parametrize("backend", ["cuda"])
 def test_backends_without_a_kernel_refuse(backend):
     assert is_refused(backend, Case("tree_attention"))
     assert "tree_attention" in _library.NO_KERNEL[backend]

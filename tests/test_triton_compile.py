@@ -16,7 +16,8 @@ from tapout_kernels._schema import SCHEMAS
 ROOT = Path(__file__).parent.parent
 # What each operator launches, over all rules, filters and layouts.
 KERNELS = {op: {f"{op}_kernel"} for op in SCHEMAS if op not in NO_KERNEL["triton"]} | {
-    "verify": {"verify_rows_kernel", "verify_end_kernel"}
+    "verify": {"verify_rows_kernel", "verify_end_kernel"},
+    "tree_attention": {"tree_attention_kernel", "tree_attention_merge_kernel"},
 }
 SLOW = pytest.mark.slow
 LIMIT = 600  # seconds, on whatever machine

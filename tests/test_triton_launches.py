@@ -29,6 +29,16 @@ LAUNCHES = {  # at most
     BASE.with_(op="bandit_select"): 1,
     BASE.with_(op="bandit_update"): 1,
     BASE.with_(op="bandit_step"): 1,
+    BASE.with_(op="tree_layout", slots=40): 1,
+    BASE.with_(op="tree_mask", slots=40): 1,
+    BASE.with_(op="tree_mask_flat"): 1,
+    BASE.with_(op="compact_kv", slots=12, ragged=True, extras=True): 1,
+    BASE.with_(op="tree_attention", slots=5): 2,
+    BASE.with_(op="tree_attention", slots=5, seed=11, dtype=torch.float32): 2,
+    BASE.with_(op="tree_verify", slots=3): 1,
+    BASE.with_(op="tree_verify", slots=3, sampling="all", masked=True): 1,
+    BASE.with_(op="tree_verify", slots=3, drafts="one_hot", sampling="cold"): 1,
+    BASE.with_(op="tree_verify", slots=3, rule="gumbel"): 1,
     BASE: 2,
     BASE.with_(drafts="one_hot"): 2,
     BASE.with_(rule="greedy"): 2,
@@ -88,6 +98,8 @@ SPLIT = [
     *(LONG.with_(op="verify", rule=rule) for rule in ("token", "greedy", "gumbel")),
     LONG.with_(op="verify", sampling="all", masked=True),
     LONG.with_(op="verify", rule="block", sampling="mixed", extras=True),
+    LONG.with_(op="tree_verify", slots=4),
+    LONG.with_(op="tree_verify", slots=4, sampling="all", drafts="one_hot"),
 ]
 
 
@@ -107,7 +119,9 @@ def test_the_number_of_programs_changes_nothing(triton, monkeypatch, case):
     args, plan = case.inputs(), getattr(launching, PLAN)
     found, splits = [], set()
     for programs in (1, 4, 1000):
-        monkeypatch.setattr(launching, PLAN, plan._replace(programs=programs))
+        monkeypatch.setattr(
+            launching, PLAN, plan._replace(programs=programs, last_programs=programs)
+        )
         splits.add(launching.splits(case.batch, case.vocab, getattr(launching, PLAN)))
         found.append(run(case, args))
     assert splits == {1, 2, 4}
@@ -120,7 +134,8 @@ def test_the_order_of_programs_changes_nothing(triton, monkeypatch, case):
     """The interpreter runs them in order; a GPU does not."""
     from triton.runtime.interpreter import interpreter_builder as builder
 
-    monkeypatch.setattr(launching, PLAN, getattr(launching, PLAN)._replace(programs=1000))
+    plan = getattr(launching, PLAN)._replace(programs=1000, last_programs=1000)
+    monkeypatch.setattr(launching, PLAN, plan)
     args, forward = case.inputs(), builder.set_grid_idx
     expected = raw.run(raw.caller("triton"), case.op, args)
     for order in (lambda x, n: n - 1 - x, lambda x, n: (x + n // 2) % n):
@@ -148,7 +163,7 @@ def test_equal_logits_are_drawn_evenly_over_every_tile(triton):
 
 # ---- scratch -------------------------------------------------------------------------------------
 
-EVERY_OP = [case for case in LAUNCHES if "extras" not in case.name] + [
+EVERY_OP = [case for case in LAUNCHES if case.op != "verify" or not case.extras] + [
     LONG.with_(op="draft_step", sampling="all"), BASE.with_(op="proposal_load", sampling="all"),
 ]  # fmt: skip
 

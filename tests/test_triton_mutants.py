@@ -18,6 +18,7 @@ import test_cutoff
 import test_gumbel
 import test_known_answers
 import test_peers
+import test_tree_streams
 import test_triton_launches
 import test_verify_rules
 import torch
@@ -46,6 +47,12 @@ def the_bonus_row_keeps_its_mask(backend: str) -> None:
     target = torch.zeros(4, 2, 2)
     found = verify(target, draft, SamplingParams(), rng_state, token_mask=mask, backend=backend)
     assert found.tokens.tolist() == [[0, 1]] * 4
+
+
+def siblings_of_a_row_share_its_draft(backend: str) -> None:
+    """Rows of five ids with up to six children: many of them are rejected."""
+    case = Case("tree_verify", batch=40, slots=6, vocab=5)
+    assert test_conformance.check_case(backend, case) <= 1
 
 
 @triton.jit
@@ -94,6 +101,10 @@ UCBSPEC = Killer(
 EXIT = Killer(
     test_triton_launches.test_the_order_of_programs_changes_nothing,
     case=test_triton_launches.LONG.with_(op="verify"),
+)
+TREE_ROWS = Killer(siblings_of_a_row_share_its_draft)
+TREE_CHAIN = Killer(
+    test_tree_streams.test_a_chain_emits_what_verify_emits, rule="token", filters={}, one_hot=True
 )
 ROW_END, TOP_K, TOP_P, TOP_K_DRAFT, MIXED = (
     Killer(test_conformance.test_matches_the_reference, case=case)
@@ -221,10 +232,23 @@ MUTANTS = {
         (Edit("core/bandit.py", "(tl.sqrt(1.0 + known) / known)",
               "(tl.sqrt(1.0 + tl.exp(log_t)) / tl.exp(log_t))"),), UCBSPEC,
     ),
+    "siblings tested independently": Mutant(
+        (Edit("core/tree.py", "uniform * mass + slope * left", "uniform * left"),), TREE_ROWS
+    ),
+    "drafted mass not removed after a rejection": Mutant(
+        (Edit("tree_step.py", "left - child.p_draft", "left"),), TREE_ROWS
+    ),
+    "rejected children left in the sum of the draft": Mutant(
+        (Edit("tree_left.py", "tl.where(gone, 0.0, p_draft)", "p_draft"),), TREE_ROWS
+    ),
+    "one-hot sibling left in the residual": Mutant(
+        (Edit("tree_left.py", "w = tl.where(among(tree, b, at, last, ids), 0.0, w)\n",
+              "w = w * 1.0\n"),), TREE_CHAIN,
+    ),
     **stop_mutants.TRITON,
 }  # fmt: skip
 # The others are tests that this suite runs on the source itself.
-KILLERS = {killer.name: killer for killer in (MASK, COIN, ADDRESS, SPLITS)}
+KILLERS = {killer.name: killer for killer in (MASK, COIN, ADDRESS, SPLITS, TREE_ROWS)}
 
 
 @pytest.mark.parametrize("name", MUTANTS)

@@ -81,7 +81,7 @@ inline void look_below(Traversal& t, TraversalRow& here) {
     return;
   }
   t.bad |= child.foreign;
-  const double p_target = child.foreign ? 0.0 : law_probability(t.row.law, child.token);
+  const double p_target = child.lost ? 0.0 : law_probability(t.row.law, child.token);
   const double weight = child_weight(p_target, child.p_draft, here.residual);
   if (weight > 0.0) {
     t.depth += 1;

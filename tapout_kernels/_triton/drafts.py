@@ -114,6 +114,12 @@ def p_draft_of(drafts, kept, ids, inside):
         known = inside & (column >= 0)
     else:  # plainly consecutive, so that loads are wide
         column, known = ids, inside & (ids < drafts.vocab)
+    return p_draft_of_columns(kept, column, known)
+
+
+@triton.jit
+def p_draft_of_columns(kept, column, known):
+    """float32 p_draft of columns of a kept row, any shape."""
     z = tl.load(kept.logits + column, mask=known, other=float("-inf")).to(tl.float32)
     log_p = kept.token_logprob + (z - kept.token_logit) * kept.rate
     keeps = (z >= kept.cutoff) & (z > float("-inf"))

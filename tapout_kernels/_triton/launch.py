@@ -19,12 +19,13 @@ class Tuning(NamedTuple):
     last_programs: int  # the same of the last launch of verify, which takes more registers
     pivots: int  # limits that a cutoff search measures in one pass
     listed: int  # groups of 128 ids it reads at once
+    span: int  # slots of a cache that a program of tree_attention has: fixes the order of sums
 
 
 # Not measured yet. A tile is 32 bytes of bf16 a thread; 16 programs for each of an H200's 132 SMs,
 # 4 where registers leave room for no more.
-GPU = Tuning(tile=2048, warps=4, programs=2112, last_programs=528, pivots=4, listed=8)
-INTERPRETER = Tuning(tile=4096, warps=1, programs=6, last_programs=6, pivots=64, listed=8)
+GPU = Tuning(tile=2048, warps=4, programs=2112, last_programs=528, pivots=4, listed=8, span=2048)
+INTERPRETER = Tuning(tile=4096, warps=1, programs=6, last_programs=6, pivots=64, listed=8, span=128)
 
 
 def tuning(device: torch.device) -> Tuning:

@@ -70,6 +70,13 @@ def mask_layout(token_mask: Tensor | None) -> tuple[int, int, int]:
     return (0, 0, 0) if token_mask is None else layout(token_mask)
 
 
+def draft_layout(logits: Tensor | None) -> tuple[int, int, int, int]:
+    """Batch stride, row stride, rows, vocabulary."""
+    if logits is None:
+        return 0, 0, 0, 0
+    return logits.stride(0), logits.stride(1), logits.shape[0], logits.shape[2]
+
+
 def rules_layout(rules: Rules) -> tuple[int, int]:
     """Arms of the table, and the slots that have an arm of their own."""
     if rules.kind is None or rules.arm is None:

@@ -10,7 +10,7 @@ from .core.sampling import BLOCK, GREEDY
 from .launch import Shape, launch, splits, tuning
 from .params import Rng, Sampling
 from .row import GROUP
-from .scratch import layout, mask_layout, rows_of
+from .scratch import draft_layout, layout, mask_layout, rows_of
 from .verify_end import verify_end_kernel
 from .verify_outputs import Verdict
 from .verify_rows import NUM_CODES, NUM_NUMBERS, Found, verify_rows_kernel
@@ -71,7 +71,7 @@ def verify(
     given = (
         target_logits, row_start, token_mask, *layout(target_logits), target_logits.shape[0],
         *mask_layout(token_mask), draft_tokens, stats, draft_logits, logits_row, t2d,
-        *_draft_layout(draft_logits), 0 if t2d is None else t2d.shape[0], sampling,
+        *draft_layout(draft_logits), 0 if t2d is None else t2d.shape[0], sampling,
         Rng(seed, position, round), length, live, rows, seed.shape[0], found, space.scratch,
     )  # fmt: skip
     launch(
@@ -93,10 +93,3 @@ def verify(
     except BaseException:
         decided.zero_()  # by this launch; left as it is, it would skip rows of the next call
         raise
-
-
-def _draft_layout(logits: Tensor | None) -> tuple[int, int, int, int]:
-    """Batch stride, row stride, rows, vocabulary."""
-    if logits is None:
-        return 0, 0, 0, 0
-    return logits.stride(0), logits.stride(1), logits.shape[0], logits.shape[2]

@@ -54,15 +54,17 @@ def tree_attention(
         Of the scores, 1/sqrt(D) if None.
     out : Tensor, optional
         As ``query``.
-    backend : {"reference", "cpu"}, optional
-        Triton and CUDA have no kernel of it yet.
+    backend : {"reference", "cpu", "triton"}, optional
+        CUDA has no kernel of it yet.
 
     Returns
     -------
     Tensor
         [B, heads, N, D]: softmax(scale · query · keys) · values over what is seen, summed in
         float32; zeros for a token that sees nothing. A token's numbers depend neither on how many
-        others are fed with it nor on what it does not see, as long as that is finite.
+        others are fed with it nor on what it does not see, as long as that is finite. On the CPU
+        a node has the bits that its path alone would have; with Triton, whose tiles lie at fixed
+        slots, it has those within the accuracy of the dtype.
 
     Raises
     ------

@@ -95,7 +95,13 @@ def cases() -> Iterator[Case]:
         for rule in RULES:
             yield base.with_(op=op, rule=rule)
             yield base.with_(op=op, rule=rule, sampling="all", **OPTIONS)
-    yield base.with_(op="verify", drafts="one_hot")
+    for dtype in (torch.bfloat16, torch.float32):
+        yield from (base.with_(op="tree_attention", dtype=dtype, seed=x) for x in (8, 9, 11, 14))
+    for rule in ("token", "gumbel", "greedy"):
+        yield base.with_(op="tree_verify", rule=rule)
+        yield base.with_(op="tree_verify", rule=rule, sampling="all", **OPTIONS)
+    for op in ("verify", "tree_verify"):
+        yield base.with_(op=op, drafts="one_hot")
     yield base.with_(op="proposal_load", drafts="one_hot")
     yield base.with_(op="proposal_reset")
     yield base.with_(op="proposal_reset", rows=True, level="token")
@@ -103,10 +109,17 @@ def cases() -> Iterator[Case]:
     for op in ("bandit_select", "bandit_update", "bandit_step"):
         for bandit in (*of_each_policy.values(), "ucb1_token"):  # both levels
             yield base.with_(op=op, bandit=bandit)
+    yield from (base.with_(op="tree_layout", seed=seed) for seed in range(2))
+    yield from (base.with_(op="tree_mask", seed=seed) for seed in range(5))
+    yield from (base.with_(op="tree_mask_flat", seed=seed) for seed in range(2))
+    for dtype in (torch.bfloat16, torch.float32, torch.uint8):
+        yield base.with_(op="compact_kv", dtype=dtype)
+        yield base.with_(op="compact_kv", dtype=dtype, ragged=True, extras=True)
 
 
 def sized(case: Case, vocab: int) -> dict[str, object]:
-    """The case's arguments with rows of another vocabulary, which nobody reads."""
+    """The case's arguments with rows of another vocabulary, or heads of the usual width, which
+    nobody reads."""
     args = case.inputs()
     for name in _LOGITS:
         if args.get(name) is not None:
@@ -114,6 +127,15 @@ def sized(case: Case, vocab: int) -> dict[str, object]:
     if args.get("token_mask") is not None:
         shape = (*args["token_mask"].shape[:-1], vocab // 32)
         args["token_mask"] = torch.empty(shape, dtype=torch.int32)
+    if args.get("keys") is not None:  # room for several spans
+        pages, heads, slots, size = args["keys"].shape
+        slots = slots if args["block_table"] is not None else 5000
+        for name in ("keys", "values"):
+            args[name] = torch.empty(pages, heads, slots, size, dtype=case.dtype)
+        if args["block_table"] is not None:
+            args["block_table"] = torch.empty(case.batch, 500, dtype=torch.int32)
+    if args.get("cache") is not None:
+        args["cache"] = torch.empty(*args["cache"].shape[:-1], 128, dtype=case.dtype)
     return args
 
 
