@@ -149,10 +149,9 @@ def test_wide_law_on_more_replicas(compiled, case):
     assert two_tokens_p_value(caller(compiled), CASES[case], replicas) > THRESHOLD
 
 
-@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("case", CASES)
-def test_a_wrong_program_is_rejected(compiled, case):
-    right, wrong = caller(compiled), CASES[case].wrong
+def test_a_wrong_program_is_rejected(native, case):
+    right, wrong = caller(native), CASES[case].wrong
 
     def call(op: str, **arguments: object) -> None:
         wrong(op, arguments)
