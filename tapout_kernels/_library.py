@@ -31,9 +31,8 @@ MINIMUM_TRITON = (3, 6)
 
 # Operators a backend has no kernel of: there they are refused by name, and the default of its
 # devices is the reference.
-NO_KERNEL: dict[str, frozenset[str]] = dict.fromkeys(
-    ("triton", "cuda"),
-    frozenset(
+NO_KERNEL: dict[str, frozenset[str]] = {
+    "triton": frozenset(
         {
             "compact_kv",
             "tree_attention",
@@ -45,7 +44,15 @@ NO_KERNEL: dict[str, frozenset[str]] = dict.fromkeys(
             "tree_verify",
         }
     ),
-)
+    "cuda": frozenset(
+        {
+            "tree_attention",
+            "tree_expand",
+            "tree_rerank",
+            "tree_verify",
+        }
+    ),
+}
 
 _definitions = torch.library.Library(NAMESPACE, "DEF")
 

@@ -29,6 +29,10 @@ CASES = [
     Case("bandit_step", batch=70),
     Case("bandit_select", batch=70, bandit="exp3_token"),
     Case("bandit_step", batch=70, bandit="normalhedge"),
+    Case("tree_layout", batch=2, slots=70),
+    Case("tree_mask", batch=2, slots=33, seed=3),
+    Case("tree_mask_flat", batch=5, slots=11, seed=3),
+    Case("compact_kv", batch=5, slots=12, ragged=True, extras=True),
 ]
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 ORDERS = [(seed, in_flight) for seed, in_flight in enumerate((1, 2, 3, 4, 6, 8, 12, 16))]

@@ -18,7 +18,8 @@ from tapout_kernels.reference.bandit import POLICIES
 
 RULED = ("sample", "draft_step", "verify")
 CHOOSING = ("bandit_select", "bandit_step")
-PLAIN = ("row_stats", "proposal_reset", "proposal_load", "bandit_update")
+PLAIN = ("row_stats", "proposal_reset", "proposal_load", "bandit_update", "tree_layout",
+         "tree_mask", "tree_mask_flat", "compact_kv")  # fmt: skip
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("emulation")]
 
 

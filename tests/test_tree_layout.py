@@ -255,12 +255,12 @@ def test_a_mask_mod_knows_every_requests_own_past(trees):
 # ---- refusals ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("op", ["tree_layout", "tree_mask", "tree_mask_flat", "tree_verify"])
+@pytest.mark.parametrize("op", ["tree_layout", "tree_mask_flat", "tree_verify", "tree_attention"])
 def test_the_others_say_so(compiled, op):
     """A backend without a kernel is refused by name, and is not among those that are available."""
     refused = is_refused(compiled, Case(op))
     assert refused == (compiled not in tk.available_backends(op))
-    assert refused == (compiled != "cpu")
+    assert refused == (op in tk._library.NO_KERNEL.get(compiled, ()))
     assert tk.backends.default_backend(op) == "cpu"
 
 

@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#include "../core/params.h"
+#include "../core/tree_params.h"
 #include "runtime.h"
 
 namespace tapout::cuda {
@@ -42,6 +42,10 @@ WorkspaceSize verify_workspace(const VerifyParams& params);
 WorkspaceSize bandit_select_workspace(const BanditSelectParams& params);
 WorkspaceSize bandit_update_workspace(const BanditUpdateParams& params);
 WorkspaceSize bandit_step_workspace(const BanditStepParams& params);
+WorkspaceSize tree_layout_workspace(const TreeLayoutParams& params);
+WorkspaceSize tree_mask_workspace(const TreeMaskParams& params);
+WorkspaceSize tree_mask_flat_workspace(const TreeMaskFlatParams& params);
+WorkspaceSize compact_kv_workspace(const CompactKvParams& params);
 
 cudaError_t row_stats(const RowStatsParams& params, Workspace scratch, Queue queue);
 cudaError_t sample(const SampleParams& params, Workspace scratch, Queue queue);
@@ -52,5 +56,9 @@ cudaError_t verify(const VerifyParams& params, Workspace scratch, Queue queue);
 cudaError_t bandit_select(const BanditSelectParams& params, Workspace scratch, Queue queue);
 cudaError_t bandit_update(const BanditUpdateParams& params, Workspace scratch, Queue queue);
 cudaError_t bandit_step(const BanditStepParams& params, Workspace scratch, Queue queue);
+cudaError_t tree_layout(const TreeLayoutParams& params, Workspace scratch, Queue queue);
+cudaError_t tree_mask(const TreeMaskParams& params, Workspace scratch, Queue queue);
+cudaError_t tree_mask_flat(const TreeMaskFlatParams& params, Workspace scratch, Queue queue);
+cudaError_t compact_kv(const CompactKvParams& params, Workspace scratch, Queue queue);
 
 }  // namespace tapout::cuda

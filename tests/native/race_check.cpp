@@ -21,6 +21,7 @@ constexpr int64_t kSlots = 2;
 constexpr int64_t kVocab = 2500;  // three chunks
 constexpr int64_t kArms = 2;
 constexpr int64_t kGroups = 2;
+constexpr int64_t kNodes = 40;  // of two words
 
 uint64_t random_state = 1;
 
@@ -270,6 +271,79 @@ void bandit_step(int policy) {
         cuda::bandit_step);
 }
 
+int32_t* parents() {
+  return array<int32_t>(kBatch * kNodes,
+                        [](int64_t i) { return floor(uniform() * (i % kNodes + 1)) - 1; });
+}
+
+int32_t* ancestors() { return constant<int32_t>(kBatch * kNodes * (kNodes / 32 + 1), 5); }
+
+void tree_layout(int) {
+  TreeLayoutParams params = {};
+  params.batch = kBatch;
+  params.nodes = kNodes;
+  params.parents = parents();
+  params.size = constant<int32_t>(kBatch, 0);
+  params.valid = constant<bool>(kBatch, 0);
+  params.depth = constant<int32_t>(kBatch * kNodes, 0);
+  params.position_ids = constant<int64_t>(kBatch * (kNodes + 1), 0);
+  params.first_child = constant<int32_t>(kBatch * (kNodes + 1), 0);
+  params.next_sibling = constant<int32_t>(kBatch * kNodes, 0);
+  params.ancestors = ancestors();
+  check(params, cuda::tree_layout_workspace, cuda::tree_layout);
+}
+
+void tree_mask(int) {
+  TreeMaskParams params = {};
+  params.batch = kBatch;
+  params.nodes = kNodes;
+  params.ancestors = ancestors();
+  params.mask = {constant<uint8_t>(kBatch * kNodes * kNodes, 0), MaskType::kBool, kNodes,
+                 kNodes * kNodes, kNodes};
+  check(params, cuda::tree_mask_workspace, cuda::tree_mask);
+}
+
+void tree_mask_flat(int) {  // rows that share bytes, and lie where the call before wrote
+  TreeMaskFlatParams params = {};
+  params.batch = kBatch;
+  params.nodes = kNodes / 2;  // more blocks would not be in flight at once
+  params.rows = kNodes / 2;
+  params.ancestors = ancestors();
+  params.past = array<int32_t>(kBatch, [](int64_t b) { return 3 * b; });
+  params.packed = true;
+  params.size = kBatch * kNodes * (kNodes + 20) / 8;
+  params.mask = constant<uint8_t>(params.size, 255);
+  params.written = array<int32_t>(kBatch, [](int64_t b) { return 7 - 2 * b; });
+  params.start = constant<int32_t>(kBatch + 1, 0);
+  check(params, cuda::tree_mask_flat_workspace, cuda::tree_mask_flat);
+}
+
+void compact_kv(int) {  // all but the first node of every path move by one slot
+  constexpr int64_t kWidth = 48, kSlots = kNodes + 3;
+  CompactKvParams params = {};
+  params.batch = kBatch;
+  params.nodes = kNodes;
+  params.path = array<int32_t>(kBatch * kNodes, [](int64_t i) {
+    const int64_t j = i % kNodes;
+    return j == 0 ? 0 : j + 1;
+  });
+  params.num_accepted = constant<int32_t>(kBatch, kNodes);
+  params.length = array<int32_t>(kBatch, [](int64_t b) { return b; });
+  params.start = params.length;
+  params.layers = 3;
+  params.cache_rows = kBatch;
+  params.heads = 2;
+  params.slots = kSlots;
+  params.bytes = kWidth;
+  params.slot_stride = kWidth;
+  params.head_stride = kSlots * kWidth;
+  params.row_stride = 2 * params.head_stride;
+  params.kind_stride = kBatch * params.row_stride;
+  params.layer_stride = 2 * params.kind_stride;
+  params.cache = constant<char>(3 * params.layer_stride, 1);
+  check(params, cuda::compact_kv_workspace, cuda::compact_kv);
+}
+
 const struct {
   const char* name;
   void (*run)(int);
@@ -277,7 +351,9 @@ const struct {
             {"proposal_reset", proposal_reset}, {"proposal_load", proposal_load},
             {"draft_step", draft_step},         {"verify", verify},
             {"bandit_select", bandit_select},   {"bandit_update", bandit_update},
-            {"bandit_step", bandit_step}};
+            {"bandit_step", bandit_step},       {"tree_layout", tree_layout},
+            {"tree_mask", tree_mask},           {"tree_mask_flat", tree_mask_flat},
+            {"compact_kv", compact_kv}};
 
 }  // namespace
 
