@@ -44,6 +44,18 @@ def pytest_configure() -> None:
         emulation.installed()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``trees``: the backends with kernels of all of the module's ``OPS``; that the others refuse
+    is a test of its own."""
+    if "trees" not in metafunc.fixturenames:
+        return
+    from tapout_kernels._library import NO_KERNEL
+
+    missing = {name: NO_KERNEL.get(name.removesuffix("_emulated"), ()) for name in BACKENDS}
+    able = [name for name in BACKENDS if not set(metafunc.module.OPS) & set(missing[name])]
+    metafunc.parametrize("trees", parameters(able), indirect=True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What Triton's interpreter takes too long for is slow there, and only there."""
     from helpers import device
@@ -108,9 +120,9 @@ def library(request: pytest.FixtureRequest) -> str:
     return require(request.param)
 
 
-@pytest.fixture(params=[name for name in BACKENDS if name in ("reference", "cpu")])
+@pytest.fixture
 def trees(request: pytest.FixtureRequest) -> str:
-    """The backends with kernels of trees; that the others refuse is a test of its own."""
+    """The backends with kernels of what a module tests, see ``pytest_generate_tests``."""
     return require(request.param)
 
 

@@ -11,6 +11,7 @@ import tapout_kernels as tk
 from tapout_kernels import RngState
 from tapout_kernels.testing import Case
 
+OPS = ("compact_kv", "tree_layout", "tree_verify")  # of the fixture `trees`
 LAYERS, HEADS, WIDTH, NODES, PAGE = 3, 2, 8, 11, 4
 
 

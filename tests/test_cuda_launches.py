@@ -11,6 +11,7 @@ from tapout_kernels.testing import Case
 call = raw.caller("cuda")
 LONG = Case("row_stats", batch=2, slots=2, vocab=9 * 1024 + 5, dtype=torch.bfloat16)
 VERIFY = LONG.with_(op="verify")
+TREE = LONG.with_(op="tree_verify", slots=5)
 CASES = [
     LONG,
     LONG.with_(sampling="all"),
@@ -33,6 +34,8 @@ CASES = [
     Case("tree_mask", batch=2, slots=33, seed=3),
     Case("tree_mask_flat", batch=5, slots=11, seed=3),
     Case("compact_kv", batch=5, slots=12, ragged=True, extras=True),
+    *(TREE.with_(rule=rule) for rule in ("token", "gumbel")),
+    TREE.with_(sampling="all", masked=True, drafts="one_hot"),
 ]
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 ORDERS = [(seed, in_flight) for seed, in_flight in enumerate((1, 2, 3, 4, 6, 8, 12, 16))]

@@ -15,6 +15,7 @@ from test_emulation import PROBES
 
 from tapout_kernels.reference.accept import RULES
 from tapout_kernels.reference.bandit import POLICIES
+from tapout_kernels.reference.tree import TREE_RULES
 
 RULED = ("sample", "draft_step", "verify")
 CHOOSING = ("bandit_select", "bandit_step")
@@ -33,6 +34,7 @@ def program() -> Path:
     ("op", "number"),
     [(op, 0) for op in PLAIN]
     + [(op, number) for op in RULED for number in range(len(RULES))]
+    + [("tree_verify", number) for number in TREE_RULES.values()]
     + [(op, number) for op in CHOOSING for number in sorted(set(POLICIES.values()))],
 )
 def test_no_races(program, op, number):

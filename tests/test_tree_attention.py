@@ -11,6 +11,7 @@ import tapout_kernels as tk
 from tapout_kernels import _library
 from tapout_kernels.testing import DTYPES, Case
 
+OPS = ("tree_attention", "tree_layout", "tree_mask")  # of the fixture `trees`
 PARENTS = (-1, -1, 0, 0, 1, 2, 4)
 
 

@@ -14,6 +14,8 @@ import tapout_kernels as tk
 from tapout_kernels import RngState, SamplingParams, TreeDraft, TreeShape
 from tapout_kernels.testing import Case
 
+OPS = ("tree_expand", "tree_layout", "tree_rerank")  # of the fixture `trees`
+
 
 def table_of(vocab: int, seed: int = 0) -> Tensor:
     """[V, V] logits by the last token."""

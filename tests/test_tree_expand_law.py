@@ -24,6 +24,9 @@ import tapout_kernels as tk
 from tapout_kernels import RngState, SamplingParams, TreeDraft, TreeShape
 from tapout_kernels.reference.rng import mix64
 
+OPS = ("tree_expand", "tree_rerank", "tree_verify")  # of the fixture `trees`
+
+
 # The draft's rows are float32 logarithms: each is off by 2**-24 of |ln q| < 2, and a law of five
 # nodes is a sum of products of them.
 BOUND = 5 * 2.0**-22

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.chi2 import p_value
+from helpers.device import few, interpreted_if
 from helpers.law import Filter, columns
 from helpers.oracle import markov, processed
 from test_tree_verify import layout_of
@@ -19,6 +20,7 @@ from tapout_kernels import RngState, SamplingParams
 from tapout_kernels.reference.rng import DRAFT, mix64, uniform
 from tapout_kernels.reference.sampling import sample_index
 
+OPS = ("tree_verify",)  # of the fixture `trees`
 THRESHOLD = 1e-6
 
 # ---- chains --------------------------------------------------------------------------------------
@@ -27,11 +29,15 @@ BATCH, SLOTS, VOCAB = 300, 4, 1500
 
 
 @pytest.mark.parametrize("one_hot", [False, True], ids=["drawn", "one_hot"])
-@pytest.mark.parametrize("filters", [{}, {"temperature": 0.8, "top_k": 200, "top_p": 0.95}])
-@pytest.mark.parametrize("rule", ["token", "gumbel", "greedy"])
+@pytest.mark.parametrize(
+    "filters", [{}, interpreted_if(False, {"temperature": 0.8, "top_k": 200, "top_p": 0.95})]
+)
+@pytest.mark.parametrize(
+    "rule", ["token", *(interpreted_if(False, x) for x in ("gumbel", "greedy"))]
+)
 def test_a_chain_emits_what_verify_emits(trees, rule, filters, one_hot):
     """Node i hangs on node i - 1: the coins of slot i and node i have one address, to the bit."""
-    batch = BATCH if trees == "cpu" else 30
+    batch = few(trees, BATCH if trees == "cpu" else 30, 8)
     generator = torch.Generator().manual_seed(1)
     draft = 4 * torch.randn(batch, SLOTS + 1, VOCAB, generator=generator)
     target = draft + 0.7 * torch.randn(batch, SLOTS + 1, VOCAB, generator=generator)
@@ -64,8 +70,11 @@ def test_a_chain_emits_what_verify_emits(trees, rule, filters, one_hot):
 SMALL, START, TOKENS = 6, 0, 3
 TABLES = np.random.default_rng(11).normal(size=(2, SMALL, SMALL)).astype(np.float32) * 1.5
 TARGET_FILTER, DRAFT_FILTER = Filter(0.75, 5), Filter(1.5)
-REPLICAS = {"reference": 3000, "cpu": 12000}
 Order = Callable[[Tensor, Tensor], Tensor]
+
+
+def replicas(backend: str) -> int:
+    return few(backend, 12000 if backend == "cpu" else 3000, 1000, emulated=600)
 
 
 class Drafter:
@@ -121,11 +130,12 @@ def law() -> np.ndarray:
     return markov(np.stack([processed(z, *TARGET_FILTER) for z in TABLES[0]]), START, TOKENS)
 
 
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("one_hot", [False, True], ids=["drawn", "one_hot"])
 @pytest.mark.parametrize("parents", [(-1, -1, -1), (-1, -1, 0, 0, 1), (-1, 0, -1, 1, 1, 2)])
 def test_consecutive_rounds_have_the_target_law(trees, parents, one_hot):
     """216 cells of three tokens, over rounds whose trees depend on what was emitted."""
-    tokens = generate(Drafter(parents, one_hot), REPLICAS[trees], trees)
+    tokens = generate(Drafter(parents, one_hot), replicas(trees), trees)
     assert p_value(tokens, law()) > THRESHOLD
 
 
@@ -133,17 +143,18 @@ def likelier_first(tokens: Tensor, probs: Tensor) -> Tensor:
     return tokens.gather(1, probs.gather(1, tokens).argsort(1, descending=True))
 
 
+@pytest.mark.interpreted_slow
 def test_children_in_another_order_than_drawn_are_rejected(trees):
     """What a drafter must not do; the operator cannot know."""
     wrong = Drafter((-1, -1, -1), False, likelier_first)
-    assert p_value(generate(wrong, REPLICAS[trees], trees), law()) < THRESHOLD
+    assert p_value(generate(wrong, replicas(trees), trees), law()) < THRESHOLD
 
 
 def test_the_drafts_own_noise_must_not_be_the_coins(monkeypatch):
     """One stream for both (vllm#54282): the test above sees it."""
     monkeypatch.setattr("test_tree_streams.DRAFT", 1)
     wrong = Drafter((-1, -1, -1), False)
-    assert p_value(generate(wrong, REPLICAS["cpu"], "cpu"), law()) < THRESHOLD
+    assert p_value(generate(wrong, replicas("cpu"), "cpu"), law()) < THRESHOLD
 
 
 # ---- gumbel --------------------------------------------------------------------------------------
@@ -151,7 +162,7 @@ def test_the_drafts_own_noise_must_not_be_the_coins(monkeypatch):
 
 def test_gumbel_output_is_the_targets_own(trees):
     """Whatever the tree: what is emitted is what sampling alone emits at those positions."""
-    batch, vocab = 200, 50
+    batch, vocab = few(trees, 200, 8), 50
     generator = torch.Generator().manual_seed(3)
     table = 2 * torch.randn(vocab, vocab, generator=generator)
     rng = RngState.of(range(batch), position=4)

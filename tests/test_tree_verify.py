@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.device import few
 from helpers.raw import caller
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from tapout_kernels import RngState, SamplingParams
 from tapout_kernels.reference.tree import TREE_RULES
 from tapout_kernels.testing import Case
 
+OPS = ("tree_layout", "tree_verify")  # of the fixture `trees`
 OK, NAN, EMPTY, BAD_DRAFT = range(4)
 
 
@@ -119,34 +121,48 @@ def test_rows_that_are_not_live_do_nothing(trees):
 
 def test_children_drawn_twice_are_bad(trees):
     """Without replacement the second cannot be what the first was."""
-    layout = layout_of([(-1, -1)] * 64, trees)
-    logits = torch.zeros(64, 3, 4)
-    target = certain(3, 0, 0, vocab=4).repeat(64, 1, 1)
+    batch = few(trees, 64, 8)
+    layout = layout_of([(-1, -1)] * batch, trees)
+    logits = torch.zeros(batch, 3, 4)
+    target = certain(3, 0, 0, vocab=4).repeat(batch, 1, 1)
     for tokens, status in (((1, 1), BAD_DRAFT), ((1, 2), OK)):
         proposal = tk.TreeProposal.from_tokens(
-            torch.tensor([tokens]).repeat(64, 1), layout, RngState.of(range(64)), logits.clone(),
-            SamplingParams(), backend=trees,
+            torch.tensor([tokens]).repeat(batch, 1), layout, RngState.of(range(batch)),
+            logits.clone(), SamplingParams(), backend=trees,
         )  # fmt: skip
-        found = tk.tree_verify(target, proposal, None, RngState.of(range(64)), backend=trees)
-        assert found.status.tolist() == [status] * 64
-        assert found.tokens[:, 0].tolist() == [3] * 64
+        found = tk.tree_verify(target, proposal, None, RngState.of(range(batch)), backend=trees)
+        assert found.status.tolist() == [status] * batch
+        assert found.tokens[:, 0].tolist() == [3] * batch
+
+
+def test_one_hot_children_that_repeat_are_rejected(trees):
+    """What was rejected once has nothing of the target left, however often it is proposed."""
+    batch = few(trees, 64, 16)
+    layout = layout_of([(-1, -1, -1)] * batch, trees)
+    target = torch.tensor([0.3, 0.3, 0.4]).log().expand(batch, 4, 3)
+    tokens = torch.tensor([(0, 0, 1)]).repeat(batch, 1)
+    proposal = tk.TreeProposal.from_tokens(tokens, layout, RngState.of(range(batch)))
+    found = tk.tree_verify(target, proposal, None, RngState.of(range(batch)), backend=trees)
+    assert set(found.path[:, 0].tolist()) == {-1, 0, 2}
+    assert found.status.tolist() == [OK] * batch
 
 
 def test_nothing_left_to_draw_ends_the_children(trees):
     """Top-k leaves the draft two ids; a third child, whatever it says, is not looked at."""
-    layout = layout_of([(-1, -1, -1)] * 64, trees)
-    logits = torch.tensor([3.0, 2.0, 1.0, 0.0]).expand(64, 4, 4).contiguous()
-    target = certain(2, 0, 0, 0, vocab=4).repeat(64, 1, 1)
-    sampling = SamplingParams.of(64, top_k=2)
+    batch = few(trees, 64, 8)
+    layout = layout_of([(-1, -1, -1)] * batch, trees)
+    logits = torch.tensor([3.0, 2.0, 1.0, 0.0]).expand(batch, 4, 4).contiguous()
+    target = certain(2, 0, 0, 0, vocab=4).repeat(batch, 1, 1)
+    sampling = SamplingParams.of(batch, top_k=2)
     for third in (2, -1):
         proposal = tk.TreeProposal.from_tokens(
-            torch.tensor([(0, 1, third)]).repeat(64, 1), layout, RngState.of(range(64)), logits,
-            sampling, backend=trees,
+            torch.tensor([(0, 1, third)]).repeat(batch, 1), layout, RngState.of(range(batch)),
+            logits, sampling, backend=trees,
         )  # fmt: skip
-        found = tk.tree_verify(target, proposal, None, RngState.of(range(64)), backend=trees)
-        assert found.status.tolist() == [OK] * 64
-        assert found.num_accepted.tolist() == [0] * 64
-        assert found.tokens[:, 0].tolist() == [2] * 64
+        found = tk.tree_verify(target, proposal, None, RngState.of(range(batch)), backend=trees)
+        assert found.status.tolist() == [OK] * batch
+        assert found.num_accepted.tolist() == [0] * batch
+        assert found.tokens[:, 0].tolist() == [2] * batch
 
 
 def hostile_links(args: dict) -> list[dict]:
@@ -166,12 +182,12 @@ def hostile_links(args: dict) -> list[dict]:
 
 @pytest.mark.parametrize("rule", ["token", "gumbel", "greedy"])
 @pytest.mark.parametrize("drafts", ["full", "one_hot"])
-def test_links_that_lead_anywhere_end(rule, drafts):
-    """Raw operators take any numbers: both read them alike, and come to an end."""
-    case = Case("tree_verify", 8, 6, 40, rule=rule, drafts=drafts)
+def test_links_that_lead_anywhere_end(trees, rule, drafts):
+    """Raw operators take any numbers: all read them alike, and come to an end."""
+    case = Case("tree_verify", few(trees, 8, 4), 6, 40, rule=rule, drafts=drafts)
     for links in hostile_links(case.inputs()):
         found = []
-        for backend in ("reference", "cpu"):
+        for backend in ("reference", trees):
             args = {**case.inputs(), **links}
             caller(backend)("tree_verify", **args)
             found.append((args["tokens"].tolist(), args["path"].tolist(), args["status"].tolist()))

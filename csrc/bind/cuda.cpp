@@ -211,4 +211,8 @@ void run(const CompactKvParams& params, const Tensor& on) {
   call("compact_kv", params, cuda::compact_kv_workspace, cuda::compact_kv, on);
 }
 
+void run(const TreeVerifyParams& params, const Tensor& on) {
+  call("tree_verify", params, cuda::tree_verify_workspace, cuda::tree_verify, on);
+}
+
 }  // namespace tapout::bind

@@ -116,23 +116,31 @@ struct TreeChild {
   int64_t token;
   double p_draft;
   bool bad;      // cannot have been drawn: the children end before it
-  bool foreign;  // drawn, but no id of the target: p_target = 0, so it is rejected
+  bool foreign;  // drawn, but no id of the target
+  bool lost;     // nothing of p_target is left on it, so it is rejected
 };
 
-inline double child_probability(const TreeRequest& request, const TreeRow& row, int64_t node) {
-  if (node == first_child(request, row.at)) return row.p_first;
+// Whether a child before it, which was rejected, is of the same token.
+inline bool is_repeated(const TreeRequest& request, const TreeRow& row, int64_t node) {
   const int64_t token = token_of(request, node);
   bool repeated = false;
   for_children(request, row.at, node - 1, [&](int64_t other) { repeated |= other == token; });
-  return repeated ? 0.0 : draft_probability_at(row.draft, token);
+  return repeated;
+}
+
+inline double child_probability(const TreeRequest& request, const TreeRow& row, int64_t node) {
+  if (node == first_child(request, row.at)) return row.p_first;
+  if (is_repeated(request, row, node)) return 0.0;
+  return draft_probability_at(row.draft, token_of(request, node));
 }
 
 inline TreeChild child_at(const TreeRequest& request, const TreeRow& row, int64_t node) {
   const int64_t token = token_of(request, node);
   const bool inside = token >= 0 && token < request.params.target.vocab;
-  if (!row.drawn) return {node, token, 1.0, !inside, false};
+  if (!row.drawn) return {node, token, 1.0, !inside, false, is_repeated(request, row, node)};
   const double p_draft = child_probability(request, row, node);
-  return {node, token, p_draft, !(p_draft > 0.0), !inside && p_draft > 0.0};
+  const bool foreign = !inside && p_draft > 0.0;
+  return {node, token, p_draft, !(p_draft > 0.0), foreign, foreign};
 }
 
 // ---- rejections ---------------------------------------------------------------------------------

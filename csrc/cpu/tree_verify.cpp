@@ -20,7 +20,7 @@ static TreeStep step_token(const TreeRequest& request, TreeRow& row, const Team&
     const TreeChild child = child_at(request, row, node);
     bad |= child.bad || child.foreign;
     if (child.bad) break;
-    const double p_target = child.foreign ? 0.0 : law_probability(row.law, child.token);
+    const double p_target = child.lost ? 0.0 : law_probability(row.law, child.token);
     const double uniform = noise(request, node, Domain::kAccept);
     if (accepts_child(uniform, p_target, child.p_draft, row.residual)) return {node, -1, bad};
     reject_child(request, row, child, team);

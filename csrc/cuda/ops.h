@@ -46,6 +46,7 @@ WorkspaceSize tree_layout_workspace(const TreeLayoutParams& params);
 WorkspaceSize tree_mask_workspace(const TreeMaskParams& params);
 WorkspaceSize tree_mask_flat_workspace(const TreeMaskFlatParams& params);
 WorkspaceSize compact_kv_workspace(const CompactKvParams& params);
+WorkspaceSize tree_verify_workspace(const TreeVerifyParams& params);
 
 cudaError_t row_stats(const RowStatsParams& params, Workspace scratch, Queue queue);
 cudaError_t sample(const SampleParams& params, Workspace scratch, Queue queue);
@@ -60,5 +61,6 @@ cudaError_t tree_layout(const TreeLayoutParams& params, Workspace scratch, Queue
 cudaError_t tree_mask(const TreeMaskParams& params, Workspace scratch, Queue queue);
 cudaError_t tree_mask_flat(const TreeMaskFlatParams& params, Workspace scratch, Queue queue);
 cudaError_t compact_kv(const CompactKvParams& params, Workspace scratch, Queue queue);
+cudaError_t tree_verify(const TreeVerifyParams& params, Workspace scratch, Queue queue);
 
 }  // namespace tapout::cuda

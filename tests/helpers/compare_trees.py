@@ -111,7 +111,7 @@ class Walked:
         p_target = p[one.token[b]].item() if one.inside[b] else 0.0
         if first.p_draft is None:
             rejected = sum(p[token].item() for token in set(taken))
-            return u * (1 - rejected), p_target
+            return u * (1 - rejected), 0.0 if int(one.token[b]) in taken else p_target
         q, slope, mass, left = first.p_draft[b].clone(), 0.0, 1.0, 1.0
         over = over_target(first.p_draft, given.draft)[b]
         for column in taken:

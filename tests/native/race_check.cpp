@@ -344,6 +344,45 @@ void compact_kv(int) {  // all but the first node of every path move by one slot
   check(params, cuda::compact_kv_workspace, cuda::compact_kv);
 }
 
+// A root with three children, two of which have one.
+void tree_verify(int rule) {
+  constexpr int64_t kFew = 5;
+  const auto links = [](std::vector<int32_t> row) {
+    return array<int32_t>(kBatch * static_cast<int64_t>(row.size()),
+                          [row](int64_t i) { return row[static_cast<size_t>(i) % row.size()]; });
+  };
+  TreeVerifyParams params = {};
+  params.batch = kBatch;
+  params.nodes = kFew;
+  params.rows = rows();
+  params.target = logits(kFew + 1);
+  params.sampling = sampling();
+  params.seed = below<int64_t>(kBatch, 99);
+  params.draft_tokens = below<int64_t>(kBatch * kFew, kVocab);
+  params.first_child = links({0, 3, 4, -1, -1, -1});
+  params.next_sibling = links({1, 2, -1, -1, -1});
+  params.valid = constant<bool>(kBatch, 1);
+  params.live = constant<bool>(kBatch, 1);
+  params.round = constant<int64_t>(kBatch, 0);
+  params.draft = logits(kFew + 1);
+  params.draft_rows = kBatch;
+  params.stats = array<float>(kBatch * (kFew + 1) * kStatsColumns, [](int64_t i) {
+    const int64_t column = i % kStatsColumns;
+    return column == kCutoff ? -INFINITY : column == kTemperature ? 1.0 : -0.5;
+  });
+  params.rule = static_cast<Rule>(rule);
+  params.position = constant<int64_t>(kBatch, 0);
+  params.tokens = constant<int64_t>(kBatch * (kFew + 1), 0);
+  params.path = constant<int32_t>(kBatch * kFew, 0);
+  params.num_accepted = constant<int32_t>(kBatch, 0);
+  params.num_emitted = constant<int32_t>(kBatch, 0);
+  params.last_token = constant<int64_t>(kBatch, 0);
+  params.status = constant<int32_t>(kBatch, 0);
+  check(params, cuda::tree_verify_workspace, cuda::tree_verify);
+  params.draft.data = nullptr;
+  check(params, cuda::tree_verify_workspace, cuda::tree_verify);
+}
+
 const struct {
   const char* name;
   void (*run)(int);
@@ -353,7 +392,7 @@ const struct {
             {"bandit_select", bandit_select},   {"bandit_update", bandit_update},
             {"bandit_step", bandit_step},       {"tree_layout", tree_layout},
             {"tree_mask", tree_mask},           {"tree_mask_flat", tree_mask_flat},
-            {"compact_kv", compact_kv}};
+            {"compact_kv", compact_kv},         {"tree_verify", tree_verify}};
 
 }  // namespace
 
