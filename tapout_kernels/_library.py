@@ -48,7 +48,6 @@ NO_KERNEL: dict[str, frozenset[str]] = {
         {
             "tree_attention",
             "tree_expand",
-            "tree_rerank",
         }
     ),
 }

@@ -34,6 +34,7 @@ CASES = [
     Case("tree_mask", batch=2, slots=33, seed=3),
     Case("tree_mask_flat", batch=5, slots=11, seed=3),
     Case("compact_kv", batch=5, slots=12, ragged=True, extras=True),
+    Case("tree_rerank", batch=5, slots=40),
     *(TREE.with_(rule=rule) for rule in ("token", "gumbel")),
     TREE.with_(sampling="all", masked=True, drafts="one_hot"),
 ]

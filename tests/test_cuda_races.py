@@ -20,7 +20,7 @@ from tapout_kernels.reference.tree import TREE_RULES
 RULED = ("sample", "draft_step", "verify")
 CHOOSING = ("bandit_select", "bandit_step")
 PLAIN = ("row_stats", "proposal_reset", "proposal_load", "bandit_update", "tree_layout",
-         "tree_mask", "tree_mask_flat", "compact_kv")  # fmt: skip
+         "tree_mask", "tree_mask_flat", "tree_rerank", "compact_kv")  # fmt: skip
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("emulation")]
 
 

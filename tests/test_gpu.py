@@ -195,6 +195,7 @@ LAUNCHES = {
     BASE.with_(op="tree_mask_flat"): 1,
     BASE.with_(op="compact_kv", ragged=True, extras=True): 1,
     BASE.with_(op="tree_verify", sampling="all"): 1,
+    BASE.with_(op="tree_rerank"): 1,
     BASE: 2,
     BASE.with_(drafts="one_hot"): 2,
     BASE.with_(rule="greedy"): 2,

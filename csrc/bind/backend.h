@@ -25,11 +25,11 @@ void run(const TreeMaskParams& params, const Tensor& on);
 void run(const TreeMaskFlatParams& params, const Tensor& on);
 void run(const CompactKvParams& params, const Tensor& on);
 void run(const TreeVerifyParams& params, const Tensor& on);
+void run(const TreeRerankParams& params, const Tensor& on);
 
 // The cpu library's alone.
 void run(const TreeAttentionParams& params, const Tensor& on);
 void run(const TreeExpandParams& params, const Tensor& on);
-void run(const TreeRerankParams& params, const Tensor& on);
 
 }  // namespace tapout::bind
 

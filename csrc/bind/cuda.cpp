@@ -215,4 +215,8 @@ void run(const TreeVerifyParams& params, const Tensor& on) {
   call("tree_verify", params, cuda::tree_verify_workspace, cuda::tree_verify, on);
 }
 
+void run(const TreeRerankParams& params, const Tensor& on) {
+  call("tree_rerank", params, cuda::tree_rerank_workspace, cuda::tree_rerank, on);
+}
+
 }  // namespace tapout::bind

@@ -47,6 +47,7 @@ WorkspaceSize tree_mask_workspace(const TreeMaskParams& params);
 WorkspaceSize tree_mask_flat_workspace(const TreeMaskFlatParams& params);
 WorkspaceSize compact_kv_workspace(const CompactKvParams& params);
 WorkspaceSize tree_verify_workspace(const TreeVerifyParams& params);
+WorkspaceSize tree_rerank_workspace(const TreeRerankParams& params);
 
 cudaError_t row_stats(const RowStatsParams& params, Workspace scratch, Queue queue);
 cudaError_t sample(const SampleParams& params, Workspace scratch, Queue queue);
@@ -62,5 +63,6 @@ cudaError_t tree_mask(const TreeMaskParams& params, Workspace scratch, Queue que
 cudaError_t tree_mask_flat(const TreeMaskFlatParams& params, Workspace scratch, Queue queue);
 cudaError_t compact_kv(const CompactKvParams& params, Workspace scratch, Queue queue);
 cudaError_t tree_verify(const TreeVerifyParams& params, Workspace scratch, Queue queue);
+cudaError_t tree_rerank(const TreeRerankParams& params, Workspace scratch, Queue queue);
 
 }  // namespace tapout::cuda

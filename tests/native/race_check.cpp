@@ -318,6 +318,20 @@ void tree_mask_flat(int) {  // rows that share bytes, and lie where the call bef
   check(params, cuda::tree_mask_flat_workspace, cuda::tree_mask_flat);
 }
 
+void tree_rerank(int) {
+  TreeRerankParams params = {};
+  params.batch = kBatch;
+  params.candidates = kNodes;
+  params.nodes = kNodes / 2;
+  params.tokens = below<int64_t>(kBatch * kNodes, 99);
+  params.parents = parents();
+  params.score = array<float>(kBatch * kNodes, [](int64_t i) { return -(i % kNodes / 3); });
+  params.out_tokens = constant<int64_t>(kBatch * kNodes, 0);
+  params.out_parents = constant<int32_t>(kBatch * kNodes, 0);
+  params.node = constant<int32_t>(kBatch * kNodes, 0);
+  check(params, cuda::tree_rerank_workspace, cuda::tree_rerank);
+}
+
 void compact_kv(int) {  // all but the first node of every path move by one slot
   constexpr int64_t kWidth = 48, kSlots = kNodes + 3;
   CompactKvParams params = {};
@@ -392,7 +406,8 @@ const struct {
             {"bandit_select", bandit_select},   {"bandit_update", bandit_update},
             {"bandit_step", bandit_step},       {"tree_layout", tree_layout},
             {"tree_mask", tree_mask},           {"tree_mask_flat", tree_mask_flat},
-            {"compact_kv", compact_kv},         {"tree_verify", tree_verify}};
+            {"compact_kv", compact_kv},         {"tree_verify", tree_verify},
+            {"tree_rerank", tree_rerank}};
 
 }  // namespace
 
