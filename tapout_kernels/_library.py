@@ -47,7 +47,6 @@ NO_KERNEL: dict[str, frozenset[str]] = {
     "cuda": frozenset(
         {
             "tree_attention",
-            "tree_expand",
         }
     ),
 }

@@ -35,6 +35,8 @@ CASES = [
     Case("tree_mask_flat", batch=5, slots=11, seed=3),
     Case("compact_kv", batch=5, slots=12, ragged=True, extras=True),
     Case("tree_rerank", batch=5, slots=40),
+    LONG.with_(op="tree_expand", slots=4, sampling="mixed", extras=True),
+    LONG.with_(op="tree_expand", slots=4, drafts="one_hot", masked=True),
     *(TREE.with_(rule=rule) for rule in ("token", "gumbel")),
     TREE.with_(sampling="all", masked=True, drafts="one_hot"),
 ]

@@ -34,6 +34,7 @@ def program() -> Path:
     ("op", "number"),
     [(op, 0) for op in PLAIN]
     + [(op, number) for op in RULED for number in range(len(RULES))]
+    + [("tree_expand", drawn) for drawn in range(2)]
     + [("tree_verify", number) for number in TREE_RULES.values()]
     + [(op, number) for op in CHOOSING for number in sorted(set(POLICIES.values()))],
 )

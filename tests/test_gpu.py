@@ -196,6 +196,8 @@ LAUNCHES = {
     BASE.with_(op="compact_kv", ragged=True, extras=True): 1,
     BASE.with_(op="tree_verify", sampling="all"): 1,
     BASE.with_(op="tree_rerank"): 1,
+    BASE.with_(op="tree_expand", extras=True): 1,
+    BASE.with_(op="tree_expand", drafts="one_hot"): 1,
     BASE: 2,
     BASE.with_(drafts="one_hot"): 2,
     BASE.with_(rule="greedy"): 2,

@@ -26,10 +26,10 @@ void run(const TreeMaskFlatParams& params, const Tensor& on);
 void run(const CompactKvParams& params, const Tensor& on);
 void run(const TreeVerifyParams& params, const Tensor& on);
 void run(const TreeRerankParams& params, const Tensor& on);
+void run(const TreeExpandParams& params, const Tensor& on);
 
 // The cpu library's alone.
 void run(const TreeAttentionParams& params, const Tensor& on);
-void run(const TreeExpandParams& params, const Tensor& on);
 
 }  // namespace tapout::bind
 

@@ -219,4 +219,8 @@ void run(const TreeRerankParams& params, const Tensor& on) {
   call("tree_rerank", params, cuda::tree_rerank_workspace, cuda::tree_rerank, on);
 }
 
+void run(const TreeExpandParams& params, const Tensor& on) {
+  call("tree_expand", params, cuda::tree_expand_workspace, cuda::tree_expand, on);
+}
+
 }  // namespace tapout::bind

@@ -48,6 +48,7 @@ WorkspaceSize tree_mask_flat_workspace(const TreeMaskFlatParams& params);
 WorkspaceSize compact_kv_workspace(const CompactKvParams& params);
 WorkspaceSize tree_verify_workspace(const TreeVerifyParams& params);
 WorkspaceSize tree_rerank_workspace(const TreeRerankParams& params);
+WorkspaceSize tree_expand_workspace(const TreeExpandParams& params);
 
 cudaError_t row_stats(const RowStatsParams& params, Workspace scratch, Queue queue);
 cudaError_t sample(const SampleParams& params, Workspace scratch, Queue queue);
@@ -64,5 +65,6 @@ cudaError_t tree_mask_flat(const TreeMaskFlatParams& params, Workspace scratch, 
 cudaError_t compact_kv(const CompactKvParams& params, Workspace scratch, Queue queue);
 cudaError_t tree_verify(const TreeVerifyParams& params, Workspace scratch, Queue queue);
 cudaError_t tree_rerank(const TreeRerankParams& params, Workspace scratch, Queue queue);
+cudaError_t tree_expand(const TreeExpandParams& params, Workspace scratch, Queue queue);
 
 }  // namespace tapout::cuda

@@ -332,6 +332,37 @@ void tree_rerank(int) {
   check(params, cuda::tree_rerank_workspace, cuda::tree_rerank);
 }
 
+// Two rows of three children each, the root's first.
+void tree_expand(int drawn) {
+  constexpr int64_t kWide = 2, kEach = 3, kAll = 1 + kWide * kEach;
+  TreeExpandParams params = {};
+  params.batch = kBatch;
+  params.nodes = kAll;
+  params.beam_rows = kWide;
+  params.children = kEach;
+  params.rows = rows();
+  params.logits = logits(kWide);
+  params.sampling = sampling();
+  params.seed = below<int64_t>(kBatch, 99);
+  params.round = constant<int64_t>(kBatch, 0);
+  params.beam = array<int32_t>(kBatch * kWide, [](int64_t i) { return i % kWide - 1; });
+  params.child_start = array<int32_t>(kWide + 1, [](int64_t i) { return 1 + i * kEach; });
+  params.threshold = constant<float>(kBatch, -1);
+  params.drawn = drawn;
+  params.active = constant<bool>(kBatch, 1);
+  params.depth = constant<int32_t>(kBatch, 0);
+  params.tokens = constant<int64_t>(kBatch * kAll, 1);
+  params.parents = constant<int32_t>(kBatch * kAll, 0);
+  params.score = constant<float>(kBatch * kAll, 0);
+  params.kept_logits = constant<float>(kBatch * (kAll + 1) * kVocab, 0);
+  params.stats = constant<float>(kBatch * (kAll + 1) * kStatsColumns, 0);
+  params.next_rows = 2;
+  params.next_beam = constant<int32_t>(kBatch * 2, 0);
+  params.next_row = constant<int32_t>(kBatch * 2, 0);
+  params.next_token = constant<int64_t>(kBatch * 2, 0);
+  check(params, cuda::tree_expand_workspace, cuda::tree_expand);
+}
+
 void compact_kv(int) {  // all but the first node of every path move by one slot
   constexpr int64_t kWidth = 48, kSlots = kNodes + 3;
   CompactKvParams params = {};
@@ -407,7 +438,7 @@ const struct {
             {"bandit_step", bandit_step},       {"tree_layout", tree_layout},
             {"tree_mask", tree_mask},           {"tree_mask_flat", tree_mask_flat},
             {"compact_kv", compact_kv},         {"tree_verify", tree_verify},
-            {"tree_rerank", tree_rerank}};
+            {"tree_rerank", tree_rerank},       {"tree_expand", tree_expand}};
 
 }  // namespace
 
