@@ -11,7 +11,8 @@ from tapout_kernels._schema import SCHEMAS
 from tapout_kernels.reference.accept import RULES
 from tapout_kernels.testing import Case
 
-WITH_RULES = ("verify", "sample", "draft_step")
+WITH_RULES = ("verify", "sample", "draft_step", "tree_verify")
+TREE_RULES = ("token", "gumbel", "greedy")
 BANDITS = ("ucb1", "ucb_tuned_token", "beta")
 
 
@@ -23,7 +24,8 @@ def cases() -> Iterator[Case]:
         if op.startswith("bandit"):
             yield from (plain.with_(batch=40, bandit=bandit) for bandit in BANDITS)
         elif op in WITH_RULES:
-            yield from (case.with_(rule=rule) for case in (plain, full) for rule in RULES)
+            rules = TREE_RULES if op.startswith("tree") else RULES
+            yield from (case.with_(rule=rule) for case in (plain, full) for rule in rules)
         else:
             yield from (plain, full)
     yield Case("verify", batch=3, slots=3, vocab=4099, drafts="one_hot", extras=True)

@@ -40,14 +40,7 @@ NO_KERNEL: dict[str, frozenset[str]] = {
     ),
     "cuda": frozenset(
         {
-            "compact_kv",
             "tree_attention",
-            "tree_expand",
-            "tree_layout",
-            "tree_mask",
-            "tree_mask_flat",
-            "tree_rerank",
-            "tree_verify",
         }
     ),
 }

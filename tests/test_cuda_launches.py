@@ -11,6 +11,7 @@ from tapout_kernels.testing import Case
 call = raw.caller("cuda")
 LONG = Case("row_stats", batch=2, slots=2, vocab=9 * 1024 + 5, dtype=torch.bfloat16)
 VERIFY = LONG.with_(op="verify")
+TREE = LONG.with_(op="tree_verify", slots=5)
 CASES = [
     LONG,
     LONG.with_(sampling="all"),
@@ -29,6 +30,15 @@ CASES = [
     Case("bandit_step", batch=70),
     Case("bandit_select", batch=70, bandit="exp3_token"),
     Case("bandit_step", batch=70, bandit="normalhedge"),
+    Case("tree_layout", batch=2, slots=70),
+    Case("tree_mask", batch=2, slots=33, seed=3),
+    Case("tree_mask_flat", batch=5, slots=11, seed=3),
+    Case("compact_kv", batch=5, slots=12, ragged=True, extras=True),
+    Case("tree_rerank", batch=5, slots=40),
+    LONG.with_(op="tree_expand", slots=4, sampling="mixed", extras=True),
+    LONG.with_(op="tree_expand", slots=4, drafts="one_hot", masked=True),
+    *(TREE.with_(rule=rule) for rule in ("token", "gumbel")),
+    TREE.with_(sampling="all", masked=True, drafts="one_hot"),
 ]
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 ORDERS = [(seed, in_flight) for seed, in_flight in enumerate((1, 2, 3, 4, 6, 8, 12, 16))]

@@ -13,11 +13,13 @@ import test_bandit_hedge
 import test_bandit_loops
 import test_bandit_policies
 import test_bandit_weights
+import test_compact_kv
 import test_conformance
 import test_cuda_launches
 import test_gumbel
 import test_known_answers
 import test_peers
+import test_tree_layout
 import test_verify_rules
 import torch
 from helpers import stop_mutants
@@ -72,6 +74,19 @@ CREDIT = Killer(
 IN_PLACE = Killer(
     test_bandit_loops.test_a_step_is_an_update_and_a_selection, bandit="ucb1_token", seed=0
 )
+TREE_ROWS = Killer(
+    test_conformance.test_equal_decisions_at_five_ids, op="tree_verify", rule="token",
+    sampling="plain",
+)  # fmt: skip
+TREE_LEFT, TREE_ONE_HOT = (
+    Killer(test_conformance.test_matches_the_reference, case=case)
+    for case in (
+        Case("tree_verify", 400, 6, 7),
+        Case("tree_verify", 40, 6, 7, drafts="one_hot"),
+    )
+)
+PAGES = Killer(test_compact_kv.test_pages_anywhere_hold_what_a_contiguous_cache_holds, page=4)
+POINTERS = Killer(test_tree_layout.test_layouts_follow_the_pointers, nodes=100)
 
 
 MUTANTS = {
@@ -176,6 +191,25 @@ MUTANTS = {
     "active rows of the first block only": Mutant(
         (Edit("cuda/proposal_reset.cu", "load_fresh(counts + block)", "load_fresh(counts)"),),
         BLOCKS,
+    ),
+    "siblings tested independently": Mutant(
+        (Edit("core/tree.h", "uniform * row.mass + row.slope * row.left", "uniform * row.left"),),
+        TREE_ROWS,
+    ),
+    "drafted mass not removed after a rejection": Mutant(
+        (Edit("cuda/tree_rows.cuh", "row.residual.left -= child.p_draft;",
+              "row.residual.left -= 0.0;"),), TREE_LEFT,
+    ),
+    "one-hot sibling left in the residual": Mutant(
+        (Edit("cuda/draw.cuh", "if (without(begin + i)) return 0.0;",
+              "if (without(begin + i) && begin < 0) return 0.0;"),), TREE_ONE_HOT,
+    ),
+    "moves of a page's first slot alone": Mutant(
+        (Edit("cuda/compact_kv.cu", "slot % params.slots * params.slot_stride",
+              "0 * params.slot_stride"),), PAGES,
+    ),
+    "ancestors of a node's own word alone": Mutant(
+        (Edit("cuda/tree_layout.cu", "at = leave_group(request, at)", "at = -1"),), POINTERS,
     ),
     **stop_mutants.CORE,
     **stop_mutants.CUDA,

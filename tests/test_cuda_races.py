@@ -15,10 +15,12 @@ from test_emulation import PROBES
 
 from tapout_kernels.reference.accept import RULES
 from tapout_kernels.reference.bandit import POLICIES
+from tapout_kernels.reference.tree import TREE_RULES
 
 RULED = ("sample", "draft_step", "verify")
 CHOOSING = ("bandit_select", "bandit_step")
-PLAIN = ("row_stats", "proposal_reset", "proposal_load", "bandit_update")
+PLAIN = ("row_stats", "proposal_reset", "proposal_load", "bandit_update", "tree_layout",
+         "tree_mask", "tree_mask_flat", "tree_rerank", "compact_kv")  # fmt: skip
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("emulation")]
 
 
@@ -32,6 +34,8 @@ def program() -> Path:
     ("op", "number"),
     [(op, 0) for op in PLAIN]
     + [(op, number) for op in RULED for number in range(len(RULES))]
+    + [("tree_expand", drawn) for drawn in range(2)]
+    + [("tree_verify", number) for number in TREE_RULES.values()]
     + [(op, number) for op in CHOOSING for number in sorted(set(POLICIES.values()))],
 )
 def test_no_races(program, op, number):

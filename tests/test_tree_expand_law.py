@@ -168,7 +168,7 @@ def test_reranked_draws_do_not_keep_the_law():
 
 SMALL, TOKENS = 6, 3
 TABLES = np.random.default_rng(11).normal(size=(2, SMALL, SMALL)).astype(np.float32) * 1.5
-REPLICAS = {"reference": 1000, "cpu": 12000}
+REPLICAS = {"reference": 1000, "cpu": 12000, "cuda": 600}
 SHAPES = {
     "drawn": TreeShape.static((-1, -1, -1, 0, 0, 1)),
     "drawn, stopped": TreeShape.static((-1, -1, -1, 0, 0, 1)),

@@ -76,7 +76,7 @@ Order = Callable[[Tensor, Tensor], Tensor]
 
 
 def replicas(backend: str) -> int:
-    return few(backend, 12000 if backend == "cpu" else 3000, 1000)
+    return few(backend, 12000 if backend == "cpu" else 3000, 1000, emulated=600)
 
 
 class Drafter:

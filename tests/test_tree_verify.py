@@ -9,7 +9,7 @@ from helpers.raw import caller
 from torch import Tensor
 
 import tapout_kernels as tk
-from tapout_kernels import RngState, SamplingParams
+from tapout_kernels import RngState, SamplingParams, _library
 from tapout_kernels.reference.accept import RULES
 from tapout_kernels.reference.tree import TREE_RULES
 from tapout_kernels.testing import Case
@@ -207,6 +207,14 @@ def test_links_that_lead_anywhere_end(trees, rule, drafts):
             caller(backend)("tree_verify", **args)
             found.append((args["tokens"].tolist(), args["path"].tolist(), args["status"].tolist()))
         assert found[0] == found[1]
+
+
+def test_operators_without_the_rule_do_not_run_another(trees):
+    """What the public function refuses by name."""
+    if trees not in _library.NO_KERNEL:
+        return
+    with pytest.raises((ValueError, RuntimeError), match="rule must be 0, 2 or 3 on a GPU, got 1"):
+        caller(trees)("tree_verify", **Case("tree_verify", rule="block").inputs())
 
 
 # ---- proposals -----------------------------------------------------------------------------------

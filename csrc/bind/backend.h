@@ -20,16 +20,16 @@ void run(const VerifyParams& params, const Tensor& on);
 void run(const BanditSelectParams& params, const Tensor& on);
 void run(const BanditUpdateParams& params, const Tensor& on);
 void run(const BanditUpdateParams& update, const BanditSelectParams& select, const Tensor& on);
-
-// The cpu library's alone.
 void run(const TreeLayoutParams& params, const Tensor& on);
 void run(const TreeMaskParams& params, const Tensor& on);
 void run(const TreeMaskFlatParams& params, const Tensor& on);
-void run(const TreeVerifyParams& params, const Tensor& on);
-void run(const TreeAttentionParams& params, const Tensor& on);
-void run(const TreeExpandParams& params, const Tensor& on);
-void run(const TreeRerankParams& params, const Tensor& on);
 void run(const CompactKvParams& params, const Tensor& on);
+void run(const TreeVerifyParams& params, const Tensor& on);
+void run(const TreeRerankParams& params, const Tensor& on);
+void run(const TreeExpandParams& params, const Tensor& on);
+
+// The cpu library's alone.
+void run(const TreeAttentionParams& params, const Tensor& on);
 
 }  // namespace tapout::bind
 

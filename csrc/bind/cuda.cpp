@@ -195,4 +195,32 @@ void run(const BanditUpdateParams& update, const BanditSelectParams& select, con
   call("bandit_step", params, cuda::bandit_step_workspace, cuda::bandit_step, on);
 }
 
+void run(const TreeLayoutParams& params, const Tensor& on) {
+  call("tree_layout", params, cuda::tree_layout_workspace, cuda::tree_layout, on);
+}
+
+void run(const TreeMaskParams& params, const Tensor& on) {
+  call("tree_mask", params, cuda::tree_mask_workspace, cuda::tree_mask, on);
+}
+
+void run(const TreeMaskFlatParams& params, const Tensor& on) {
+  call("tree_mask_flat", params, cuda::tree_mask_flat_workspace, cuda::tree_mask_flat, on);
+}
+
+void run(const CompactKvParams& params, const Tensor& on) {
+  call("compact_kv", params, cuda::compact_kv_workspace, cuda::compact_kv, on);
+}
+
+void run(const TreeVerifyParams& params, const Tensor& on) {
+  call("tree_verify", params, cuda::tree_verify_workspace, cuda::tree_verify, on);
+}
+
+void run(const TreeRerankParams& params, const Tensor& on) {
+  call("tree_rerank", params, cuda::tree_rerank_workspace, cuda::tree_rerank, on);
+}
+
+void run(const TreeExpandParams& params, const Tensor& on) {
+  call("tree_expand", params, cuda::tree_expand_workspace, cuda::tree_expand, on);
+}
+
 }  // namespace tapout::bind

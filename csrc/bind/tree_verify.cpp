@@ -67,6 +67,9 @@ void tree_verify(const Tensor& target_logits,  // [B, N+1, V]
   set_draft(arguments, draft_logits, logits_row, t2d, params);
   params.stats = arguments.input<float>("stats", stats, {batch, nodes + 1, kStatsColumns});
   params.rule = arguments.rule(rule);
+#ifdef TAPOUT_FOR_CUDA
+  if (params.rule == Rule::kBlock) arguments.fail("rule", "0, 2 or 3 on a GPU", "1");
+#endif
   params.position = arguments.data<int64_t>("position", position, {states});
   params.tokens = arguments.data<int64_t>("tokens", tokens, {batch, nodes + 1});
   params.path = arguments.data<int32_t>("path", path, {batch, nodes});

@@ -87,7 +87,7 @@ __device__ inline void fill_slot(const DraftStepParams& params, const DraftTask&
   } else {
     const double uniform =
         uniform_at(noise.seed, 0, task.slot, params.round[task.b], Domain::kDraft);
-    column = draw(row, sampling, own, law, uniform * law.kept, -1);
+    column = draw(row, sampling, own, law, uniform * law.kept, Nothing{});
   }
   const int64_t at = task.b * proposal.slots + task.slot;
   float* stats = proposal.stats + at * kStatsColumns;

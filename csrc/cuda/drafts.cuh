@@ -16,14 +16,16 @@ struct Draft {
   bool foreign;    // drawn, but no id of the target: p_target = 0, so it is rejected
 };
 
-// -1 where the proposal keeps no logits of the request.
-__device__ inline int64_t kept_row(const VerifyParams& params, int64_t b) {
+// `Params`: VerifyParams or TreeVerifyParams. -1 where the proposal keeps no logits of the request.
+template <class Params>
+__device__ inline int64_t kept_row(const Params& params, int64_t b) {
   const int64_t row = params.logits_row ? params.logits_row[b] : b;
   return row >= 0 && row < params.draft_rows ? row : -1;
 }
 
 // -1 for a target id that the draft vocabulary lacks.
-__device__ inline int32_t draft_id(const VerifyParams& params, int64_t id) {
+template <class Params>
+__device__ inline int32_t draft_id(const Params& params, int64_t id) {
   if (id < 0) return -1;
   if (params.t2d) id = id < params.target_ids ? params.t2d[id] : -1;
   return id < params.draft.vocab ? static_cast<int32_t>(id) : -1;
@@ -78,7 +80,8 @@ __device__ inline float stored_logit(const DraftRow& draft, int32_t id) {
 }
 
 // Of a slot whose request has a kept row.
-__device__ inline DraftRow draft_row(const VerifyParams& params, int64_t b, int64_t slot,
+template <class Params>
+__device__ inline DraftRow draft_row(const Params& params, int64_t b, int64_t slot,
                                      const DraftScale& scale) {
   const Logits& kept = params.draft;
   const int64_t offset = kept_row(params, b) * kept.batch_stride + slot * kept.row_stride;
@@ -91,10 +94,10 @@ __device__ inline DraftRow draft_row(const VerifyParams& params, int64_t b, int6
           scale};
 }
 
-// Of a token with p_draft > 0 in a row that is not one-hot.
-__device__ inline DraftScale draft_scale(const VerifyParams& params, int64_t b, int64_t slot,
-                                         int64_t token) {
-  const float* stats = draft_stats(params, b, slot);
+// Of a token with p_draft > 0 in a row that is not one-hot, of these statistics.
+template <class Params>
+__device__ inline DraftScale draft_scale(const Params& params, const float* stats, int64_t b,
+                                         int64_t slot, int64_t token) {
   const DraftRow row = draft_row(params, b, slot, DraftScale{});
   return {stored_logit(row, draft_id(params, token)),
           static_cast<float>(stats[kTokenLogprob] * kLog2E),
@@ -117,6 +120,16 @@ __device__ inline float draft_weight(const DraftScale& scale, float logit) {
   const float exponent = fmaf(logit - scale.token_logit, scale.rate, scale.level);
   const bool kept = logit >= scale.cutoff && logit > -INFINITY;
   return kept ? exp2_approx(fminf(exponent, 0.0f)) : 0.0f;
+}
+
+// p_draft of an id >= 0 in a kept row of these statistics, in f64: where it decides.
+__device__ inline double draft_probability_of(const DraftRow& draft, const float* stats,
+                                              int32_t id) {
+  const float logit = draft_logit(draft, id);
+  if (!(logit >= draft.scale.cutoff) || logit == -INFINITY) return 0.0;
+  const double offset = static_cast<double>(logit) - draft.scale.token_logit;
+  const double log_p = stats[kTokenLogprob] + offset * inverse_temperature(stats[kTemperature]);
+  return log_p < 0.0 ? exp(log_p) : 1.0;
 }
 
 }  // namespace tapout::cuda

@@ -88,11 +88,21 @@ __device__ inline double chunk_mass(const RowSampling& sampling, const RowScratc
   return chunk_scale(sampling, law, record.max) * record.sum;
 }
 
+// Columns that were taken out of the masses in scratch: see take_out().
+struct Nothing {
+  __device__ bool operator()(int32_t) const { return false; }
+};
+
+struct OneColumn {
+  int32_t column;
+  __device__ bool operator()(int32_t id) const { return id == column; }
+};
+
 // Of an unfiltered row.
-template <class T>
+template <class T, class Without>
 __device__ inline int32_t draw_from_chunks(const Row<T>& row, const RowSampling& sampling,
                                            const RowScratch& scratch, const Law& law, double target,
-                                           int32_t without) {
+                                           const Without& without) {
   const Picked<double> chunk = pick<double>(num_chunks(row.vocab), target, [&](int32_t c) {
     return chunk_mass(sampling, scratch, law, c);
   });
@@ -102,17 +112,17 @@ __device__ inline int32_t draw_from_chunks(const Row<T>& row, const RowSampling&
   const double scale = chunk_scale(sampling, law, max);
   const int32_t begin = chunk.index * kChunk;
   const Picked<double> id = pick<double>(kChunk, target - chunk.before, [&](int32_t i) {
-    if (begin + i == without) return 0.0;
+    if (without(begin + i)) return 0.0;
     return scale * weight(logit_at(row, begin + i), base_of(max), rate);
   });
   return id.index < 0 ? -1 : begin + id.index;
 }
 
 // Of a filtered row.
-template <class T>
+template <class T, class Without>
 __device__ inline int32_t draw_from_groups(const Row<T>& row, const RowSampling& sampling,
                                            const RowScratch& scratch, const Law& law, double target,
-                                           int32_t without) {
+                                           const Without& without) {
   const uint64_t units = static_cast<uint64_t>(target * kMassUnit);
   const Picked<uint64_t> group =
       pick<uint64_t>(law.listed, units, [&](int32_t i) { return scratch.masses[i]; });
@@ -122,27 +132,26 @@ __device__ inline int32_t draw_from_groups(const Row<T>& row, const RowSampling&
   const int32_t begin = scratch.listed[group.index] * kGroup;
   const Picked<uint64_t> id = pick<uint64_t>(kGroup, units - group.before, [&](int32_t i) {
     const float z = logit_at(row, begin + i);
-    const bool counts = z >= law.cutoff && begin + i != without;
+    const bool counts = z >= law.cutoff && !without(begin + i);
     return counts ? mass_units(weight(z, max, rate)) : uint64_t{0};
   });
   return id.index < 0 ? -1 : begin + id.index;
 }
 
 // The column in which the running kept mass passes `target` (u times the mass); -1 without any.
-// The mass of column `without`, if not -1, was taken out of scratch before: see take_out().
-template <class T>
+template <class T, class Without>
 __device__ inline int32_t draw(const Row<T>& row, const RowSampling& sampling,
                                const RowScratch& scratch, const Law& law, double target,
-                               int32_t without) {
+                               const Without& without) {
   if (sampling.argmax) return law.argmax;
   return sampling.filtered() ? draw_from_groups(row, sampling, scratch, law, target, without)
                              : draw_from_chunks(row, sampling, scratch, law, target, without);
 }
 
-template <class T>
+template <class T, class Without>
 __device__ inline double take_out_of_chunk(const Row<T>& row, const RowSampling& sampling,
                                            const RowScratch& scratch, const Law& law,
-                                           int32_t column) {
+                                           int32_t column, const Without& without) {
   SHARED(double, sums, [kWarps]);
   SHARED(double, totals, [kWarps]);
   const int32_t home = column / kChunk;
@@ -151,7 +160,7 @@ __device__ inline double take_out_of_chunk(const Row<T>& row, const RowSampling&
   double sum = 0.0;
   for (int32_t i = threadIdx.x; i < kChunk; i += kThreads) {
     const int32_t id = home * kChunk + i;
-    if (id != column) sum += weight(logit_at(row, id), base, rate);
+    if (!without(id)) sum += weight(logit_at(row, id), base, rate);
   }
   sum = block_sum(sum, sums);
   if (threadIdx.x == 0) scratch.records[home].sum = static_cast<float>(sum);
@@ -165,26 +174,28 @@ __device__ inline double take_out_of_chunk(const Row<T>& row, const RowSampling&
 
 template <class T>
 __device__ inline double take_out_of_group(const Row<T>& row, const RowSampling& sampling,
-                                           const RowScratch& scratch, const Law& law,
+                                           const RowScratch& scratch, const Law& law, double before,
                                            int32_t column) {
   const float logit = logit_at(row, column);
-  if (!(logit >= law.cutoff)) return law.kept;
+  if (!(logit >= law.cutoff)) return before;
   const float rate = exponent_rate(inverse_temperature(sampling.temperature));
   const uint64_t units = mass_units(weight(logit, static_cast<float>(law.max), rate));
   for (int32_t i = threadIdx.x; i < law.listed; i += kThreads) {
     if (scratch.listed[i] == column / kGroup) scratch.masses[i] -= units;
   }
   __syncthreads();
-  return law.kept - static_cast<double>(units) / kMassUnit;
+  return before - static_cast<double>(units) / kMassUnit;
 }
 
-// Takes a column of a row that is not one-hot out of the masses in scratch; the mass that is left.
-template <class T>
+// Takes a column of a row that is not one-hot out of the masses in scratch, where it still is; the
+// mass that is left of `before`. `without` has it and those taken out earlier.
+template <class T, class Without>
 __device__ inline double take_out(const Row<T>& row, const RowSampling& sampling,
-                                  const RowScratch& scratch, const Law& law, int32_t column) {
-  if (column < 0 || column >= row.vocab) return law.kept;
-  return sampling.filtered() ? take_out_of_group(row, sampling, scratch, law, column)
-                             : take_out_of_chunk(row, sampling, scratch, law, column);
+                                  const RowScratch& scratch, const Law& law, double before,
+                                  int32_t column, const Without& without) {
+  if (column < 0 || column >= row.vocab) return before;
+  return sampling.filtered() ? take_out_of_group(row, sampling, scratch, law, before, column)
+                             : take_out_of_chunk(row, sampling, scratch, law, column, without);
 }
 
 }  // namespace tapout::cuda

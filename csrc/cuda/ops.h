@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#include "../core/params.h"
+#include "../core/tree_params.h"
 #include "runtime.h"
 
 namespace tapout::cuda {
@@ -42,6 +42,13 @@ WorkspaceSize verify_workspace(const VerifyParams& params);
 WorkspaceSize bandit_select_workspace(const BanditSelectParams& params);
 WorkspaceSize bandit_update_workspace(const BanditUpdateParams& params);
 WorkspaceSize bandit_step_workspace(const BanditStepParams& params);
+WorkspaceSize tree_layout_workspace(const TreeLayoutParams& params);
+WorkspaceSize tree_mask_workspace(const TreeMaskParams& params);
+WorkspaceSize tree_mask_flat_workspace(const TreeMaskFlatParams& params);
+WorkspaceSize compact_kv_workspace(const CompactKvParams& params);
+WorkspaceSize tree_verify_workspace(const TreeVerifyParams& params);
+WorkspaceSize tree_rerank_workspace(const TreeRerankParams& params);
+WorkspaceSize tree_expand_workspace(const TreeExpandParams& params);
 
 cudaError_t row_stats(const RowStatsParams& params, Workspace scratch, Queue queue);
 cudaError_t sample(const SampleParams& params, Workspace scratch, Queue queue);
@@ -52,5 +59,12 @@ cudaError_t verify(const VerifyParams& params, Workspace scratch, Queue queue);
 cudaError_t bandit_select(const BanditSelectParams& params, Workspace scratch, Queue queue);
 cudaError_t bandit_update(const BanditUpdateParams& params, Workspace scratch, Queue queue);
 cudaError_t bandit_step(const BanditStepParams& params, Workspace scratch, Queue queue);
+cudaError_t tree_layout(const TreeLayoutParams& params, Workspace scratch, Queue queue);
+cudaError_t tree_mask(const TreeMaskParams& params, Workspace scratch, Queue queue);
+cudaError_t tree_mask_flat(const TreeMaskFlatParams& params, Workspace scratch, Queue queue);
+cudaError_t compact_kv(const CompactKvParams& params, Workspace scratch, Queue queue);
+cudaError_t tree_verify(const TreeVerifyParams& params, Workspace scratch, Queue queue);
+cudaError_t tree_rerank(const TreeRerankParams& params, Workspace scratch, Queue queue);
+cudaError_t tree_expand(const TreeExpandParams& params, Workspace scratch, Queue queue);
 
 }  // namespace tapout::cuda

@@ -16,7 +16,7 @@ __device__ inline int32_t sample_row(const Row<T>& row, const RowSampling& sampl
   if (law.status != Status::kOk) return -1;
   if (kGumbel) return draw_gumbel(row, sampling, own, law, noise);
   const double uniform = uniform_at(noise.seed, 0, 0, round, Domain::kResidual);
-  return draw(row, sampling, own, law, uniform * law.kept, -1);
+  return draw(row, sampling, own, law, uniform * law.kept, Nothing{});
 }
 
 template <class T, bool kGumbel>

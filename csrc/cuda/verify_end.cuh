@@ -155,18 +155,18 @@ __device__ inline int32_t final_token(const Request& request, const End& end, in
   const Row<T> row = target_row<T>(request, slot);
   const double uniform = request.noise(slot, Domain::kResidual);
   double mass = law.kept;
-  int32_t without = -1;
+  OneColumn without = {-1};
   if (slot < end.slot && !(found.flags & kOneHot)) {
     const double weight = rule == Rule::kBlock ? load_fresh(&found.weight) : 1.0;
     const float* excess = request.scratch.excess + sums_at(request, slot);
     const int32_t token = draw_excess(pair_of<T>(request, slot, weight), excess, uniform);
     if (token >= 0) return token;
   } else if (slot < end.slot && !(found.flags & kForeign)) {
-    without = static_cast<int32_t>(request.drafted(slot));
-    mass = take_out(row, request.sampling, own, law, without);
+    without.column = static_cast<int32_t>(request.drafted(slot));
+    mass = take_out(row, request.sampling, own, law, law.kept, without.column, without);
   }
   const int32_t token = draw(row, request.sampling, own, law, uniform * mass, without);
-  return token >= 0 ? token : without;
+  return token >= 0 ? token : without.column;
 }
 
 // ---- the request --------------------------------------------------------------------------------

@@ -47,7 +47,9 @@ __device__ inline void judge_draft(const Request& request, int32_t slot, const R
     good = found.token == draft.token;
   }
   const bool spread = !draft.one_hot && draft.p_draft > 0.0;
-  if (spread) found.draft = draft_scale(request.params, request.b, slot, draft.token);
+  if (spread)
+    found.draft = draft_scale(request.params, draft_stats(request.params, request.b, slot),
+                              request.b, slot, draft.token);
   found.flags = (good && !draft.bad ? kGood : 0) | (draft.bad ? kBad : 0) |
                 (draft.foreign ? kForeign : 0) | (draft.one_hot ? kOneHot : 0) |
                 (spread ? kSpread : 0);

@@ -175,7 +175,7 @@ def tree_verify(
     status: Tensor,
 ) -> None:
     if rule == BLOCK.value:  # tree_traversal
-        raise ValueError("tree_verify: rule must be 0, 2 or 3 where Triton runs it, got 1")
+        raise ValueError("tree_verify: rule must be 0, 2 or 3 on a GPU, got 1")
     batch, nodes = draft_tokens.shape
     if rule != TOKEN.value:  # goes by the target's own token
         draft_logits = logits_row = t2d = None

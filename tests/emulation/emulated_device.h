@@ -69,6 +69,8 @@ inline void store_streamed(void* p, Vec16Bytes v, EMULATED_SITE) {
   *static_cast<Vec16Bytes*>(p) = v;
 }
 
+inline void prefetch_to_l2(const void*) {}
+
 template <class T>
 T load_fresh(const T* p, EMULATED_SITE) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);
