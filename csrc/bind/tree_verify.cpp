@@ -67,7 +67,7 @@ void tree_verify(const Tensor& target_logits,  // [B, N+1, V]
   set_draft(arguments, draft_logits, logits_row, t2d, params);
   params.stats = arguments.input<float>("stats", stats, {batch, nodes + 1, kStatsColumns});
   params.rule = arguments.rule(rule);
-#ifdef TAPOUT_FOR_CUDA
+#if defined(TAPOUT_FOR_CUDA) || defined(TAPOUT_EMULATED)
   if (params.rule == Rule::kBlock) arguments.fail("rule", "0, 2 or 3 on a GPU", "1");
 #endif
   params.position = arguments.data<int64_t>("position", position, {states});
