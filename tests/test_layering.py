@@ -31,7 +31,7 @@ ENGINE_LAYERS = [
     {"controller", "rows", "loading", "divergence", "models"},
     {"lanes"},
     {"decode", "summary"},
-    {"tree_decode"},
+    {"tree_decode", "graph_loop"},
     {"adapters"},
     {"session"},
     {"generate", "demo", "training"},
