@@ -12,12 +12,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tapout_engine import Controller, EngineError, PlainDecoder, Request, SpeculativeDecoder
+from tapout_engine.adapters.head import HeadDrafter
 from tapout_engine.adapters.static import StaticModel
 from tapout_engine.adapters.toy import ToyLM
 from tapout_engine.graph_loop import GraphDecoder, runners
 from tapout_engine.models.weights import decoder_of
 
 from .conftest import tiny_llama
+from .heads import guessable_llama, guessing
 
 ARMS = (
     ("fixed_length", {"n": 0}), ("fixed_length", {"n": 3}), ("svip", {"threshold": 1.0}),
@@ -159,6 +161,28 @@ def test_greedy_tokens_are_those_of_plain_decoding(target, draft):
     decoder = GraphDecoder(target, draft, Controller(slots=5), rows=3, rule="greedy")
     plain = PlainDecoder(target, rule="greedy").generate(batch)
     assert [r.tokens for r in decoder.generate(batch)] == [r.tokens for r in plain]
+
+
+@pytest.mark.parametrize(("ids", "layers"), [(range(96), 1), (range(20, 70), 2)])
+def test_a_head_drafts_what_it_does_in_the_ordinary_decoder(recorded, ids, layers):
+    """Beside states that come and go with the rows; the second one speaks of fewer words."""
+    target = StaticModel(decoder_of(guessable_llama()).pack())
+    head = guessing(target.decoder, torch.tensor(ids), layers).pack()
+    arms = (ARMS[0], ARMS[0], ARMS[1], ("svip", {"threshold": 1.3}))
+    accepted = 0
+    for modes, fields in (("eager", {"lengths": (1, 40, 2)}), ("checked", {"lengths": (9,)})):
+        batch = requests(0.2, new=32, seed=4, **fields)
+        ordinary = SpeculativeDecoder(target, HeadDrafter(head, target), Controller(arms, slots=4))
+        wanted = ordinary.generate(batch)
+        accepted += sum(sum(result.accepted) for result in wanted)
+        for mode in (modes, "graph") if layers == 2 else (modes,):
+            decoder = GraphDecoder(
+                target, HeadDrafter(head, target), Controller(arms, slots=4), rows=len(batch),
+                capacity=80, mode=mode,
+            )  # fmt: skip
+            assert facts(decoder.generate(batch)) == facts(wanted), mode
+            assert facts(decoder.generate(batch)) != facts(wanted)  # the keys are others
+    assert accepted > 8
 
 
 class Letters:

@@ -18,6 +18,7 @@ from ..lanes import Lane
 from ..requests import Request, Result, Times
 from ..rows import RoundReport, Row, check_requests
 from .followers import Follower, HasDecoder, ModelDrafter
+from .heads import HasHead, HeadFollower
 from .ring import Ring
 from .round import Pieces, Round
 from .runners import MODES, Runner, chosen_mode, runner_of
@@ -50,8 +51,10 @@ class GraphDecoder:
 
     Parameters
     ----------
-    target, drafter : StaticModel
-        Of one vocabulary; they, or what shares their weights, may be used elsewhere too.
+    target : StaticModel
+    drafter : StaticModel or HeadDrafter
+        Of the target's vocabulary, or a head of the target's. Their weights may be used elsewhere
+        too.
     controller : Controller
         Its arms name no drafters. Another decoder may use it between calls of ``generate``.
     tokenizer : Tokenizer, optional
@@ -69,6 +72,11 @@ class GraphDecoder:
         another width may be summed in another order. Default: a quarter and half of K.
     backend : str, optional
 
+    Attributes
+    ----------
+    steps : list of int
+        Draft steps of every round of the last call.
+
     Raises
     ------
     EngineError
@@ -78,7 +86,7 @@ class GraphDecoder:
     def __init__(
         self,
         target: HasDecoder,
-        drafter: HasDecoder,
+        drafter: HasDecoder | HasHead,
         controller: Controller,
         tokenizer: Tokenizer | None = None,
         rule: str = "token",
@@ -88,8 +96,10 @@ class GraphDecoder:
         widths: Sequence[int] | None = None,
         backend: str | None = None,
     ):
-        for name, model in (("target", target), ("drafter", drafter)):
-            if not hasattr(model, "decoder"):
+        for name, model, has in (
+            ("target", target, ("decoder",)), ("drafter", drafter, ("decoder", "head"))
+        ):  # fmt: skip
+            if not any(hasattr(model, part) for part in has):
                 raise EngineError(
                     f"GraphDecoder: {name} must have a static cache, got {type(model).__name__}"
                 )
@@ -130,6 +140,7 @@ class GraphDecoder:
         """
         check_requests(requests, self.target.vocab_size, self.tokenizer, self.prompt_below)
         self.times, self.stream = Times(), stream
+        self.steps: list[int] = []
         begin = perf_counter()
         with torch.no_grad():
             self._prepare(requests)
@@ -173,14 +184,14 @@ class GraphDecoder:
             self.lane.proposal.reset_rows(mask)
             self.controller.state.reset_rows(mask)
             for place, request, _ in admissions:
-                self.round.target.prefill(place, request.prompt[:-1])
-                self.round.drafter.prefill(place, request.prompt)
+                self.round.prefill(place, request.prompt)
 
     def _read(self, seats: Sequence[Seat | None]) -> None:
         """The oldest round that was not read, for those who sat in it."""
-        n, stopped = len(RoundReport._fields), []
-        for place, (seat, numbers) in enumerate(zip(seats, self.ring.pop(), strict=True)):
-            *numbers, self.steps, was_live = numbers
+        n, stopped, table = len(RoundReport._fields), [], self.ring.pop()
+        if any(numbers[-1] for numbers in table):
+            self.steps.append(table[0][-2])
+        for place, (seat, (*numbers, _, was_live)) in enumerate(zip(seats, table, strict=True)):
             if seat is None or not was_live:
                 continue
             report = RoundReport(numbers[n : n + numbers[0]], *numbers[1:n])
@@ -211,9 +222,10 @@ class GraphDecoder:
         )  # fmt: skip
         self.lane.allocate(self.rows, state.sampling, state.rng)
         slots = self.capacity + self.controller.slots  # of rows at their end, padding lies beyond
+        kind = HeadFollower if hasattr(self.drafter, "head") else ModelDrafter
         self.round = Round(
             Follower(self.target.decoder, self.rows, slots),
-            ModelDrafter(self.drafter, state, self.lane.proposal, slots),
+            kind(self.drafter, state, self.lane.proposal, slots),
             self.lane, state, self.controller,
         )  # fmt: skip
         self.ring = Ring(self.round.table)

@@ -29,6 +29,23 @@ class HasDecoder(Protocol):
     max_length: int | None
 
 
+class RoundDrafter(Protocol):
+    """Drafts for the rows of a :class:`RowState`, and learns on the device what became of it."""
+
+    def prefill(self, row: int, prompt: Sequence[int], states: Tensor) -> None:
+        """A request takes a row; ``states`` [1, n - 1, hidden] are the target's, but of the last
+        token."""
+
+    def step(self) -> Tensor:
+        """Logits [B, V or D] after each row's last token or draft."""
+
+    def read(self, states: Tensor) -> None:
+        """The target has read the last tokens and the drafts, [B, 1 + width, hidden]."""
+
+    def follow(self, verdict: tk.Verdict) -> None:
+        """This was emitted; ``recent`` is still what it was before."""
+
+
 class Follower:
     """A decoder and a cache of fixed size, a row of which is never left.
 
@@ -42,14 +59,16 @@ class Follower:
     def __init__(self, decoder: Decoder, rows: int, slots: int):
         self.decoder, self.cache = decoder, decoder.cache(rows, slots)
 
-    def prefill(self, row: int, tokens: Sequence[int]) -> None:
-        """Write the entries of a row's first tokens; those of other rows stay."""
-        cache, device = self.cache.row(row), self.decoder.embedding.device
-        ids = upload(list(tokens), torch.int64, device)[None]
+    def prefill(self, row: int, tokens: Sequence[int]) -> Tensor:
+        """Write the entries of a row's first tokens, not of others; their states [1, n, hidden]."""
+        like, cache = self.decoder.embedding, self.cache.row(row)
+        ids = upload(list(tokens), torch.int64, like.device)[None]
+        states = [like.new_zeros(1, 0, like.shape[1])]
         for at in range(0, ids.shape[1], PREFILL):
             part = ids[:, at : at + PREFILL]
-            start = torch.full((1,), at, device=device)
-            self.decoder(part, start, cache, at + part.shape[1])
+            start = torch.full((1,), at, device=like.device)
+            states.append(self.decoder(part, start, cache, at + part.shape[1]))
+        return torch.cat(states, 1)
 
     def forward(self, ids: Tensor, start: Tensor) -> Tensor:
         """[B, n] at the positions from ``start`` [B] on: hidden states [B, n, hidden]."""
@@ -77,19 +96,20 @@ class ModelDrafter:
         self.follower = Follower(model.decoder, state.rows, slots)
         self.state, self.proposal = state, proposal
 
-    def prefill(self, row: int, prompt: Sequence[int]) -> None:
-        if len(prompt) > 2:
-            self.follower.prefill(row, prompt[:-2])
+    def prefill(self, row: int, prompt: Sequence[int], states: Tensor) -> None:
+        self.follower.prefill(row, prompt[:-2])
 
     def step(self) -> Tensor:
-        """Logits [B, V] after each row's last token or draft."""
         hidden, column = self._feed()
         own = hidden.gather(1, column[:, None, None].expand(-1, -1, hidden.shape[-1]))
         return self.follower.decoder.logits(own)[:, 0]
 
-    def skip(self) -> None:
-        """Instead of every step, in a round without: the last but one token must not be missed."""
-        self._feed()
+    def read(self, states: Tensor) -> None:
+        if states.shape[1] == 1:  # no row drafted: without a step the last but one would be missed
+            self._feed()
+
+    def follow(self, verdict: tk.Verdict) -> None:
+        """The next step does it."""
 
     def _feed(self) -> tuple[Tensor, Tensor]:
         """Hidden states [B, 2, hidden] of the two tokens, and which is the last one's, [B]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..controller import Controller
 from ..lanes import Lane
-from .followers import Follower, ModelDrafter
+from .followers import Follower, RoundDrafter
 from .state import RowState
 
 Piece = Callable[[], None]
@@ -40,7 +40,7 @@ class Round:
     Parameters
     ----------
     target : Follower
-    drafter : ModelDrafter
+    drafter : RoundDrafter
     lane : Lane
         Draft and verdict.
     state : RowState
@@ -50,7 +50,7 @@ class Round:
     def __init__(
         self,
         target: Follower,
-        drafter: ModelDrafter,
+        drafter: RoundDrafter,
         lane: Lane,
         state: RowState,
         controller: Controller,
@@ -69,6 +69,10 @@ class Round:
             self.lane.proposal.num_active, self.steps, self.state.slots,
         )  # fmt: skip
 
+    def prefill(self, row: int, prompt: Sequence[int]) -> None:
+        """A request has taken a row; its prompt is read, but for the last token."""
+        self.drafter.prefill(row, prompt, self.target.prefill(row, prompt[:-1]))
+
     def before(self) -> None:
         state, bandit = self.state, self.controller.bandit
         self.controller.select(state.live, self.lane.backend)
@@ -83,6 +87,7 @@ class Round:
 
     def after(self) -> None:
         self.lane.verify(self.logits)
+        self.drafter.follow(self.lane.verdict)
         self.state.finish(self.lane.verdict)
         self.table.copy_(self._numbers())
 
@@ -92,8 +97,7 @@ class Round:
             ids = self.lane.proposal.input_ids(last, self.state.vocab)[:, : 1 + width]
             hidden = self.target.forward(ids, self.state.rng.position - 1)
             self.logits[:, : 1 + width] = self.target.decoder.logits(hidden)
-            if not width:
-                self.drafter.skip()
+            self.drafter.read(hidden)
 
         return verify
 
