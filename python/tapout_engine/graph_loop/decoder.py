@@ -21,10 +21,8 @@ from .followers import Follower, HasDecoder, ModelDrafter
 from .heads import HasHead, HeadFollower
 from .ring import Ring
 from .round import Pieces, Round
-from .runners import MODES, Runner, chosen_mode, runner_of
+from .runners import Runner, chosen_mode, runner_of
 from .state import Admission, RowState, filters_of
-
-__all__ = ["MODES", "GraphDecoder"]
 
 
 class Seat(NamedTuple):
@@ -75,7 +73,7 @@ class GraphDecoder:
     Attributes
     ----------
     steps : list of int
-        Draft steps of every round of the last call.
+        Draft steps of every round of the last call, the one after its end among them.
 
     Raises
     ------
@@ -189,8 +187,7 @@ class GraphDecoder:
     def _read(self, seats: Sequence[Seat | None]) -> None:
         """The oldest round that was not read, for those who sat in it."""
         n, stopped, table = len(RoundReport._fields), [], self.ring.pop()
-        if any(numbers[-1] for numbers in table):
-            self.steps.append(table[0][-2])
+        self.steps.append(table[0][-2])
         for place, (seat, (*numbers, _, was_live)) in enumerate(zip(seats, table, strict=True)):
             if seat is None or not was_live:
                 continue

@@ -42,6 +42,9 @@ class RoundDrafter(Protocol):
     def read(self, states: Tensor) -> None:
         """The target has read the last tokens and the drafts, [B, 1 + width, hidden]."""
 
+    def forwards(self, steps: int) -> int:
+        """Forwards besides those of the steps of a round."""
+
     def follow(self, verdict: tk.Verdict) -> None:
         """This was emitted; ``recent`` is still what it was before."""
 
@@ -107,6 +110,9 @@ class ModelDrafter:
     def read(self, states: Tensor) -> None:
         if states.shape[1] == 1:  # no row drafted: without a step the last but one would be missed
             self._feed()
+
+    def forwards(self, steps: int) -> int:
+        return int(steps == 0)
 
     def follow(self, verdict: tk.Verdict) -> None:
         """The next step does it."""

@@ -73,6 +73,9 @@ class HeadFollower:
     def read(self, states: Tensor) -> None:
         self.states[:, 1 : 1 + states.shape[1]] = states
 
+    def forwards(self, steps: int) -> int:
+        return 1
+
     def follow(self, verdict: tk.Verdict) -> None:
         last, drafts = self.state.recent[:, 1:], verdict.tokens[:, :-1].clamp(min=0)
         start = self.state.rng.position - verdict.num_emitted - 1

@@ -73,6 +73,10 @@ class Round:
         """A request has taken a row; its prompt is read, but for the last token."""
         self.drafter.prefill(row, prompt, self.target.prefill(row, prompt[:-1]))
 
+    def forwards(self, steps: int) -> int:
+        """Forwards of a round of so many draft steps, of any model."""
+        return 1 + steps + self.drafter.forwards(steps)
+
     def before(self) -> None:
         state, bandit = self.state, self.controller.bandit
         self.controller.select(state.live, self.lane.backend)
