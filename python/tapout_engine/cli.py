@@ -78,6 +78,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--bandit", default="ucb1", choices=list(POLICIES), help="fixed plays the first arm")
     add("--arms", help="such as fixed_length:n=4,svip:threshold=0.6 (default: suits the drafter)")
     add("--slots", type=_positive, help="longest draft (default: 8, of a tree 5)")
+    add("--loop", metavar="MODE",
+        help="rounds that ask no host: auto, graph, replay, eager (docs/rounds.md)")  # fmt: skip
     add("--tree", choices=("eagle2",), help="draft trees of this shape, with a head")
     add("--nodes", type=_positive, default=32, help="of a tree (default: %(default)s)")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")

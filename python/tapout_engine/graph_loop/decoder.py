@@ -120,6 +120,10 @@ class GraphDecoder:
     ) -> list[Result]:
         """Continue every request, ``rows`` of them at once.
 
+        The first call allocates and captures, which no time of the results includes; so does one
+        whose requests use a filter that those before did not, or that follows another use of the
+        controller.
+
         Parameters
         ----------
         requests : sequence of Request
@@ -139,16 +143,16 @@ class GraphDecoder:
         check_requests(requests, self.target.vocab_size, self.tokenizer, self.prompt_below)
         self.times, self.stream = Times(), stream
         self.steps: list[int] = []
-        begin = perf_counter()
         with torch.no_grad():
             self._prepare(requests)
+            begin = perf_counter()
             keys = self.controller.keys([request.seed for request in requests])
             rows = [
                 Row(request, key, self.tokenizer, self.limit)
                 for request, key in zip(requests, keys, strict=True)
             ]
             self._decode(deque(Seat(*pair) for pair in enumerate(rows)))
-        self.times.total = perf_counter() - begin
+            self.times.total = perf_counter() - begin
         for row in rows:
             row.result.times = self.times
         return [row.result for row in rows]
