@@ -22,7 +22,7 @@ WAYS = [
     ("token", 0.9, "thompson_beta", ("eager", "checked", "graph")),
     ("block", 0.9, "exp3", ("eager", "checked")),
     ("gumbel", 0.9, "ucb1", ("eager", "checked", "graph")),
-    ("greedy", 0.5, "thompson_gaussian", ("eager", "checked")),
+    ("greedy", 0.5, "metasd", ("eager", "checked")),
 ]
 
 
