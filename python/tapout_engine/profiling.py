@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -23,8 +24,11 @@ from .summary import table
 ROUND = "round"
 _READS = {"item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__int__", "__float__",
           "__index__"}  # fmt: skip
-_LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMemcpyAsync",
-             "cudaMemsetAsync", "hipLaunchKernel", "hipGraphLaunch")  # fmt: skip
+_LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cuGraphLaunch",
+             "cudaMemcpyAsync", "cudaMemsetAsync", "hipLaunchKernel", "hipExtLaunchKernel",
+             "hipGraphLaunch", "hipMemcpyAsync", "hipMemsetAsync")  # fmt: skip
+_WAITS = tuple(f"{api}{what}Synchronize" for api in ("cuda", "hip")
+               for what in ("Stream", "Device", "Event"))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class RoundProfile:
 
     ``kernels`` are what ran on the GPU, copies included; on a CPU the operators that a round calls.
     ``host_ms`` is from the begin of its code to the end, waits included, without the profiler.
-    ``reads`` are values the host asked for inside it, ``launches`` its calls of the driver.
+    ``syncs`` are waits for the GPU inside it; on a CPU the values that Python asked tensors for.
+    ``launches`` are its calls that put work on the GPU.
     """
 
     rounds: int
@@ -41,7 +46,7 @@ class RoundProfile:
     forwards: float
     kernels: float
     host_ms: float
-    reads: float
+    syncs: float
     launches: float
 
 
@@ -119,23 +124,24 @@ def profile_rounds(
     profiler.stop()
     profiler.export_chrome_trace(str(trace))
     steps, passes = forwards.end()
-    kernels, launches = _work(profiler.events(), gpu)
+    work = work_of(profiler.events())
     rounds = counted.rounds
     return RoundProfile(
-        rounds=rounds, steps=steps / rounds, forwards=passes / rounds, kernels=kernels / rounds,
-        host_ms=1e3 * timed.seconds / timed.rounds, reads=reads.count / rounds,
-        launches=launches / rounds,
+        rounds=rounds, steps=steps / rounds, forwards=passes / rounds,
+        kernels=(work.kernels if gpu else work.operators) / rounds,
+        host_ms=1e3 * timed.seconds / timed.rounds,
+        syncs=(work.waits if gpu else reads.count) / rounds, launches=work.launches / rounds,
     )  # fmt: skip
 
 
 def profile_table(profiles: dict[str, RoundProfile], gpu: bool) -> str:
     """A line for each way to decode; every number but the first is of one round."""
     header = ("", "rounds", "draft steps", "forwards", "kernels" if gpu else "operators",
-              "host ms", "host reads", "launches")  # fmt: skip
+              "host ms", "syncs", "launches")  # fmt: skip
     rows = [
         (
             name, str(one.rounds), f"{one.steps:.2f}", f"{one.forwards:.2f}", f"{one.kernels:.0f}",
-            f"{one.host_ms:.3f}", f"{one.reads:.2f}", f"{one.launches:.1f}" if gpu else "-",
+            f"{one.host_ms:.3f}", f"{one.syncs:.2f}", f"{one.launches:.1f}" if gpu else "-",
         )
         for name, one in profiles.items()
     ]  # fmt: skip
@@ -202,11 +208,28 @@ class _Forwards:
             self.handles.append(part.register_forward_pre_hook(called))
 
 
-def _work(events: Sequence[FunctionEvent], gpu: bool) -> tuple[int, int]:
-    """Kernels and launches; on a CPU the operators that rounds call, and none."""
-    if gpu:
-        ran = [event for event in events if event.device_type == DeviceType.CUDA]
-        kernels = sum(event.name != ROUND for event in ran)
-        return kernels, sum(event.name.startswith(_LAUNCHES) for event in events)
-    parents = [event.cpu_parent for event in events]
-    return sum(parent is not None and parent.name == ROUND for parent in parents), 0
+class Work(NamedTuple):
+    """What the events of a trace are: on the GPU, and of the host inside rounds."""
+
+    kernels: int
+    operators: int
+    launches: int
+    waits: int
+
+
+def work_of(events: Sequence[FunctionEvent]) -> Work:
+    """Count; operators are those that a round itself calls, not another operator."""
+    host = [event for event in events if event.device_type == DeviceType.CPU and _in_round(event)]
+    return Work(
+        kernels=sum(e.device_type == DeviceType.CUDA and e.name != ROUND for e in events),
+        operators=sum(event.cpu_parent.name == ROUND for event in host),
+        launches=sum(event.name.startswith(_LAUNCHES) for event in host),
+        waits=sum(event.name in _WAITS for event in host),
+    )
+
+
+def _in_round(event: FunctionEvent) -> bool:
+    above = event.cpu_parent
+    while above is not None and above.name != ROUND:
+        above = above.cpu_parent
+    return above is not None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
+from torch.autograd import DeviceType
 
 from tapout_engine import Controller, Request, SpeculativeDecoder
 from tapout_engine.adapters.head import HeadDrafter
@@ -13,7 +15,7 @@ from tapout_engine.adapters.static import StaticModel
 from tapout_engine.cli import main
 from tapout_engine.graph_loop import GraphDecoder
 from tapout_engine.models.weights import decoder_of
-from tapout_engine.profiling import profile_rounds
+from tapout_engine.profiling import Work, profile_rounds, work_of
 
 from .conftest import tiny_llama
 from .heads import guessable_llama, guessing, prompts
@@ -31,7 +33,7 @@ def test_loops_are_compared_and_profiled(model_dir, tmp_path, capsys):
     ])  # fmt: skip
     printed = capsys.readouterr().out
     assert code == 0
-    speeds, profiles = printed.split("host reads")
+    speeds, profiles = printed.split("syncs")
     assert [cells[-1] for name, cells in lines(speeds).items() if name in ("ordinary", "eager",
             "checked")] == ["yes"] * 3  # fmt: skip
     found = lines(profiles)
@@ -44,6 +46,22 @@ def test_loops_are_compared_and_profiled(model_dir, tmp_path, capsys):
         events = json.loads((tmp_path / f"made/{loop}.json").read_text())["traceEvents"]
         rounds = [event for event in events if event.get("name") == "round"]
         assert len(rounds) == int(found[loop][0])
+
+
+def test_events_of_a_gpu_are_told_apart():
+    def event(name: str, parent=None, device=DeviceType.CPU) -> SimpleNamespace:
+        return SimpleNamespace(name=name, cpu_parent=parent, device_type=device)
+
+    whole = event("round")
+    linear = event("aten::linear", whole)
+    matmul = event("aten::addmm", linear)
+    events = [
+        whole, linear, matmul, event("cudaLaunchKernel", matmul), event("cudaGraphLaunch", whole),
+        event("cudaMemcpyAsync"), event("cudaStreamSynchronize", whole),
+        event("cudaEventSynchronize"), event("sgemm", device=DeviceType.CUDA),
+        event("Memcpy DtoH", device=DeviceType.CUDA), event("round", device=DeviceType.CUDA),
+    ]  # fmt: skip
+    assert work_of(events) == Work(kernels=2, operators=3, launches=2, waits=1)
 
 
 @pytest.mark.parametrize("kind", ["model", "head"])
