@@ -88,7 +88,7 @@ def test_a_row_alone_is_followed_through_rounds_without_a_draft(target, draft, m
 def test_admitted_in_the_middle_a_request_is_what_it_is_alone(target, draft, recorded, mode):
     batch = requests(0.8, (5, 1, 30, 2, 12, 1), 7, seed=9, eos=(3,))
     batch[2] = replace(batch[2], top_k=5)
-    arms = (("svip", {"threshold": 1.0}),)
+    arms = (("gammatune", {"initial_length": 2}),)  # it remembers how long drafts may be
     decoder = GraphDecoder(
         target, draft, Controller(arms, slots=4), rows=2, capacity=80, mode=mode
     )  # fmt: skip
@@ -183,3 +183,4 @@ def test_an_error_ends_a_row_and_leaves_the_others(target, draft):
     assert found[0].finish_reason == "error"
     assert found[0].tokens == wanted[0].tokens[: len(found[0].tokens)]
     assert found[1].tokens == wanted[1].tokens
+    assert not decoder.state.live.any()
