@@ -2,7 +2,8 @@
 
 The target is drawn at random unless ``--target`` names a model, and drafts with its own layers,
 most of them left out: what is accepted then says nothing of trained models, what a round costs
-does. One JSON row for each way and batch size; parts of a round are host seconds.
+does. One JSON row for each way and batch size; parts of a round are host seconds, ``host_us`` what
+the host spends in one, waits included.
 
     python bench/gpu_decode.py --out gpu.jsonl
 
@@ -27,6 +28,7 @@ from tapout_engine.adapters.models import model_of, num_layers, relative_cost, s
 from tapout_engine.arms import TAPOUT_ARMS
 from tapout_engine.graph_loop import MODES, GraphDecoder, chosen_mode
 from tapout_engine.loading import load
+from tapout_engine.profiling import watching
 from tapout_engine.summary import summarise
 
 # Shapes of Llama 3.2 1B, of a drafter for it, and of a model for trying this out.
@@ -117,11 +119,13 @@ def rows(model, arguments: argparse.Namespace) -> Iterator[dict]:
             decoders |= loops(target, drafter, batch, arguments)
         for way, decoder in decoders.items():
             decoder.generate([Request(request.prompt, 8) for request in requests])  # warm
-            total = summarise(decoder.generate(requests))
+            with watching(decoder) as watch:
+                total = summarise(decoder.generate(requests))
             if way == "plain":
                 plain = total.tokens_per_second
             speedup = total.tokens_per_second / plain
-            yield {"batch": batch, "way": way, "speedup": speedup, **asdict(total)}
+            host = 1e6 * watch.seconds / watch.rounds
+            yield {"batch": batch, "way": way, "speedup": speedup, "host_us": host, **asdict(total)}
 
 
 def main() -> None:

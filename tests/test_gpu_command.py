@@ -115,6 +115,7 @@ def test_loops_of_rounds_on_any_device(tmp_path):
     for field in ("tokens", "rounds", "mean_accepted", "mean_drafted"):
         of = {rows[way][field] for way in ("TapOut", "TapOut, eager", "TapOut, checked")}
         assert len(of) == 1, field
+    assert min(row["host_us"] for row in rows.values()) > 0
 
 
 def test_command_needs_a_folder():

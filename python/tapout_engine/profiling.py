@@ -16,7 +16,7 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from .decode import SpeculativeDecoder
+from .decode import BatchDecoder, SpeculativeDecoder
 from .graph_loop import GraphDecoder
 from .requests import Request
 from .summary import table
@@ -107,7 +107,8 @@ def profile_rounds(
         A ``.json`` file, for ``chrome://tracing`` or Perfetto.
     """
     decoder.generate(requests)
-    timed = _watched(decoder, requests, Watch)
+    with watching(decoder) as timed:
+        decoder.generate(requests)
     reads = HostReads()
     gpu = decoder.target.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
@@ -118,7 +119,8 @@ def profile_rounds(
         forwards.begin()
         profiler.start()
 
-    counted = _watched(decoder, requests, lambda run: Watch(run, lambda: _inside(reads), begin))
+    with watching(decoder, around=lambda: _inside(reads), begin=begin) as counted:
+        decoder.generate(requests)
     if gpu:
         torch.cuda.synchronize()
     profiler.stop()
@@ -148,23 +150,19 @@ def profile_table(profiles: dict[str, RoundProfile], gpu: bool) -> str:
     return table(header, rows)
 
 
-def _watched(
-    decoder: SpeculativeDecoder | GraphDecoder,
-    requests: Sequence[Request],
-    watch: Callable[[Callable[..., object]], Watch],
-) -> Watch:
-    """Decode with a watch around every round."""
+@contextmanager
+def watching(decoder: BatchDecoder | GraphDecoder, **how: Callable[..., object]) -> Iterator[Watch]:
+    """A watch around every round while this lasts; ``how`` are the watch's further parameters."""
     if isinstance(decoder, GraphDecoder):
         owner, name = decoder.runner, "launch"
     else:
         owner, name = decoder, "_advance"
-    watched = watch(getattr(owner, name))
-    setattr(owner, name, watched)
+    watch = Watch(getattr(owner, name), **how)
+    setattr(owner, name, watch)
     try:
-        decoder.generate(requests)
+        yield watch
     finally:
         delattr(owner, name)  # the method of its class comes back
-    return watched
 
 
 @contextmanager

@@ -182,9 +182,8 @@ class GraphDecoder:
         if not admissions:
             return
         with self._clock("prefill"):
-            mask = self.state.admit(admissions)
-            self.lane.proposal.reset_rows(mask)
-            self.controller.state.reset_rows(mask)
+            # The draft of the row before goes when the next round begins.
+            self.controller.state.reset_rows(self.state.admit(admissions))
             for place, request, _ in admissions:
                 self.round.prefill(place, request.prompt)
 
