@@ -202,6 +202,8 @@ class GraphDecoder:
                 self.seats[place] = None
                 if seat.row.result.finish_reason == "stop":
                     stopped.append(place)
+                if seat.row.result.error:
+                    self.round.clear(place)
         if stopped:
             self.state.evict(stopped)
 

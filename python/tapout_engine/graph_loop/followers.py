@@ -36,6 +36,9 @@ class RoundDrafter(Protocol):
         """A request takes a row; ``states`` [1, n - 1, hidden] are the target's, but of the last
         token."""
 
+    def clear(self, row: int) -> None:
+        """Nothing of a row may be NaN: what is hidden is still multiplied by 0."""
+
     def step(self) -> Tensor:
         """Logits [B, V or D] after each row's last token or draft."""
 
@@ -73,6 +76,9 @@ class Follower:
             states.append(self.decoder(part, start, cache, at + part.shape[1]))
         return torch.cat(states, 1)
 
+    def clear(self, row: int) -> None:
+        self.cache.row(row).entries.zero_()
+
     def forward(self, ids: Tensor, start: Tensor) -> Tensor:
         """[B, n] at the positions from ``start`` [B] on: hidden states [B, n, hidden]."""
         return self.decoder(ids, start, self.cache)
@@ -101,6 +107,9 @@ class ModelDrafter:
 
     def prefill(self, row: int, prompt: Sequence[int], states: Tensor) -> None:
         self.follower.prefill(row, prompt[:-2])
+
+    def clear(self, row: int) -> None:
+        self.follower.clear(row)
 
     def step(self) -> Tensor:
         hidden, column = self._feed()

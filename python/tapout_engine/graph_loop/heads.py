@@ -59,6 +59,10 @@ class HeadFollower:
             start = torch.full((1,), at, device=states.device)
             self.head(ids[:, part], before[:, part], start, cache, part.stop)
 
+    def clear(self, row: int) -> None:
+        self.cache.row(row).entries.zero_()
+        self.states[row].zero_()
+
     def step(self) -> Tensor:
         length = self.proposal.length
         known = torch.cat((self.state.recent[:, 1:], self.proposal.tokens.clamp(min=0)), 1)

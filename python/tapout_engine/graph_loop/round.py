@@ -73,6 +73,11 @@ class Round:
         """A request has taken a row; its prompt is read, but for the last token."""
         self.drafter.prefill(row, prompt, self.target.prefill(row, prompt[:-1]))
 
+    def clear(self, row: int) -> None:
+        """A row has ended by an error: its entries may be no numbers."""
+        self.target.clear(row)
+        self.drafter.clear(row)
+
     def forwards(self, steps: int) -> int:
         """Forwards of a round of so many draft steps, of any model."""
         return 1 + steps + self.drafter.forwards(steps)
