@@ -111,8 +111,7 @@ def profile_rounds(
         decoder.generate(requests)
     reads = HostReads()
     gpu = decoder.target.device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
-    profiler = profile(activities=activities)
+    profiler = profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * gpu])
     forwards = _Forwards(decoder)
 
     def begin() -> None:

@@ -8,10 +8,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tapout_engine import Controller, EngineError
+from tapout_engine.adapters.head import HeadDrafter
 from tapout_engine.adapters.toy import ToyLM
 from tapout_engine.graph_loop import GraphDecoder, runners
 
 from .graph_loops import ARMS, draft_model, requests, target_model
+from .heads import guessing
 
 ASKING = {"item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__",
           "nonzero", "masked_select", "unique", "__contains__"}  # fmt: skip
@@ -143,6 +145,12 @@ def test_what_cannot_be_decoded_is_refused(target, draft, changes, message):
     arguments = {"drafter": draft, "controller": Controller(slots=4)} | changes
     with pytest.raises(EngineError, match=message):
         GraphDecoder(target, **arguments)
+
+
+def test_a_head_of_another_target_is_refused(target, draft):
+    head = HeadDrafter(guessing(draft.decoder), draft)
+    with pytest.raises(EngineError, match="drafter must be a head of target"):
+        GraphDecoder(target, head, Controller(slots=4))
 
 
 def test_prompts_beyond_the_capacity_are_refused(target, draft):

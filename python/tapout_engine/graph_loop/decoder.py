@@ -94,13 +94,7 @@ class GraphDecoder:
         widths: Sequence[int] | None = None,
         backend: str | None = None,
     ):
-        for name, model, has in (
-            ("target", target, ("decoder",)), ("drafter", drafter, ("decoder", "head"))
-        ):  # fmt: skip
-            if not any(hasattr(model, part) for part in has):
-                raise EngineError(
-                    f"GraphDecoder: {name} must have a static cache, got {type(model).__name__}"
-                )
+        _require_models(target, drafter)
         controller.bind([""])
         self.target, self.drafter, self.controller = target, drafter, controller
         self.tokenizer, self.rows = tokenizer, rows
@@ -121,8 +115,7 @@ class GraphDecoder:
         """Continue every request, ``rows`` of them at once.
 
         The first call allocates and captures, which no time of the results includes; so does one
-        whose requests use a filter that those before did not, or that follows another use of the
-        controller.
+        with a filter that is new, or after another use of the controller.
 
         Parameters
         ----------
@@ -250,6 +243,16 @@ class GraphDecoder:
         begin = perf_counter()
         yield
         setattr(self.times, part, getattr(self.times, part) + perf_counter() - begin)
+
+
+def _require_models(target: object, drafter: object) -> None:
+    parts = {"target": (target, ("decoder",)), "drafter": (drafter, ("decoder", "head"))}
+    for name, (model, one_of) in parts.items():
+        if not any(hasattr(model, part) for part in one_of):
+            got = type(model).__name__
+            raise EngineError(f"GraphDecoder: {name} must have a static cache, got {got}")
+    if getattr(drafter, "target", target) is not target:
+        raise EngineError("GraphDecoder: drafter must be a head of target, got one of another")
 
 
 def _widths(widths: Sequence[int] | None, slots: int) -> tuple[int, ...]:
