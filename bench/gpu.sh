@@ -5,8 +5,8 @@
 #
 # builds in place, tests what needs a GPU, runs the benchmark. Nothing is downloaded. A step that
 # fails, or a package that is missing, does not stop the others; the table comes last.
-# OUTDIR: gpu.log (what is printed), gpu.jsonl (the rows), decode.jsonl (whole decoding), steps.log
-# (all that the steps said).
+# OUTDIR: gpu.log (what is printed), gpu.jsonl (the rows), decode.jsonl (whole decoding),
+# rounds.jsonl (loops that ask the host less), steps.log (all that the steps said).
 # PEERS: a folder with the packages of bench/gpu_peers.py, for comparison. PYTHON: default python3.
 set -u
 if [ $# -lt 1 ] || [ $# -gt 2 ] || [ ! -d "${2:-.}" ]; then
@@ -117,8 +117,11 @@ if [ -n "$PEERS" ]; then
 fi
 if has transformers; then
   step decoding 45 "$PYTHON" bench/gpu_decode.py --out "$OUT/decode.jsonl"
+  step rounds 60 "$PYTHON" bench/gpu_decode.py --loops --draft 100m --batch 1 8 \
+    --out "$OUT/rounds.jsonl"
 else
   skipped decoding "no transformers"
+  skipped rounds "no transformers"
 fi
 readonly SANITIZERS=85 # seconds, if the benchmark can spare them
 LEFT=$((END - SECONDS))

@@ -57,7 +57,7 @@ def test_command_takes_every_step_whatever_fails(tmp_path):
     variables = {"PYTHON": str(python), "CALLS": str(calls), "TRITON_INTERPRET": "1"}
     done = run(["bash", "bench/gpu.sh", str(tmp_path / "out")], **variables)
     assert done.returncode == 1
-    lines = [line.split() for line in done.stdout.splitlines()[-10:-1]]
+    lines = [line.split() for line in done.stdout.splitlines()[-11:-1]]
     steps = {words[0]: " ".join(words[2:]) for words in lines}
     assert steps.pop("matrix-cuda") in ("ok", "no CUDA library")
     for tool in ("memcheck", "racecheck"):
@@ -65,7 +65,7 @@ def test_command_takes_every_step_whatever_fails(tmp_path):
     assert steps.pop("build") in ("ok", "no nvcc, tapout_kernels/_C_cuda.so was brought along")
     assert steps == {
         "environment": "ok", "tests": "failed, rc 1", "matrix-triton": "ok", "decoding": "ok",
-        "benchmark": "ok",
+        "rounds": "ok", "benchmark": "ok",
     }  # fmt: skip
     assert done.stdout.splitlines()[-1] == "the rows"
     assert "one test failed" in (tmp_path / "out/steps.log").read_text()
@@ -97,6 +97,25 @@ def test_whole_decoding_on_any_device(tmp_path):
         assert row["tokens"] == 12 * row["batch"]
         assert (row["mean_drafted"] > 0) == (row["way"] != "plain")
         assert row["target"] == "random weights, tiny"
+
+
+def test_loops_of_rounds_on_any_device(tmp_path):
+    out = tmp_path / "rounds.jsonl"
+    done = run(
+        [sys.executable, "bench/gpu_decode.py", "--device", "cpu", "--size", "tiny", "--dtype",
+         "float32", "--tokens", "8", "--batch", "2", "--loops", "--draft", "tiny",
+         "--out", str(out)],
+        PYTHONPATH=f"{ROOT}:{ROOT / 'python'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = {row["way"]: row for row in map(json.loads, out.read_text().splitlines())}
+    assert set(rows) == {"plain", "fixed, 4", "TapOut", "TapOut, eager", "TapOut, checked",
+                         "fixed, 6, eager"}  # fmt: skip
+    assert "left out: mode: graph needs a GPU" in done.stdout
+    for field in ("tokens", "rounds", "mean_accepted", "mean_drafted"):
+        of = {rows[way][field] for way in ("TapOut", "TapOut, eager", "TapOut, checked")}
+        assert len(of) == 1, field
+    assert min(row["host_us"] for row in rows.values()) > 0
 
 
 def test_command_needs_a_folder():

@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_record(parts.add_parser("record"))
     _add_costs(parts.add_parser("costs"))
     _add_replay(commands.add_parser("replay", help="compare policies on traces"))
+    _add_bench(commands.add_parser("bench", help="loops that ask the host less, and their rounds"))
     return parser
 
 
@@ -77,6 +78,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--bandit", default="ucb1", choices=list(POLICIES), help="fixed plays the first arm")
     add("--arms", help="such as fixed_length:n=4,svip:threshold=0.6 (default: suits the drafter)")
     add("--slots", type=_positive, help="longest draft (default: 8, of a tree 5)")
+    add("--loop", metavar="MODE",
+        help="rounds that ask no host: auto, graph, replay, eager (docs/rounds.md)")  # fmt: skip
     add("--tree", choices=("eagle2",), help="draft trees of this shape, with a head")
     add("--nodes", type=_positive, default=32, help="of a tree (default: %(default)s)")
     add("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
@@ -165,6 +168,24 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=_positive, default=os.cpu_count(), help="processes (default: all cores)")
 
 
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    parser.set_defaults(run=_bench)
+    add("--target", default=DEFAULT_TARGET, help="model directory (default: %(default)s)")
+    add("--draft", help="head, self or a directory (default: head, for other targets self)")
+    add("--skip-layers", type=_layers, help="layers that --draft self leaves out, as 3,5,7")
+    _add_computing(parser)
+    add("--loops", type=_names, metavar="LOOP,LOOP,..",
+        help="ordinary, graph, replay, eager, checked (default: all that run here)")  # fmt: skip
+    add("--rule", default="token", choices=_RULES, help="(default: %(default)s)")
+    add("--slots", type=_positive, default=8, help="longest draft (default: %(default)s)")
+    add("--batch", type=_positive, default=4, help="requests together (default: %(default)s)")
+    add("--temperature", type=float, default=0.0, help="(default: %(default)s)")
+    add("--max-new-tokens", type=_positive, default=64, help="(default: %(default)s)")
+    add("--profile", type=Path, metavar="FOLDER", nargs="?", const=Path("profile"),
+        help="what a round is made of; Chrome traces in FOLDER (default: %(const)s)")  # fmt: skip
+
+
 def _add_computing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="of models and kernels, as cuda")
     parser.add_argument(
@@ -238,6 +259,12 @@ def _costs(arguments: argparse.Namespace) -> int:
 
 def _replay(arguments: argparse.Namespace) -> int:
     from .replay.command import run
+
+    return run(arguments)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from .bench import run
 
     return run(arguments)
 

@@ -106,9 +106,17 @@ class Controller:
 
         A bandit remembers what noise did, so no two requests it sees may share a key.
         """
+        self.begin(len(seeds))
+        return self.keys(seeds)
+
+    def begin(self, rows: int) -> None:
+        """Memory of the rules for ``rows`` requests, in ``state``; the bandit goes on."""
+        self.state = tk.StopState.of(rows, self.rules, device=self.device)
+        self.bandit = self.bandit.for_rows(rows)
+
+    def keys(self, seeds: Sequence[int]) -> list[int]:
+        """The random keys of the next requests."""
         first, self.requests = self.requests, self.requests + len(seeds)
-        self.state = tk.StopState.of(len(seeds), self.rules, device=self.device)
-        self.bandit = self.bandit.for_rows(len(seeds))
         return [tk.mix64(seed, first + i) for i, seed in enumerate(seeds)]
 
     def select(self, live: Tensor, backend: str | None = None) -> None:

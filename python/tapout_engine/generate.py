@@ -20,11 +20,15 @@ from .controller import Controller
 from .decode import PlainDecoder, SpeculativeDecoder
 from .divergence import Divergence, first_divergence
 from .errors import EngineError
+from .graph_loop import GraphDecoder, chosen_mode
+from .loading import DEFAULT_TARGET
 from .progress import progress_bar
 from .requests import Request, Result
 from .session import NamedDrafter, Session
 from .summary import Summary, arm_table, summarise, table, time_line
 from .tree_decode import TREE_DEPTH, TreeDecoder, eagle2
+
+Decoder = SpeculativeDecoder | GraphDecoder | TreeDecoder
 
 
 def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
@@ -35,8 +39,7 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
         arguments.target, arguments.dtype, lambda text: say(text, file=sys.stderr),
         arguments.device,
     )  # fmt: skip
-    chosen = "head" if arguments.tree and arguments.draft == "auto" else arguments.draft
-    drafter = session.drafter(chosen, arguments.skip_layers)
+    drafter = session.drafter(_chosen_draft(arguments), arguments.skip_layers)
     controller = None if arguments.tree else _controller(session, drafter, arms, arguments)
     request = Request(
         session.tokenizer.encode(prompt),
@@ -49,7 +52,7 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
         stop=arguments.stop,
         eos=session.eos,
     )
-    decoder = _decoder(session, drafter, controller, arguments)
+    decoder = _decoder(session, drafter, controller, request, arguments)
     if arguments.compare:
         _warm_up(session, drafter, request, arguments)
     result = _decode(decoder, request, arguments, say)
@@ -71,15 +74,17 @@ def _controller(
 
 
 def _decoder(
-    session: Session, drafter: NamedDrafter, controller: Controller | None,
+    session: Session, drafter: NamedDrafter, controller: Controller | None, request: Request,
     arguments: argparse.Namespace,
-) -> SpeculativeDecoder | TreeDecoder:  # fmt: skip
+) -> Decoder:  # fmt: skip
     """With a controller chains, without one trees."""
     options = {"rule": arguments.rule, "backend": arguments.backend}
     if controller is not None:
-        return SpeculativeDecoder(
-            session.target, drafter.drafter, controller, session.tokenizer, **options
-        )
+        models = (session.target, drafter.drafter, controller, session.tokenizer)
+        if arguments.loop is None:
+            return SpeculativeDecoder(*models, **options)
+        capacity = len(request.prompt) + request.max_new_tokens
+        return GraphDecoder(*models, capacity=capacity, mode=arguments.loop, **options)
     shape = eagle2(arguments.nodes, arguments.slots)
     return TreeDecoder(session.target, drafter.drafter, shape, session.tokenizer, **options)
 
@@ -87,6 +92,8 @@ def _decoder(
 def _checked_early(arguments: argparse.Namespace) -> tuple[Arm, ...] | None:
     """Whatever needs no model is refused before one is loaded; returns the arms, if given."""
     tk.row_stats(torch.zeros(1, 2), backend=arguments.backend)
+    if arguments.loop is not None:
+        chosen_mode(arguments.loop, torch.device(arguments.device))
     if arguments.tree:
         _check_tree(arguments)
     arguments.slots = arguments.slots or (TREE_DEPTH if arguments.tree else 8)
@@ -97,7 +104,16 @@ def _checked_early(arguments: argparse.Namespace) -> tuple[Arm, ...] | None:
     return arms
 
 
+def _chosen_draft(arguments: argparse.Namespace) -> str:
+    """Trees need a head, and loops that do not ask the host one model."""
+    if arguments.draft != "auto" or not (arguments.tree or arguments.loop):
+        return arguments.draft
+    return "head" if arguments.tree or arguments.target == DEFAULT_TARGET else "self"
+
+
 def _check_tree(arguments: argparse.Namespace) -> None:
+    if arguments.loop is not None:
+        raise EngineError("generate: --loop is for chains: expected it without --tree")
     if arguments.arms is not None:
         raise EngineError("generate: --arms are for chains: expected them without --tree")
 
@@ -119,7 +135,7 @@ def _prompt(arguments: argparse.Namespace) -> str:
 
 
 def _decode(
-    decoder: SpeculativeDecoder | TreeDecoder,
+    decoder: Decoder,
     request: Request,
     arguments: argparse.Namespace,
     say: Callable[..., None],
@@ -145,7 +161,7 @@ def _warm_up(
     short = replace(request, prompt=request.prompt[-8:], max_new_tokens=16)
     PlainDecoder(session.target, session.tokenizer).generate([short])
     fresh = None if arguments.tree else _controller(session, drafter, None, arguments)
-    _decoder(session, drafter, fresh, arguments).generate([short])
+    _decoder(session, drafter, fresh, short, arguments).generate([short])
 
 
 def _decode_plainly(session: Session, request: Request, arguments: argparse.Namespace) -> Result:
@@ -197,6 +213,7 @@ class _Report:
             "rule": self.arguments.rule,
             "bandit": None if self.arguments.tree else self.arguments.bandit,
             "slots": self.arguments.slots,
+            "loop": self.arguments.loop,
             "tree": self.arguments.tree,
             "nodes": self.arguments.nodes if self.arguments.tree else None,
             "result": self.result.to_dict(),
@@ -230,7 +247,8 @@ class _Report:
         arguments = self.arguments
         if arguments.tree:
             return f"tree {arguments.tree}; nodes {arguments.nodes}; depth {arguments.slots}"
-        return f"bandit {arguments.bandit}; K {arguments.slots}"
+        loop = f"; loop {arguments.loop}" if arguments.loop else ""
+        return f"bandit {arguments.bandit}; K {arguments.slots}{loop}"
 
     def _speed_table(self) -> str:
         runs = [("plain", summarise([self.plain]))] if self.plain else []

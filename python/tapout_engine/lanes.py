@@ -61,9 +61,13 @@ class Lane:
         self, prompts: list[list[int]], sampling: tk.SamplingParams, rng: tk.RngState
     ) -> None:
         """Begin a batch."""
-        self.sampling, self.rng = sampling, rng
         self.drafter.prefill(prompts)
-        batch, slots, device = len(prompts), self.controller.slots, self.target.device
+        self.allocate(len(prompts), sampling, rng)
+
+    def allocate(self, batch: int, sampling: tk.SamplingParams, rng: tk.RngState) -> None:
+        """Buffers for rounds of ``batch`` rows with these parameters and this randomness."""
+        self.sampling, self.rng = sampling, rng
+        slots, device = self.controller.slots, self.target.device
         self.overlap = self.controller.bandit.reward == "overlap"
         keeps_logits = (self.rule in ("token", "block") or self.overlap) and not self.blocks
         width = len(self.vocab) if self.vocab else self.target.vocab_size
@@ -85,29 +89,41 @@ class Lane:
 
     def draft(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> None:
         """Fill the proposal for the rows of ``live``; see :meth:`SpeculativeDecoder.round`."""
-        self.live = live
         if self.blocks:
             self._take(live, budget)
         else:
             self._step(last, live, budget, room)
 
     def _step(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> None:
-        rules, state = self.controller.rules, self.controller.state
-        with self.clock("kernels"):
-            self.proposal.reset(self.rng, rules, state, budget, live, backend=self.backend)
+        self.begin(live, budget)
         token = last
         for _ in range(room):
             if self.early_exit and not self.proposal.num_active.item():
                 break
             with self.clock("draft"):
                 logits = self.drafter.step(token)  # [B, V or D]
-            with self.clock("kernels"):
-                token = tk.draft_step(
-                    logits, self.proposal, self.sampling, self.rng, rules=rules, state=state,
-                    rule=self.rule, vocab=self.vocab, backend=self.backend,
-                )  # fmt: skip
+            token = self.add(logits)
+
+    def begin(self, live: Tensor, budget: Tensor) -> None:
+        """An empty draft for the rows of ``live``, of up to ``budget`` tokens."""
+        self.live = live
+        with self.clock("kernels"):
+            self.proposal.reset(
+                self.rng, self.controller.rules, self.controller.state, budget, live,
+                backend=self.backend,
+            )  # fmt: skip
+
+    def add(self, logits: Tensor) -> Tensor:
+        """One token more for every row that still drafts; returns each row's last one."""
+        with self.clock("kernels"):
+            return tk.draft_step(
+                logits, self.proposal, self.sampling, self.rng, rules=self.controller.rules,
+                state=self.controller.state, rule=self.rule, vocab=self.vocab,
+                backend=self.backend,
+            )  # fmt: skip
 
     def _take(self, live: Tensor, budget: Tensor) -> None:
+        self.live = live
         with self.clock("kernels"):
             tk.Proposal.from_tokens(
                 self.offered, self.rng, live=live, max_length=budget,

@@ -215,3 +215,28 @@ def assert_error(result, message: str) -> None:
     assert result.stderr.startswith("tapout_engine: error: ")
     assert result.stderr.count("\n") == 1, result.stderr
     assert message in result.stderr
+
+
+def test_a_loop_that_asks_no_host_answers_the_same(generate):
+    options = ("--prompt", "abcdef", "--draft", "self", "--temperature", "0.4", "--json")
+    runs = [generate(*options), generate(*options, "--loop", "auto")]
+    results = [json.loads(run.stdout)["result"] for run in runs]
+    for result in results:
+        del result["times"]
+    assert results[0] == results[1]
+    assert len(results[0]["tokens"]) > 5
+    text = generate("--prompt", "abcdef", "--loop", "eager").stdout
+    assert "K 8; loop eager" in text
+    assert "draft self" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(("--loop", "graph"), "mode: graph needs a GPU, got cpu"),
+     (("--loop", "eager", "--tree", "eagle2"), "--loop is for chains"),
+     (("--loop", "eager", "--draft", "prompt-lookup"), "must have a static cache")],
+)  # fmt: skip
+def test_a_loop_that_cannot_run_is_refused(generate, options, message):
+    result = generate("--prompt", "abc", *options)
+    assert result.returncode == 2
+    assert message in result.stderr

@@ -43,11 +43,13 @@ class StaticCache:
         device: torch.device | str = "cpu",
     ):
         shape = (layers, 2, batch, kv_heads, visible(slots), head_dim)
-        self.entries = torch.zeros(shape, dtype=dtype, device=device)  # hidden ones must be finite
-        sizes = (2, batch, kv_heads)
+        self._over(torch.zeros(shape, dtype=dtype, device=device))  # hidden ones must be finite
+
+    def _over(self, entries: Tensor) -> None:
+        self.entries = entries
         self.where = [
-            torch.arange(size, device=device).view([size if i == d else 1 for i in range(4)])
-            for d, size in enumerate(sizes)
+            torch.arange(size, device=entries.device).view([-1 if i == d else 1 for i in range(4)])
+            for d, size in enumerate(entries.shape[1:4])
         ]
 
     @classmethod
@@ -57,6 +59,12 @@ class StaticCache:
             config.num_layers, batch, config.num_kv_heads, slots, config.head_dim, like.dtype,
             like.device,
         )  # fmt: skip
+
+    def row(self, index: int) -> StaticCache:
+        """One row as a cache of its own, in the memory of this one; not for :meth:`hold`."""
+        cache = object.__new__(StaticCache)
+        cache._over(self.entries[:, :, index : index + 1])
+        return cache
 
     @property
     def slots(self) -> int:
