@@ -29,7 +29,7 @@ KERNEL_LAYERS = [
 ENGINE_LAYERS = [
     {"errors", "engine", "progress", "prompts", "requests", "arms", "text", "skipping"},
     {"controller", "rows", "loading", "divergence", "models"},
-    {"lanes"},
+    {"lanes", "depth"},
     {"decode", "summary"},
     {"tree_decode", "graph_loop"},
     {"adapters"},

@@ -14,6 +14,7 @@
 from .arms import LENGTH_ARMS, TAPOUT_ARMS, parse_arms
 from .controller import ArmReport, Controller
 from .decode import PlainDecoder, SpeculativeDecoder
+from .depth import DepthController
 from .engine import (
     AutoregressiveDrafter,
     BlockDrafter,
@@ -29,7 +30,7 @@ from .tree_decode import TreeDecoder
 
 __all__ = [
     "LENGTH_ARMS", "TAPOUT_ARMS", "ArmReport", "AutoregressiveDrafter", "BlockDrafter",
-    "Controller", "EngineError", "PlainDecoder", "Request", "Result", "SpeculativeDecoder",
-    "Summary", "Target", "Times", "Tokenizer", "TreeDecoder", "TreeDrafter", "TreeTarget",
-    "parse_arms", "summarise",
+    "Controller", "DepthController", "EngineError", "PlainDecoder", "Request", "Result",
+    "SpeculativeDecoder", "Summary", "Target", "Times", "Tokenizer", "TreeDecoder", "TreeDrafter",
+    "TreeTarget", "parse_arms", "summarise",
 ]  # fmt: skip

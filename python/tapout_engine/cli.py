@@ -76,7 +76,11 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     _add_computing(parser)
     add("--rule", default="token", choices=_RULES, help="how drafts are accepted")
     add("--bandit", default="ucb1", choices=list(POLICIES), help="fixed plays the first arm")
-    add("--arms", help="such as fixed_length:n=4,svip:threshold=0.6 (default: suits the drafter)")
+    add(
+        "--arms",
+        help="such as fixed_length:n=4,svip:threshold=0.6 (default: suits the drafter); with "
+        "--tree rules of depth: fixed_length, survival (default: every tree is as deep)",
+    )
     add("--slots", type=_positive, help="longest draft (default: 8, of a tree 5)")
     add("--loop", metavar="MODE",
         help="rounds that ask no host: auto, graph, replay, eager (docs/rounds.md)")  # fmt: skip

@@ -18,6 +18,7 @@ from tapout_kernels.policies import suits
 from .arms import Arm, parse_arms
 from .controller import Controller
 from .decode import PlainDecoder, SpeculativeDecoder
+from .depth import TREE_DEPTH, DepthController
 from .divergence import Divergence, first_divergence
 from .errors import EngineError
 from .graph_loop import GraphDecoder, chosen_mode
@@ -26,7 +27,7 @@ from .progress import progress_bar
 from .requests import Request, Result
 from .session import NamedDrafter, Session
 from .summary import Summary, arm_table, summarise, table, time_line
-from .tree_decode import TREE_DEPTH, TreeDecoder, eagle2
+from .tree_decode import TreeDecoder, eagle2
 
 Decoder = SpeculativeDecoder | GraphDecoder | TreeDecoder
 
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
         arguments.device,
     )  # fmt: skip
     drafter = session.drafter(_chosen_draft(arguments), arguments.skip_layers)
-    controller = None if arguments.tree else _controller(session, drafter, arms, arguments)
+    controller = _controller(session, drafter, arms, arguments)
     request = Request(
         session.tokenizer.encode(prompt),
         max_new_tokens=arguments.max_new_tokens,
@@ -65,7 +66,12 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
 def _controller(
     session: Session, drafter: NamedDrafter, arms: tuple[Arm, ...] | None,
     arguments: argparse.Namespace,
-) -> Controller:  # fmt: skip
+) -> Controller | None:  # fmt: skip
+    """None: trees, all of the same depth."""
+    if arguments.tree:
+        return arms and DepthController(
+            arms, arguments.slots, policy=arguments.bandit, device=session.device
+        )
     fits = suits(arguments.bandit, "sequence", drafter.reward)
     return Controller(
         arms or drafter.arms, arguments.slots, policy=arguments.bandit,
@@ -77,16 +83,16 @@ def _decoder(
     session: Session, drafter: NamedDrafter, controller: Controller | None, request: Request,
     arguments: argparse.Namespace,
 ) -> Decoder:  # fmt: skip
-    """With a controller chains, without one trees."""
     options = {"rule": arguments.rule, "backend": arguments.backend}
-    if controller is not None:
-        models = (session.target, drafter.drafter, controller, session.tokenizer)
-        if arguments.loop is None:
-            return SpeculativeDecoder(*models, **options)
-        capacity = len(request.prompt) + request.max_new_tokens
-        return GraphDecoder(*models, capacity=capacity, mode=arguments.loop, **options)
-    shape = eagle2(arguments.nodes, arguments.slots)
-    return TreeDecoder(session.target, drafter.drafter, shape, session.tokenizer, **options)
+    if arguments.tree:
+        shape = eagle2(arguments.nodes, arguments.slots)
+        models = (session.target, drafter.drafter, shape, session.tokenizer)
+        return TreeDecoder(*models, controller=controller, **options)
+    models = (session.target, drafter.drafter, controller, session.tokenizer)
+    if arguments.loop is None:
+        return SpeculativeDecoder(*models, **options)
+    capacity = len(request.prompt) + request.max_new_tokens
+    return GraphDecoder(*models, capacity=capacity, mode=arguments.loop, **options)
 
 
 def _checked_early(arguments: argparse.Namespace) -> tuple[Arm, ...] | None:
@@ -94,13 +100,15 @@ def _checked_early(arguments: argparse.Namespace) -> tuple[Arm, ...] | None:
     tk.row_stats(torch.zeros(1, 2), backend=arguments.backend)
     if arguments.loop is not None:
         chosen_mode(arguments.loop, torch.device(arguments.device))
-    if arguments.tree:
-        _check_tree(arguments)
+    if arguments.tree and arguments.loop is not None:
+        raise EngineError("generate: --loop is for chains: expected it without --tree")
     arguments.slots = arguments.slots or (TREE_DEPTH if arguments.tree else 8)
     if arguments.arms is None:
         return None
     arms = parse_arms(arguments.arms)
-    tk.StopRules(*arms)
+    if arguments.tree:
+        DepthController(arms, arguments.slots, policy=arguments.bandit)
+    tk.StopRules(*(arm[:2] for arm in arms))
     return arms
 
 
@@ -109,13 +117,6 @@ def _chosen_draft(arguments: argparse.Namespace) -> str:
     if arguments.draft != "auto" or not (arguments.tree or arguments.loop):
         return arguments.draft
     return "head" if arguments.tree or arguments.target == DEFAULT_TARGET else "self"
-
-
-def _check_tree(arguments: argparse.Namespace) -> None:
-    if arguments.loop is not None:
-        raise EngineError("generate: --loop is for chains: expected it without --tree")
-    if arguments.arms is not None:
-        raise EngineError("generate: --arms are for chains: expected them without --tree")
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
@@ -160,7 +161,7 @@ def _warm_up(
     """The first touch of the weights is paid for before any clock."""
     short = replace(request, prompt=request.prompt[-8:], max_new_tokens=16)
     PlainDecoder(session.target, session.tokenizer).generate([short])
-    fresh = None if arguments.tree else _controller(session, drafter, None, arguments)
+    fresh = _controller(session, drafter, None, arguments)
     _decoder(session, drafter, fresh, short, arguments).generate([short])
 
 
@@ -211,7 +212,7 @@ class _Report:
             "target": self.session.name,
             "draft": self.drafter.name,
             "rule": self.arguments.rule,
-            "bandit": None if self.arguments.tree else self.arguments.bandit,
+            "bandit": self.arguments.bandit if self.arms else None,
             "slots": self.arguments.slots,
             "loop": self.arguments.loop,
             "tree": self.arguments.tree,
@@ -246,7 +247,9 @@ class _Report:
     def _how(self) -> str:
         arguments = self.arguments
         if arguments.tree:
-            return f"tree {arguments.tree}; nodes {arguments.nodes}; depth {arguments.slots}"
+            bandit = f"bandit {arguments.bandit}; " if self.arms else ""
+            shape = f"tree {arguments.tree}; nodes {arguments.nodes}; depth {arguments.slots}"
+            return bandit + shape
         loop = f"; loop {arguments.loop}" if arguments.loop else ""
         return f"bandit {arguments.bandit}; K {arguments.slots}{loop}"
 

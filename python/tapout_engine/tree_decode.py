@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 import tapout_kernels as tk
 
 from .decode import BatchDecoder
-from .engine import Tokenizer, TreeDrafter, TreeTarget, check_vocabulary, max_length
+from .depth import TREE_DEPTH, DepthController
+from .engine import Tokenizer, TreeDrafter, TreeTarget, check_vocabulary, draft_cost, max_length
 from .errors import EngineError
 from .rows import RoundReport, Row
 
-TREE_DEPTH = 5
 TREE_RULES = {
     "token": "tree_token", "block": "tree_traversal", "gumbel": "tree_gumbel",
     "greedy": "tree_greedy",
@@ -28,7 +29,7 @@ def eagle2(nodes: int, depth: int = TREE_DEPTH) -> tk.TreeShape:
 
 
 class TreeDecoder(BatchDecoder):
-    """Drafts a tree of one shape every round.
+    """Drafts a tree of one shape every round, as deep as the shape or a bandit has it.
 
     A request ends as many tokens before the longest that the models can read as the tree is deep.
 
@@ -49,6 +50,9 @@ class TreeDecoder(BatchDecoder):
         way.
     backend : str, optional
         Of every kernel, see :func:`tapout_kernels.available_backends`.
+    controller : DepthController, optional
+        Its arms say after which level a tree is deep enough. Whether all are is read by the host
+        after every level then. None: every tree has all levels.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class TreeDecoder(BatchDecoder):
         rule: str = "token",
         drawn: bool = False,
         backend: str | None = None,
+        controller: DepthController | None = None,
     ):
         super().__init__(target, tokenizer, rule, backend)
         for name, model, protocol in (
@@ -73,10 +78,24 @@ class TreeDecoder(BatchDecoder):
         check_vocabulary(drafter, target)
         if drawn and rule not in ("token", "block"):
             raise EngineError(f"TreeDecoder: drawn children need rule token or block, got {rule}")
-        self.drafter, self.shape, self.drawn = drafter, shape, drawn
+        if controller is not None and controller.slots != shape.depth:
+            raise EngineError(
+                f"TreeDecoder: controller must be for trees of {shape.depth} levels, got one of "
+                f"{controller.slots}"
+            )
+        self.drafter, self.shape, self.drawn, self.controller = drafter, shape, drawn, controller
+        self.cost = torch.tensor([draft_cost(drafter)], device=target.device)
         self.vocab: tk.DraftVocab | None = getattr(drafter, "draft_vocab", None)
         self.max_length = min(self.max_length, max_length(drafter)) - shape.depth
         self.prompt_below = self.max_length
+
+    def reset(self) -> None:
+        """Forget what the bandit learned; it persists over calls of ``generate`` otherwise."""
+        if self.controller is not None:
+            self.controller.reset()
+
+    def _keys(self, seeds: Sequence[int]) -> list[int]:
+        return super()._keys(seeds) if self.controller is None else self.controller.admit(seeds)
 
     def _prefill(self, prompts: list[list[int]]) -> None:
         self.target.prefill(prompts)
@@ -99,6 +118,8 @@ class TreeDecoder(BatchDecoder):
                 logits, tree, self.sampling, self.rng, rule=TREE_RULES[self.rule],
                 vocab=self.vocab, out=self.verdict, backend=self.backend,
             )  # fmt: skip
+            if self.controller is not None:
+                self.controller.learn(self.draft, self.verdict, self.cost, self.backend)
         reports = self._read(tree)
         emitted = [report.emitted for report in reports]
         with self._clock("verify"):
@@ -111,15 +132,21 @@ class TreeDecoder(BatchDecoder):
 
     def _grow(self, live: torch.Tensor) -> tk.TreeProposal:
         """The tree of every live row."""
+        controller = self.controller
         self.draft.reset(self.rng, live)
+        if controller is not None:
+            controller.select(live, self.backend)
         token = self.last[:, None]
         for level in range(self.shape.depth):
+            if level and controller is not None and not self.draft.active.any():
+                break
             with self._clock("draft"):
                 logits = self.drafter.expand(token, self.draft, level)  # [B, W, V or D]
             with self._clock("kernels"):
                 token = tk.tree_expand(
                     logits, self.draft, level, self.sampling if self.drawn else None, self.rng,
-                    vocab=self.vocab, backend=self.backend,
+                    threshold=controller and controller.threshold(level), vocab=self.vocab,
+                    backend=self.backend,
                 )  # fmt: skip
         with self._clock("kernels"):
             root = self.rng.position - 1
@@ -127,8 +154,9 @@ class TreeDecoder(BatchDecoder):
 
     def _read(self, tree: tk.TreeProposal) -> list[RoundReport]:
         """One transfer to the host: all it will know of this round."""
-        verdict = self.verdict
-        counts = (verdict.num_emitted, verdict.num_accepted, tree.layout.size, verdict.status)
+        verdict, size = self.verdict, tree.layout.size
+        arm = torch.zeros_like(size) if self.controller is None else self.controller.state.arm
+        counts = (verdict.num_emitted, verdict.num_accepted, size, verdict.status, arm)
         numbers = torch.stack([count.long() for count in counts], dim=1)
         table = torch.cat([numbers, verdict.tokens], dim=1).tolist()
-        return [RoundReport(row[4 : 4 + row[0]], *row[1:4], 0, 0, 0) for row in table]
+        return [RoundReport(row[5 : 5 + row[0]], *row[1:4], 0, row[4], 0) for row in table]

@@ -161,12 +161,20 @@ def test_the_command_line_grows_trees(model_dir, head_dir, capsys):
     text = capsys.readouterr().out
     assert "tree eagle2; nodes 32; depth 3" in text
     assert "equal to plain greedy decoding: yes" in text
+    arms = ["--arms", "fixed_length:n=1,survival:threshold=0.5", "--bandit", "exp3"]
+    assert main([*common, "--nodes", "8", *arms, "--json"]) == 0
+    learned = json.loads(capsys.readouterr().out)
+    assert learned["bandit"] == "exp3"
+    assert sum(arm["pulls"] for arm in learned["arms"]) == len(learned["result"]["drafted"])
+    assert learned["result"]["tokens"] == found["result"]["tokens"]
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--arms", "fixed_length:n=2"], "--arms are for chains"),
+        (["--arms", "svip"], "rules of trees are fixed_length and survival, got svip"),
+        (["--arms", "fixed_length:n=0"], "a tree has at least one level"),
+        (["--loop", "eager"], "--loop is for chains"),
         (["--draft", "prompt-lookup"], "drafter must be a TreeDrafter"),
         (["--slots", "1"], "nodes must be in"),
     ],
