@@ -43,8 +43,8 @@ def compact_kv(
         requests, or twice to one.
     length : Tensor, optional
         [B] int32, written: ``start + num_accepted``, the tokens the cache now holds.
-    backend : {"reference", "cpu"}, optional
-        Triton and CUDA have no kernel of it yet.
+    backend : {"reference", "cpu", "cuda"}, optional
+        Triton has no kernel of it yet.
 
     Returns
     -------

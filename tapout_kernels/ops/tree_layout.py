@@ -29,8 +29,8 @@ def tree_layout(
         [B] int64, the position of the root. None: 0, so that ``position_ids`` are offsets.
     out : TreeLayout, optional
         Buffers to write, see :meth:`TreeLayout.empty`.
-    backend : {"reference", "cpu"}, optional
-        Triton and CUDA have no kernel of it yet.
+    backend : {"reference", "cpu", "cuda"}, optional
+        Triton has no kernel of it yet.
 
     Returns
     -------

@@ -60,8 +60,8 @@ def tree_mask(
     out : Tensor or FlatMask, optional
         What to write. ``"full"``: its prefix columns are not touched, it must have been made of
         ones. Not for ``"sglang_bits"`` and ``"flex"``.
-    backend : {"reference", "cpu"}, optional
-        Triton and CUDA have no kernel of it yet.
+    backend : {"reference", "cpu", "cuda"}, optional
+        Triton has no kernel of it yet.
 
     Returns
     -------

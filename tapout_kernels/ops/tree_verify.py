@@ -59,8 +59,8 @@ def tree_verify(
         them counts as not live. None: row b.
     out : TreeVerdict, optional
         Buffers to write, see :meth:`TreeVerdict.empty`.
-    backend : {"reference", "cpu"}, optional
-        Triton and CUDA have no kernel of it yet.
+    backend : {"reference", "cpu", "cuda"}, optional
+        Triton has no kernel of it yet.
 
     Returns
     -------
