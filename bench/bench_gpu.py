@@ -22,6 +22,7 @@ import baselines
 import checks
 import gpu_peers
 import gpu_timing
+import gpu_trees
 import torch
 from drafts import Drafts
 from goals import goals_of
@@ -143,6 +144,8 @@ def bandit_row(bench: Bench, case: Case) -> Row:
 ROWS: dict[str, Callable[[Bench, Case], Row]] = {
     "verify": verify_row, "draft_step": draft_step_row, "row_stats": row_stats_row,
     "bandit step": bandit_row, "round graph": round_graph_row,
+    "tree_layout": gpu_trees.layout_row, "tree_verify": gpu_trees.verify_row,
+    "compact_kv": gpu_trees.compact_row,
 }  # fmt: skip
 
 
@@ -182,7 +185,7 @@ def one_row(bench: Bench, case: Case, shared: Row, before: dict[str, Row]) -> Ro
 
 def described(row: Row) -> str:
     """One line of the short table."""
-    names = ("backend", "rule", "B", "K", "V", "A", "dtype", "acceptance", "top_k", "top_p")
+    names = ("backend", "rule", "B", "K", "N", "V", "A", "dtype", "acceptance", "top_k", "top_p")
     line = f"{row['op']} " + " ".join(f"{name}={row[name]}" for name in names if name in row)
     if "refused" in row:
         return f"{line}: REFUSED: {row['refused']}"

@@ -21,6 +21,11 @@ class Goal(NamedTuple):
 _VERIFY = {"op": "verify", "rule": "token", "K": 4, "V": 151936, "dtype": "bfloat16"}
 _PLAIN, _FILTERED = {"top_k": None}, {"top_k": 50, "top_p": 0.9}
 _DRAFT = {"op": "draft_step", "B": 1, "V": 128256, "top_k": None}
+_TREES = (
+    Goal("median_us", False, 5.0, {"op": "tree_layout", "B": 32, "N": 64}),
+    Goal("of_floor", True, 0.60, {"op": "tree_verify", "B": 16, "N": 32, "V": 128256}),
+    Goal("of_floor", True, 0.80, {"op": "compact_kv", "B": 32}),
+)
 GOALS: dict[str, tuple[Goal, ...]] = {
     "triton": (
         Goal("of_floor", True, 0.70, {**_VERIFY, **_PLAIN, "B": 32}),
@@ -30,6 +35,7 @@ GOALS: dict[str, tuple[Goal, ...]] = {
         *(Goal("times_flashinfer", True, 4.0, {**_VERIFY, "B": b}) for b in (32, 128)),
         Goal("median_us", False, 8.0, _DRAFT),
         Goal("median_us", False, 4.0, {"op": "bandit step", "B": 64}),
+        *_TREES,
     ),
     "cuda": (
         Goal("of_floor", True, 0.80, {**_VERIFY, **_PLAIN, "B": 32}),
@@ -43,6 +49,7 @@ GOALS: dict[str, tuple[Goal, ...]] = {
         Goal("times_triton", True, 1.1, _DRAFT),
         Goal("median_us", False, 4.0, {"op": "bandit step", "B": 64}),
         Goal("step_over_replay_us", False, 3.0, {"op": "round graph"}),
+        *_TREES,
     ),
 }
 

@@ -24,6 +24,7 @@ class Case:
     filters: dict[str, float] = field(default_factory=dict)
     peers: bool = False  # beside PyTorch and other packages, which costs their compilation
     arms: int = 8
+    nodes: int = 32  # of trees
 
     def shape(self) -> dict[str, object]:
         """The columns that name a row; acceptance is added as measured."""
@@ -31,7 +32,11 @@ class Case:
             return {"op": self.op, "B": self.batch, "A": self.arms}
         if self.op == "round graph":
             return {"op": self.op, "K": self.slots}
+        if self.op in ("tree_layout", "compact_kv"):
+            return {"op": self.op, "B": self.batch, "N": self.nodes}
         shape = {"op": self.op, "B": self.batch, "V": self.vocab}
+        if self.op == "tree_verify":
+            shape |= {"rule": self.rule, "N": self.nodes}
         if self.op == "verify":
             shape |= {"rule": self.rule, "K": self.slots}
         return {**shape, "dtype": str(self.dtype).removeprefix("torch."), **self.filters}
@@ -49,6 +54,9 @@ def selection(full: bool = False) -> list[Case]:
         replace(_DRAFT, peers=True),
         Case("bandit step", 64),
         Case("round graph", 1, slots=32),
+        Case("tree_layout", 32, nodes=64),
+        Case("tree_verify", 16, 128256),
+        Case("compact_kv", 32),
         replace(_VERIFY, filters=FILTERS, peers=True),
         replace(_VERIFY, batch=128, filters=FILTERS),
         *(replace(_VERIFY, batch=b) for b in (1, 8)),

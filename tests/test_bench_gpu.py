@@ -152,7 +152,8 @@ def test_rows_have_what_the_tables_need(host, tmp_path):
     cases = [
         small("verify"), small("verify", filters=FILTERS), small("verify", rule="gumbel"),
         small("draft_step"), small("draft_step", filters=FILTERS), small("row_stats"),
-        small("bandit step"),
+        small("bandit step"), small("tree_layout", nodes=9), small("tree_verify", nodes=6),
+        small("tree_verify", nodes=6, rule="greedy"), small("compact_kv", nodes=20),
     ]  # fmt: skip
     shared = {"gpu": "no GPU", "torch": "0", "triton": "0", "commit": "0",
               "command": "python bench_gpu.py", **EMPTY}  # fmt: skip
@@ -163,7 +164,9 @@ def test_rows_have_what_the_tables_need(host, tmp_path):
     assert [row["op"] for row in rows] == [case.op for case in cases]
     for row in rows:
         assert {"median_us", "p20_us", "p80_us", "runs", *shared} <= row.keys()
-        assert row["op"] == "bandit step" or row["of_floor"] == round(1 / row["median_us"], 3)
+        assert row["op"] in ("bandit step", "tree_layout") or row["of_floor"] == round(
+            1 / row["median_us"], 3
+        )
         assert not [name for name in row if name.endswith("_missing") and name != "vllm_missing"]
     assert all(rows[i][f"times_{name}"] > 0 for i in (0, 1, 3, 4) for name in ("eager", "compile"))
     assert rows[0]["vllm_missing"] == "its sources were not given (--peers)"

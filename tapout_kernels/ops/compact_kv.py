@@ -43,8 +43,7 @@ def compact_kv(
         requests, or twice to one.
     length : Tensor, optional
         [B] int32, written: ``start + num_accepted``, the tokens the cache now holds.
-    backend : {"reference", "cpu", "triton"}, optional
-        CUDA has no kernel of it yet.
+    backend : {"reference", "cpu", "triton", "cuda"}, optional
 
     Returns
     -------

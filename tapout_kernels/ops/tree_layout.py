@@ -29,8 +29,7 @@ def tree_layout(
         [B] int64, the position of the root. None: 0, so that ``position_ids`` are offsets.
     out : TreeLayout, optional
         Buffers to write, see :meth:`TreeLayout.empty`.
-    backend : {"reference", "cpu", "triton"}, optional
-        CUDA has no kernel of it yet.
+    backend : {"reference", "cpu", "triton", "cuda"}, optional
 
     Returns
     -------

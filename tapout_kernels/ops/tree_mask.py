@@ -60,8 +60,7 @@ def tree_mask(
     out : Tensor or FlatMask, optional
         What to write. ``"full"``: its prefix columns are not touched, it must have been made of
         ones. Not for ``"sglang_bits"`` and ``"flex"``.
-    backend : {"reference", "cpu", "triton"}, optional
-        CUDA has no kernel of it yet.
+    backend : {"reference", "cpu", "triton", "cuda"}, optional
 
     Returns
     -------

@@ -67,9 +67,8 @@ def tree_verify(
         them counts as not live. None: row b.
     out : TreeVerdict, optional
         Buffers to write, see :meth:`TreeVerdict.empty`.
-    backend : {"reference", "cpu", "triton"}, optional
-        CUDA has no kernel of it yet, Triton none of ``tree_traversal``; on a GPU the reference is
-        the default then.
+    backend : {"reference", "cpu", "triton", "cuda"}, optional
+        Triton and CUDA have no kernel of ``tree_traversal``; on a GPU the reference is its default.
 
     Returns
     -------
