@@ -35,7 +35,6 @@ NO_KERNEL: dict[str, frozenset[str]] = {
     "triton": frozenset(
         {
             "tree_expand",
-            "tree_rerank",
         }
     ),
     "cuda": frozenset(

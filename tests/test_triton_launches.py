@@ -33,6 +33,7 @@ LAUNCHES = {  # at most
     BASE.with_(op="tree_mask", slots=40): 1,
     BASE.with_(op="tree_mask_flat"): 1,
     BASE.with_(op="compact_kv", slots=12, ragged=True, extras=True): 1,
+    BASE.with_(op="tree_rerank", slots=5): 1,
     BASE.with_(op="tree_attention", slots=5): 2,
     BASE.with_(op="tree_attention", slots=5, seed=11, dtype=torch.float32): 2,
     BASE.with_(op="tree_verify", slots=3): 1,

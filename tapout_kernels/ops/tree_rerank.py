@@ -27,8 +27,8 @@ def tree_rerank(
         After its last :func:`tapout_kernels.tree_expand`; levels that are missing are no nodes.
     position : Tensor, optional
         [B] int64, the position of the root, for the layout.
-    backend : {"reference", "cpu"}, optional
-        Triton and CUDA have no kernel of it yet.
+    backend : {"reference", "cpu", "triton"}, optional
+        CUDA has no kernel of it yet.
 
     Returns
     -------
