@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.chi2 import p_value
+from helpers.device import few
 from helpers.integrate import DRAFT, Noise
 from helpers.mutants import Edit, Reference
 from helpers.oracle import markov, processed
@@ -168,7 +169,6 @@ def test_reranked_draws_do_not_keep_the_law():
 
 SMALL, TOKENS = 6, 3
 TABLES = np.random.default_rng(11).normal(size=(2, SMALL, SMALL)).astype(np.float32) * 1.5
-REPLICAS = {"reference": 1000, "cpu": 12000}
 SHAPES = {
     "drawn": TreeShape.static((-1, -1, -1, 0, 0, 1)),
     "drawn, stopped": TreeShape.static((-1, -1, -1, 0, 0, 1)),
@@ -176,6 +176,10 @@ SHAPES = {
     "eagle2, stopped": TreeShape.dynamic(2, 3, 6),
 }
 THRESHOLD = 1e-6
+
+
+def replicas(backend: str) -> int:
+    return few(backend, 12000 if backend == "cpu" else 1000, 400)
 
 
 def rounds(shape: TreeShape, drawn: bool, stopped: bool, batch: int, backend: str) -> Tensor:
@@ -206,8 +210,9 @@ def rounds(shape: TreeShape, drawn: bool, stopped: bool, batch: int, backend: st
     return out[:, :TOKENS]
 
 
+@pytest.mark.interpreted_slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_consecutive_rounds_have_the_target_law(trees, name):
-    tokens = rounds(SHAPES[name], "drawn" in name, "stopped" in name, REPLICAS[trees], trees)
+    tokens = rounds(SHAPES[name], "drawn" in name, "stopped" in name, replicas(trees), trees)
     law = markov(np.stack([processed(z) for z in TABLES[0]]), 0, TOKENS)
     assert p_value(tokens, law) > THRESHOLD

@@ -61,8 +61,8 @@ def tree_expand(
         them is not live. None: row b.
     next_token : Tensor, optional
         [B, W'] int64, the buffer to return.
-    backend : {"reference", "cpu"}, optional
-        Triton and CUDA have no kernel of it yet.
+    backend : {"reference", "cpu", "triton"}, optional
+        CUDA has no kernel of it yet.
 
     Returns
     -------
