@@ -184,7 +184,7 @@ def segments(mask: tk.FlatMask, rows: int, pasts) -> list[list[bool]]:
     return found
 
 
-@pytest.mark.parametrize("root", [False, True])
+@pytest.mark.parametrize("root", [interpreted_if(False, False), True])
 @pytest.mark.parametrize("kind", ["flashinfer", "sglang_full"])
 def test_flat_masks_by_hand_call_after_call(trees, kind, root):
     """Lengths grow, shrink, and change places: what a call has written is gone after the next."""
@@ -221,6 +221,7 @@ def test_flat_masks_keep_within_their_room(trees):
     assert segments(mask, 6, (4, 0)) == flat_by_hand([SEEN, SEEN], (4, 0))
 
 
+@pytest.mark.interpreted_slow  # most of it is attention's
 @pytest.mark.parametrize("root", [False, True])
 def test_attention_under_every_mask_is_the_same(trees, root):
     """SDPA with the bool and the additive mask, FlexAttention with the mask_mod: one result."""
