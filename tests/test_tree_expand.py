@@ -156,6 +156,7 @@ def test_a_chain_is_draft_steps_bit_for_bit(trees, filters):
     assert draft.round.equal(chain.round)
 
 
+@pytest.mark.interpreted_slow
 def test_what_is_kept_is_what_from_tokens_computes(trees):
     """Statistics of a drawn tree, without another pass."""
     batch, vocab, parents = 5, 40, (-1, -1, 0, 0, 1, 2)
