@@ -32,12 +32,7 @@ MINIMUM_TRITON = (3, 6)
 # Operators a backend has no kernel of: there they are refused by name, and the default of its
 # devices is the reference.
 NO_KERNEL: dict[str, frozenset[str]] = {
-    "triton": frozenset(
-        {
-            "tree_expand",
-            "tree_rerank",
-        }
-    ),
+    "triton": frozenset(),
     "cuda": frozenset(
         {
             "tree_attention",

@@ -111,8 +111,8 @@ TREE_ROW_OPS = ("tree_verify", "tree_expand")
 
 def interpreted_slice() -> set[Case]:
     """All of the smallest vocabulary and half of every larger one; none of those that matter where
-    a chunk has 1024 ids, as no tile of Triton's has. Of trees a quarter, and a third of what reads
-    no rows, of up to 33 nodes."""
+    a chunk has 1024 ids, as no tile of Triton's has. Of trees every
+    seventh, of up to 33 nodes."""
     able = [case for case in CASES if case.op not in NO_KERNEL["triton"]]
     rows = [case for case in able if case.op in ROW_OPS]
     trees = [case for case in able if case.op in TREE_ROW_OPS]
@@ -121,9 +121,9 @@ def interpreted_slice() -> set[Case]:
     large = [case for case in rows if case.vocab not in (7, 1024, 1025)]
     rest = {case for case in able if not case.op.startswith(("tree", "compact"))} - set(rows)
     small = {case for case in rows if case.vocab == 7}
-    few_trees = [case for case in trees if case.vocab == 7][::4]
-    few_trees += [case for case in trees if case.vocab not in (7, 1024, 1025)][::8]
-    return rest | small | set(large[::2]) | set(few_trees) | set(shapes[::3])
+    few_trees = [case for case in trees if case.vocab == 7][::7]
+    few_trees += [case for case in trees if case.vocab not in (7, 1024, 1025)][::13]
+    return rest | small | set(large[::2]) | set(few_trees) | set(shapes[::7])
 
 
 INTERPRETED = interpreted_slice()
@@ -147,8 +147,7 @@ def test_matches_the_reference(compiled, case):
     ("op", "rule"),
     [interpreted_if(op == "verify" or rule != "block", op, rule)  # block draws as token does
      for op in ("sample", "draft_step", "verify") for rule in ("token", "block", "gumbel")]
-    + [interpreted_if(rule == "token", "tree_verify", rule)
-       for rule in ("token", "block", "gumbel")],
+    + [interpreted_if(False, "tree_verify", rule) for rule in ("token", "block", "gumbel")],
 )  # fmt: skip
 @pytest.mark.parametrize(  # top_k = 5 would cut nothing
     "sampling", ["plain", "mixed", interpreted_if(False, "all")]

@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 from helpers import public, raw
-from helpers.device import is_refused
+from helpers.device import interpreted_if, is_refused
 from helpers.rounds import drafted, select
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -30,8 +30,11 @@ from tapout_kernels.testing import Case
 # ---- registration ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("op", SCHEMAS)
-@pytest.mark.parametrize("drafts", ["full", "one_hot"])
+@pytest.mark.parametrize(
+    ("op", "drafts"),
+    [interpreted_if(drafts == "full" or not op.startswith("tree"), op, drafts)
+     for op in SCHEMAS for drafts in ("full", "one_hot")],
+)  # fmt: skip
 def test_opcheck(backend, op, drafts):
     if is_refused(backend, Case(op)):
         return
@@ -180,7 +183,9 @@ def test_interpreted_triton_is_never_the_default():
 # ---- torch.compile -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("op", SCHEMAS)
+@pytest.mark.parametrize(
+    "op", [interpreted_if(op not in ("tree_expand", "tree_verify"), op) for op in SCHEMAS]
+)
 def test_compiled_graph_equals_eager(backend, op):
     """fullgraph=True through the public function; state is mutated alike."""
     if is_refused(backend, Case(op)):

@@ -18,9 +18,11 @@ from .proposal_reset import proposal_reset
 from .row_stats import row_stats
 from .sample import sample
 from .tree_attention import tree_attention
+from .tree_expand import tree_expand
 from .tree_layout import tree_layout
 from .tree_mask import tree_mask
 from .tree_mask_flat import tree_mask_flat
+from .tree_rerank import tree_rerank
 from .tree_verify import tree_verify
 from .verify import verify
 
@@ -28,8 +30,8 @@ OPS = {
     function.__name__: function
     for function in (
         bandit_select, bandit_step, bandit_update, compact_kv, draft_step,
-        proposal_load, proposal_reset, row_stats, sample, tree_attention, tree_layout,
-        tree_mask, tree_mask_flat, tree_verify, verify,
+        proposal_load, proposal_reset, row_stats, sample, tree_attention, tree_expand,
+        tree_layout, tree_mask, tree_mask_flat, tree_rerank, tree_verify, verify,
     )
 }  # fmt: skip
 __all__ = ["OPS"]

@@ -61,8 +61,7 @@ def tree_expand(
         them is not live. None: row b.
     next_token : Tensor, optional
         [B, W'] int64, the buffer to return.
-    backend : {"reference", "cpu", "cuda"}, optional
-        Triton has no kernel of it yet.
+    backend : {"reference", "cpu", "triton", "cuda"}, optional
 
     Returns
     -------

@@ -27,8 +27,7 @@ def tree_rerank(
         After its last :func:`tapout_kernels.tree_expand`; levels that are missing are no nodes.
     position : Tensor, optional
         [B] int64, the position of the root, for the layout.
-    backend : {"reference", "cpu", "cuda"}, optional
-        Triton has no kernel of it yet.
+    backend : {"reference", "cpu", "triton", "cuda"}, optional
 
     Returns
     -------

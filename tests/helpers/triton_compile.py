@@ -112,6 +112,10 @@ def cases() -> Iterator[Case]:
     yield from (base.with_(op="tree_layout", seed=seed) for seed in range(2))
     yield from (base.with_(op="tree_mask", seed=seed) for seed in range(5))
     yield from (base.with_(op="tree_mask_flat", seed=seed) for seed in range(2))
+    for drafts in ("full", "one_hot"):
+        yield base.with_(op="tree_expand", drafts=drafts)
+        yield base.with_(op="tree_expand", drafts=drafts, sampling="all", **OPTIONS)
+    yield base.with_(op="tree_rerank")
     for dtype in (torch.bfloat16, torch.float32, torch.uint8):
         yield base.with_(op="compact_kv", dtype=dtype)
         yield base.with_(op="compact_kv", dtype=dtype, ragged=True, extras=True)
