@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -190,3 +191,43 @@ def test_an_error_ends_a_row_and_leaves_the_others(target, draft, kind, monkeypa
     assert found[0].tokens == wanted[0].tokens[: len(found[0].tokens)]
     assert [result.tokens for result in found[1:]] == [result.tokens for result in wanted[1:]]
     assert not decoder.state.live.any()
+
+
+ALL_ARMS = (
+    *ARMS, ("survival", {"threshold": 0.2}), ("gammatune", {}), ("hysteresis", {"high": 1.0}),
+    ("heuristic", {}), ("logit_margin", {}), ("adasd_entropy", {}), ("adl", {}),
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(24))
+def test_any_batch_of_any_arms(target, draft, seed):
+    """Rules, policies, filters, widths and sizes at random; a head in every third."""
+    chance = random.Random(seed)
+    arms = tuple(chance.sample(ALL_ARMS, chance.randint(1, 5)))
+    slots, rule = chance.randint(1, 7), chance.choice(("token", "block", "gumbel", "greedy"))
+    policy = chance.choice(("ucb1", "exp3", "hedge", "thompson_beta", "ucb_tuned", "metasd"))
+    drafter = HeadDrafter(guessing(target.decoder).pack(), target) if seed % 3 == 0 else draft
+    batch = [
+        replace(request, temperature=chance.choice((0.0, 0.5, 1.0)), top_k=chance.choice((0, 9)),
+                min_p=chance.choice((0.0, 0.1)), max_new_tokens=chance.randint(1, 40),
+                eos=tuple(range(5 * chance.randint(0, 1))), seed=chance.randint(0, 9))
+        for request in requests(lengths=chance.choices(range(1, 67), k=chance.randint(1, 6)))
+    ]  # fmt: skip
+
+    def controller() -> Controller:
+        return Controller(arms, slots, policy=policy)
+
+    wanted = SpeculativeDecoder(target, drafter, controller(), rule=rule).generate(batch)
+    for mode in ("eager", "checked"):
+        widths = [chance.randint(0, slots) for _ in range(3)]
+        decoder = GraphDecoder(
+            target, drafter, controller(), rule=rule, rows=len(batch), capacity=128, mode=mode,
+            widths=widths,
+        )  # fmt: skip
+        assert facts(decoder.generate(batch)) == facts(wanted), mode
+    rule = "greedy" if len(arms) > 1 else rule
+    few = GraphDecoder(target, drafter, controller(), rule=rule, rows=2, capacity=128)
+    ordinary = SpeculativeDecoder(target, drafter, controller(), rule=rule)
+    alone = [ordinary.generate([request])[0] for request in batch]
+    assert [r.tokens for r in few.generate(batch)] == [r.tokens for r in alone]

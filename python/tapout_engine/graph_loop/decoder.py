@@ -208,7 +208,7 @@ class GraphDecoder:
             state.evict(range(self.rows))
             return
         kept = state.filters if state else frozenset()
-        self.runner: Runner | None = None  # frees what it holds first
+        self.runner = self.round = self.ring = None  # frees what they hold first
         self.controller.begin(self.rows)
         self.memory, self.bandit = self.controller.state, self.controller.bandit
         self.state = state = RowState(
@@ -224,7 +224,7 @@ class GraphDecoder:
             self.lane, state, self.controller,
         )  # fmt: skip
         self.ring = Ring(self.round.table)
-        self.runner = runner_of(self.mode, self.round.pieces(self.widths), self._idle)
+        self.runner: Runner = runner_of(self.mode, self.round.pieces(self.widths), self._idle)
 
     def _bound(self) -> bool:
         """Whether the controller still is what the rounds are about."""
