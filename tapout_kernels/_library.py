@@ -14,7 +14,7 @@ import importlib.metadata
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 
 import torch
@@ -74,9 +74,9 @@ def _define() -> None:
             _definitions.impl(f"{name}.triton", _triton_kernel(name), "CompositeExplicitAutograd")
 
 
-def _let_triton_stand_in() -> None:
-    """Triton's kernels behind the default of a GPU that the CUDA library does not serve."""
-    for name in SCHEMAS.keys() - NO_KERNEL["triton"]:
+def _let_triton_stand_in(missing: Set[str]) -> None:
+    """Triton's kernels behind the default of a GPU for what the CUDA library has none of."""
+    for name in missing - NO_KERNEL["triton"]:
         _definitions.impl(name, _triton_kernel(name), "CUDA")
 
 
@@ -186,5 +186,5 @@ ISA_ERROR: str = _isa_error()
 CPU_UNAVAILABLE: str | None = _load_native()
 CUDA_UNAVAILABLE: str | None = _load_cuda()
 CUDA_DEVICES: set[str] = {"cuda"}  # tests that emulate the library add "cpu"
-if CUDA_UNAVAILABLE is not None and TRITON_UNAVAILABLE is None:
-    _let_triton_stand_in()
+if TRITON_UNAVAILABLE is None:
+    _let_triton_stand_in(SCHEMAS.keys() if CUDA_UNAVAILABLE is not None else NO_KERNEL["cuda"])
