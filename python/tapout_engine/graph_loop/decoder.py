@@ -208,10 +208,10 @@ class GraphDecoder:
             state.evict(range(self.rows))
             return
         kept = state.filters if state else frozenset()
-        self.runner = self.round = self.ring = None  # frees what they hold first
+        self.state = self.runner = self.round = self.ring = None  # frees what they hold first
         self.controller.begin(self.rows)
         self.memory, self.bandit = self.controller.state, self.controller.bandit
-        self.state = state = RowState(
+        state = RowState(
             self.rows, self.controller.slots, self.target.vocab_size, self.limit,
             self.draft_limit, filters | kept, self.target.decoder.embedding.device,
         )  # fmt: skip
@@ -225,6 +225,7 @@ class GraphDecoder:
         )  # fmt: skip
         self.ring = Ring(self.round.table)
         self.runner: Runner = runner_of(self.mode, self.round.pieces(self.widths), self._idle)
+        self.state = state
 
     def _bound(self) -> bool:
         """Whether the controller still is what the rounds are about."""
