@@ -51,11 +51,10 @@ class Look(NamedTuple):
 
 
 @triton.jit
-def pair_of(tree, drafts, row, drawn, law, walk, slope):
-    """[p_target / s - p_draft]+ of a row, of which its first child is known to have been drawn."""
+def kept_row(tree, drafts, walk):
+    """What the children of a row were drawn from, its first child known to have been."""
     first = token_of(tree, walk.b, first_child(tree, walk.b, walk.at))
-    kept = draft_row(drafts, walk.b, walk.at, first)
-    return Pair(row, law, drawn.inv_temperature.to(tl.float32), kept, 1.0 / slope)
+    return draft_row(drafts, walk.b, walk.at, first)
 
 
 @triton.jit
@@ -65,7 +64,8 @@ def sum_rejected(
 ):  # fmt: skip
     """This share of the sums that a rejected child asks for."""
     law, b = kept_law(state, walk.b), walk.b
-    pair = pair_of(tree, drafts, row, drawn, law, walk, number(state, b, SLOPE))
+    kept, rate = kept_row(tree, drafts, walk), drawn.inv_temperature.to(tl.float32)
+    pair = Pair(row, law, rate, kept, 1.0 / number(state, b, SLOPE))
     residual = state.residual + b.to(tl.int64) * state.chunks
     if drawn.filtered:
         if own.arrays.groups is not None:
@@ -78,15 +78,15 @@ def sum_rejected(
     if code(state, b, SUMMED) != 0:
         sums = state.draft + b.to(tl.int64) * state.draft_tiles
         last = code(state, b, LAST)
-        sum_draft(tree, drafts, pair.kept, b, walk.at, last, sums, share, shares, TILE)
+        sum_draft(tree, drafts, kept, b, walk.at, last, sums, share, shares, TILE)
 
 
 @triton.jit
-def mass_after(tree, drafts, row, drawn, law, state, walk, slope, tiles):
+def mass_after(tree, drafts, drawn, law, state, walk, slope, tiles):
     """M: what is left of p_target, by the sums of the step."""
     if drawn.one_hot:
-        pair = pair_of(tree, drafts, row, drawn, law, walk, slope)
-        p_draft = p_draft_of(drafts, pair.kept, law.argmax, law.argmax >= 0)
+        kept = kept_row(tree, drafts, walk)
+        p_draft = p_draft_of(drafts, kept, law.argmax, law.argmax >= 0)
         mass = tl.maximum(1.0 / slope - p_draft.to(tl.float64), 0.0)
     else:
         residual = state.residual + walk.b.to(tl.int64) * state.chunks
@@ -178,7 +178,8 @@ def replacement(
                 tree, row, drawn, own, law, walk, last, tiles, uniform, TILE, LISTED
             )
         elif drafts.logits is not None:
-            pair = pair_of(tree, drafts, row, drawn, law, walk, slope)
+            kept, rate = kept_row(tree, drafts, walk), drawn.inv_temperature.to(tl.float32)
+            pair = Pair(row, law, rate, kept, 1.0 / slope)
             masses = state.residual + walk.b.to(tl.int64) * state.chunks
             token = draw_excess(pair, drafts, own, masses, tiles, uniform, drawn.filtered, TILE)
     if token < 0:
@@ -237,7 +238,7 @@ def decide(
         if drafts.logits is not None:
             if sums:
                 slope, last = number(state, walk.b, SLOPE), code(state, walk.b, LAST)
-                mass = mass_after(tree, drafts, row, drawn, law, state, walk, slope, tiles)
+                mass = mass_after(tree, drafts, drawn, law, state, walk, slope, tiles)
                 left, node = left_after(state, walk.b), code(state, walk.b, NEXT)
         look = look_at_children(
             tree, drafts, row, drawn, own, law, walk, node, last, slope, mass, left, tiles,
