@@ -106,4 +106,4 @@ def _limits(name: str, params: dict[str, float], depth: int) -> list[float]:
     levels = int(params["n"])
     if levels < 1:
         raise EngineError(f"arms: a tree has at least one level, got fixed_length of {levels}")
-    return [-math.inf] * (levels - 1) + [math.inf] * (depth - levels + 1)
+    return [math.inf if level + 1 >= levels else -math.inf for level in range(depth)]
