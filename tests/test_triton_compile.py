@@ -23,12 +23,12 @@ SLOW = pytest.mark.slow
 LIMIT = 600  # seconds, on whatever machine
 
 
-def compiled_for(target: str, cache: Path) -> dict:
+def compiled_for(target: str, cases: str, cache: Path) -> dict:
     """What helpers/triton_compile.py says of a target; the cache is empty, so all is compiled."""
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     run = subprocess.run(
-        [sys.executable, "-m", "helpers.triton_compile", target],
+        [sys.executable, "-m", "helpers.triton_compile", target, cases],
         env={**kept, "TRITON_CACHE_DIR": str(cache), "PYTHONPATH": path},
         capture_output=True, text=True, check=False, timeout=LIMIT,
     )  # fmt: skip
@@ -38,7 +38,12 @@ def compiled_for(target: str, cache: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def sm_90(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    return compiled_for("sm_90", tmp_path_factory.mktemp("sm_90"))
+    return compiled_for("sm_90", "usual", tmp_path_factory.mktemp("sm_90"))
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return compiled_for("sm_90", "all", tmp_path_factory.mktemp("everything"))
 
 
 pytestmark = pytest.mark.xdist_group("triton compile")  # once, so on one worker
@@ -55,9 +60,18 @@ def test_other_sizes_compile_nothing(sm_90):
 
 
 def test_nothing_spills(sm_90):
+    nothing_spills(sm_90)
+
+
+@SLOW
+def test_nothing_spills_in_any_case(everything):
+    nothing_spills(everything)
+
+
+def nothing_spills(found: dict) -> None:
     """Registers that do not suffice go to the stack, in local memory. A few scalars may (32 bytes
     were seen): ptxas lets another block of threads run for it."""
-    for name, variants in sm_90["kernels"].items():
+    for name, variants in found["kernels"].items():
         for variant in variants:
             assert variant["reg"] > 0
             assert variant["local"] == 0, (name, variant)
@@ -80,7 +94,7 @@ def test_no_sum_depends_on_the_order_of_atomics(sm_90):
 
 @SLOW
 @pytest.mark.parametrize("target", ["sm_80", "gfx942"])
-def test_every_operator_compiles_for_other_gpus(target, sm_90, tmp_path):
-    found = compiled_for(target, tmp_path)
-    assert found["by_op"] == sm_90["by_op"]
-    assert found["compiled"] == sm_90["compiled"]
+def test_every_operator_compiles_for_other_gpus(target, everything, tmp_path):
+    found = compiled_for(target, "all", tmp_path)
+    assert found["by_op"] == everything["by_op"]
+    assert found["compiled"] == everything["compiled"]
