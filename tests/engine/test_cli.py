@@ -90,6 +90,14 @@ def test_json_is_valid_and_complete(draft, generate, model_dir):
     assert sum(arm["pulls"] for arm in report["arms"]) == report["result"]["rounds"]
 
 
+def test_arms_may_name_the_drafters_they_are_for(generate):
+    arms = "prompt-lookup|draft/svip,draft/fixed_length:n=2"
+    result = generate("--prompt", "abcabc", "--draft", "auto", "--arms", arms, "--json")
+    assert result.returncode == 0, result.stderr
+    labels = [arm["label"] for arm in json.loads(result.stdout)["arms"]]
+    assert labels == ["prompt-lookup|draft/svip(threshold=0.6)", "draft/fixed_length(n=2)"]
+
+
 def test_prompts_come_from_a_file_or_standard_input(generate, tmp_path):
     file = tmp_path / "prompt.txt"
     file.write_text("abcabc")
