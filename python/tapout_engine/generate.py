@@ -108,7 +108,8 @@ def _checked_early(arguments: argparse.Namespace) -> tuple[Arm, ...] | None:
     arms = parse_arms(arguments.arms)
     if arguments.tree:
         DepthController(arms, arguments.slots, policy=arguments.bandit)
-    tk.StopRules(*(arm[:2] for arm in arms))
+    else:
+        tk.StopRules(*(arm[:2] for arm in arms))
     return arms
 
 
