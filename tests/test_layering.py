@@ -28,7 +28,7 @@ KERNEL_LAYERS = [
 # adapters -> decode -> controller -> tapout_kernels; programs on top.
 ENGINE_LAYERS = [
     {"errors", "engine", "progress", "prompts", "requests", "arms", "text", "skipping"},
-    {"controller", "rows", "loading", "divergence", "models"},
+    {"controller", "rows", "loading", "divergence", "models", "slot_cost"},
     {"lanes", "depth"},
     {"decode", "summary"},
     {"tree_decode", "graph_loop"},

@@ -11,15 +11,10 @@ from torch import Tensor
 import tapout_kernels as tk
 
 from .controller import Controller
-from .engine import BlockDrafter, Drafter, Target, check_vocabulary, draft_cost, max_length
+from .engine import BlockDrafter, Drafter, Target, check_vocabulary, max_length
+from .slot_cost import slot_cost
 
-VERIFY_ROW = 0.02  # what one more token costs the target's forward, in forwards
 Clock = Callable[[str], AbstractContextManager[None]]
-
-
-def slot_cost(drafter: Drafter, batch: int = 1) -> float:
-    """One slot more, in forwards: a step of the drafter, and one more token in every row."""
-    return draft_cost(drafter) + VERIFY_ROW * batch
 
 
 class Lane:
@@ -76,7 +71,7 @@ class Lane:
             self.drafter.dtype if keeps_logits else None, device,
         )  # fmt: skip
         self.verdict = tk.Verdict.empty(batch, slots, self.overlap, device=device)
-        cost = [slot_cost(self.drafter, batch)]
+        cost = [slot_cost(self.drafter, batch, slots, device)]
         self.cost = torch.tensor(cost, dtype=torch.float32, device=device)
 
     def offer(self) -> Tensor | None:

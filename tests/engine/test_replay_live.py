@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from tapout_engine import Controller, Request, SpeculativeDecoder
 from tapout_engine.adapters.prompt_lookup import PromptLookupDrafter
 from tapout_engine.adapters.toy import ToyLM
 from tapout_engine.arms import TAPOUT_ARMS
-from tapout_engine.lanes import VERIFY_ROW
 from tapout_engine.replay import Play, Player, measured_costs
+from tapout_engine.slot_cost import verify_cost
 from tapout_engine.traces.recorder import Recorder
 
 from .recording import record
@@ -62,7 +63,10 @@ def requests(temperature: float) -> list[Request]:
 def live_costs(player: Player, batch: int = 1):
     """The bandit is told what live decoding tells it, whatever rounds cost."""
     costs = measured_costs(player.meta, batch)
-    told = np.array(player.meta.cost_ratio) + VERIFY_ROW * (batch - 1)
+    alone, together = (
+        verify_cost(rows, player.meta.slots, torch.device("cpu")) for rows in (1, batch)
+    )
+    told = np.array(player.meta.cost_ratio) + together - alone
     ratio = np.tile(told.astype(np.float32), (batch, 1))
     return replace(costs, ratio=ratio)
 
