@@ -30,6 +30,7 @@ ENGINE_LAYERS = [
     {"errors", "engine", "progress", "prompts", "requests", "arms", "text", "skipping"},
     {"controller", "rows", "loading", "divergence", "models", "slot_cost"},
     {"lanes", "depth"},
+    {"scoring"},
     {"decode", "summary"},
     {"tree_decode", "graph_loop"},
     {"adapters"},

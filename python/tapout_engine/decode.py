@@ -16,6 +16,7 @@ from .engine import Drafter, Target, Tokenizer, max_length
 from .lanes import Lane
 from .requests import Request, Result, Times
 from .rows import INVALID, RoundReport, Row, check_requests, sampling_params
+from .scoring import Scorer, Verified
 
 StreamCallback = Callable[[int, list[int], str], None]
 """Called after each round of each row: its index, its new tokens, its new text."""
@@ -137,6 +138,7 @@ class SpeculativeDecoder(BatchDecoder):
             for index, drafter in enumerate(drafters.values())
         ]
         self.prompt_below = min(self.max_length, *(lane.max_length for lane in self.lanes))
+        self.scorer = Scorer(self.lanes, controller) if controller.full_information else None
 
     def reset(self) -> None:
         """Forget what the bandit learned; it persists over calls of ``generate`` otherwise."""
@@ -152,9 +154,9 @@ class SpeculativeDecoder(BatchDecoder):
         with self._clock("kernels"):
             self.controller.select(live, self.backend)
         self.drafted = self._draft(last, live, budget, room)
-        logits = self._forward(last, room)
+        self.logits = self._forward(last, room)  # [B, K+1, V]
         for lane in self.drafted:
-            lane.verify(logits)
+            lane.verify(self.logits)
         return self._merged(lambda lane: lane.verdict.last_token)
 
     def _draft(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> list[Lane]:
@@ -199,6 +201,8 @@ class SpeculativeDecoder(BatchDecoder):
         self.target.prefill(prompts)
         for lane in self.lanes:
             lane.prefill(prompts, self.sampling, self.rng)
+        if self.scorer is not None:
+            self.scorer.begin()
         self._logits = torch.zeros(
             len(prompts), self.controller.slots + 1, self.target.vocab_size,
             dtype=self.target.dtype, device=self.target.device,
@@ -207,6 +211,8 @@ class SpeculativeDecoder(BatchDecoder):
     def _advance(self, rows: list[Row]) -> list[RoundReport]:
         device = self.target.device
         live = torch.tensor([row.live for row in rows], device=device)
+        if self.scorer is not None:
+            self.scorer.settle(live)
         rooms = [self._room(row) if row.live else 0 for row in rows]
         # The target adds one token of its own, so a draft stays one short of what is left.
         budget = [
@@ -218,10 +224,19 @@ class SpeculativeDecoder(BatchDecoder):
         emitted = [report.emitted for report in reports]
         with self._clock("verify"):
             self.target.commit(emitted)
+        self._follow(emitted, reports)
+        return reports
+
+    def _follow(self, emitted: list[list[int]], reports: list[RoundReport]) -> None:
+        """The drafters read what was emitted, or are asked about it when the next round begins."""
+        if self.scorer is not None:
+            tokens = self._merged(lambda lane: lane.verdict.tokens)
+            count = self._merged(lambda lane: lane.verdict.num_emitted)
+            self.scorer.keep(Verified(emitted, tokens, count, self.logits))
+            return
         with self._clock("draft"):
             for lane in self.lanes:
                 lane.commit(emitted, [report.lane == lane.index for report in reports])
-        return reports
 
     def _room(self, row: Row) -> int:
         """The longest draft that target and drafters can read, whatever the request asks for."""

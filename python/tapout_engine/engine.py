@@ -80,6 +80,19 @@ Drafter = AutoregressiveDrafter | BlockDrafter
 
 
 @runtime_checkable
+class ScoredDrafter(Follower, Protocol):
+    """A drafter that can say what it thought of tokens it did not draft."""
+
+    def score(self, emitted: Sequence[Sequence[int]]) -> Tensor:
+        """In place of ``commit``, what it says where each of the n longest new tokens stands.
+
+        Logits [B, n, V], or [B, n, D] with a draft vocabulary, after all tokens before the place;
+        of a block drafter the token that it would propose first there, [B, n] int64, -1 where it
+        has none. What comes after a row's own tokens is never looked at; n is at least 1.
+        """
+
+
+@runtime_checkable
 class TreeTarget(Target, Protocol):
     """A target that verifies trees."""
 

@@ -166,14 +166,6 @@ def test_drafters_that_are_not_there_are_refused():
         )
 
 
-def test_a_hedge_has_one_drafter():
-    """It judges a rule by another's draft."""
-    arms = tuple(("fixed_length", {"n": n}, (name,)) for n, name in ((1, "draft"), (3, "worse")))
-    for policy in ("hedge", "normalhedge"):
-        with pytest.raises(EngineError, match=f"{policy} .* must be for one drafter, got 2"):
-            SpeculativeDecoder(ToyLM(VOCAB), drafters(), Controller(arms, policy=policy))
-
-
 @pytest.mark.parametrize(
     "policy", ["ucbspec", "exp3", "exp3spec", "hedge", "normalhedge", "metasd"]
 )

@@ -11,6 +11,7 @@ import tapout_kernels as tk
 
 from ..errors import EngineError
 from ..models import Branches, Decoder, StaticCache
+from .batches import padded, scored
 
 PREFILL = 256  # tokens of a row that one forward reads
 
@@ -109,6 +110,9 @@ class StaticModel:
             self.tail[row] = [tail[-1], *tokens][right:]
         self.fed = 0
 
+    def score(self, emitted: Sequence[Sequence[int]]) -> Tensor:
+        return scored(self, [tail[-1] for tail in self.tail], emitted)
+
     def _run(self, input_ids: Tensor, start: list[int], branches: Branches | None = None) -> Tensor:
         length = max(start) + input_ids.shape[1]
         self.cache.hold(length)
@@ -124,12 +128,6 @@ class StaticModel:
             self.states = torch.nn.functional.pad(self.states, (0, 0, 0, more))
         for row, at in enumerate(start):
             self.states[row, at : at + states.shape[1]] = states[row]
-
-
-def padded(rows: list[list[int]]) -> Tensor:
-    """[B, longest]; what follows a shorter row is never looked at and written over."""
-    width = max(map(len, rows))
-    return torch.tensor([row + [0] * (width - len(row)) for row in rows])
 
 
 def _joined(missing: list[list[int]], input_ids: Tensor) -> tuple[Tensor, Tensor]:
