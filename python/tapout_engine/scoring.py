@@ -49,9 +49,9 @@ class Judge:
     def chances(self, done: Verified, live: Tensor) -> Tensor:
         """[B, K+1] f64: how likely each token was to be accepted; any number beyond ``count``."""
         lane = self.lane
-        # Noise of its own would be no harm, but rule gumbel's is the position's.
-        position = lane.rng.position - done.count
-        rng = tk.RngState(lane.rng.seed, lane.rng.round.clone(), position)
+        # What the next round will draw must not decide who draws it; gumbel's noise is the past's.
+        seed = lane.rng.seed if self.certain else ~lane.rng.seed
+        rng = tk.RngState(seed, lane.rng.round.clone(), lane.rng.position - done.count)
         with lane.clock("draft"):
             said = lane.drafter.score(done.emitted)
         with lane.clock("kernels"):
