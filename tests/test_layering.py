@@ -32,7 +32,7 @@ ENGINE_LAYERS = [
     {"lanes", "depth"},
     {"scoring"},
     {"decode", "summary"},
-    {"tree_decode", "graph_loop"},
+    {"plain_decode", "tree_decode", "graph_loop"},
     {"adapters"},
     {"session"},
     {"generate", "demo", "training", "profiling"},

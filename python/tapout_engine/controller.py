@@ -117,6 +117,14 @@ class Controller:
         fixed = self.rules.names[0] == "fixed_length"
         return min(self.slots, int(self.rules.params[0]["n"])) if fixed else self.slots
 
+    def require_predictor(self, given: bool) -> None:
+        """Raise an EngineError if an arm follows predictions and nobody makes any."""
+        if "predicted_length" in self.rules.names and not given:
+            raise EngineError(
+                "arms: predicted_length drafts as long as it is told: expected "
+                "SpeculativeDecoder(predictor=), got none"
+            )
+
     def drafter(self, offers: Sequence[Tensor | None]) -> Tensor:
         """[B]: each row's drafter, the first of its arm's that offers a draft, else the last.
 

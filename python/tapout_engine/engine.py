@@ -52,6 +52,18 @@ class Target(Follower, Protocol):
 
 
 @runtime_checkable
+class StatefulTarget(Target, Protocol):
+    """A target whose hidden states can be seen."""
+
+    def keep_states(self) -> None:
+        """Said before the first ``prefill``: they will be asked for."""
+
+    def last_states(self) -> Tensor:
+        """Between rounds: the last hidden state [B, hidden] after the token before each row's last
+        one, which has not been read yet; 0 where there is none."""
+
+
+@runtime_checkable
 class AutoregressiveDrafter(Follower, Protocol):
     """A drafter asked for one token after the other; its logits are sampled by ``draft_step``.
 

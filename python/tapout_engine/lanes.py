@@ -82,15 +82,18 @@ class Lane:
             self.offered = self.drafter.propose(self.controller.slots)  # [B, K]
             return self.offered[:, 0] >= 0
 
-    def draft(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> None:
+    def draft(
+        self, last: Tensor, live: Tensor, budget: Tensor, room: int,
+        prediction: Tensor | None = None,
+    ) -> None:  # fmt: skip
         """Fill the proposal for the rows of ``live``; see :meth:`SpeculativeDecoder.round`."""
         if self.blocks:
-            self._take(live, budget)
+            self._take(live, budget, prediction)
         else:
-            self._step(last, live, budget, room)
+            self.begin(live, budget, prediction)
+            self._step(last, room)
 
-    def _step(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> None:
-        self.begin(live, budget)
+    def _step(self, last: Tensor, room: int) -> None:
         token = last
         for _ in range(room):
             if self.early_exit and not self.proposal.num_active.item():
@@ -99,12 +102,13 @@ class Lane:
                 logits = self.drafter.step(token)  # [B, V or D]
             token = self.add(logits)
 
-    def begin(self, live: Tensor, budget: Tensor) -> None:
-        """An empty draft for the rows of ``live``, of up to ``budget`` tokens."""
+    def begin(self, live: Tensor, budget: Tensor, prediction: Tensor | None = None) -> None:
+        """An empty draft for the rows of ``live``, of up to ``budget`` tokens; ``prediction`` [B]
+        f32 is for arms of ``predicted_length``."""
         self.live = live
         with self.clock("kernels"):
             self.proposal.reset(
-                self.rng, self.controller.rules, self.controller.state, budget, live,
+                self.rng, self.controller.rules, self.controller.state, budget, live, prediction,
                 backend=self.backend,
             )  # fmt: skip
 
@@ -117,11 +121,11 @@ class Lane:
                 backend=self.backend,
             )  # fmt: skip
 
-    def _take(self, live: Tensor, budget: Tensor) -> None:
+    def _take(self, live: Tensor, budget: Tensor, prediction: Tensor | None) -> None:
         self.live = live
         with self.clock("kernels"):
             tk.Proposal.from_tokens(
-                self.offered, self.rng, live=live, max_length=budget,
+                self.offered, self.rng, live=live, max_length=budget, prediction=prediction,
                 rules=self.controller.rules, state=self.controller.state,
                 out=self.proposal, backend=self.backend,
             )  # fmt: skip

@@ -43,7 +43,7 @@ class HeadDrafter:
         self.cache: StaticCache = self.head.cache(len(prompts), 2 * longest)
         self.entries = [0] * len(prompts)  # of confirmed tokens, in the cache
         self.tail = [list(prompt) for prompt in prompts]  # confirmed tokens without; never empty
-        self.drafting = self.confirmed = 0  # steps of this round, and tokens that are not drafts
+        self.drafting = self.scoring = 0  # steps of this round, and tokens that are not drafts
         while any(len(tail) > 1 for tail in self.tail):
             parts = [tail[: min(len(tail) - 1, PREFILL)] for tail in self.tail]
             self._read(parts)
@@ -72,7 +72,7 @@ class HeadDrafter:
         states = self._read(
             [[*tail[:-1], *ids] for tail, ids in zip(self.tail, input_ids.tolist(), strict=True)]
         )
-        self.confirmed = input_ids.shape[1]
+        self.scoring = input_ids.shape[1]
         columns = before[:, None] + torch.arange(input_ids.shape[1])
         return self.head.logits(states.take_along_dim(columns[..., None].to(self.device), 1))
 
@@ -97,13 +97,13 @@ class HeadDrafter:
 
     def commit(self, emitted: Sequence[Sequence[int]]) -> None:
         read = [0] * len(self.tail)
-        right = self.confirmed or min(self.drafting, 1)  # of the last token and those after it
+        right = self.scoring or min(self.drafting, 1)  # of the last token and those after it
         if right:  # a row without new tokens keeps its last one: no tail is ever empty
             read = [
                 len(tail) - 1 + min(len(new), right)
                 for tail, new in zip(self.tail, emitted, strict=True)
             ]
-        self.drafting = self.confirmed = 0
+        self.drafting = self.scoring = 0
         for tail, tokens in zip(self.tail, emitted, strict=True):
             tail.extend(tokens)
         self._advance(read)

@@ -46,7 +46,7 @@ class StaticModel:
             raise EngineError(f"StaticModel: reads at most {limit} tokens, got {longest}")
         self.cache = self.decoder.cache(len(prompts), 2 * longest)
         self.states = torch.zeros(
-            len(prompts), 0, self.decoder.config.hidden_size, dtype=self.dtype, device=self.device
+            len(prompts), 1, self.decoder.config.hidden_size, dtype=self.dtype, device=self.device
         )
         self.cached = [0] * len(prompts)  # confirmed tokens of each row in the cache
         self.tail = [list(prompt) for prompt in prompts]  # those that are not; never empty
@@ -121,6 +121,12 @@ class StaticModel:
         if self.keeps_states:
             self._keep(states, start)
         return states
+
+    def last_states(self) -> Tensor:
+        count = torch.tensor(self.cached, device=self.device)  # all but each row's last token
+        rows = torch.arange(len(count), device=self.device)
+        states = self.states[rows, (count - 1).clamp(min=0)]
+        return torch.where(count[:, None] > 0, states, 0)
 
     def _keep(self, states: Tensor, start: list[int]) -> None:
         if self.states.shape[1] < self.cache.slots:
