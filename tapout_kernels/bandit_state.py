@@ -123,9 +123,9 @@ class BanditState:
         -----
         Source: TapOut, arXiv 2511.02017; Auer et al. 2002 (UCB1, UCB-Tuned; another paper of that
         year: EXP3); BanditSpec, 2505.15141 (UCBSpec, EXP3Spec); Chaudhuri et al. 2009
-        (NormalHedge). Hedging over drafters is Not-a-Bandit's, 2510.20064; the estimate over stop
-        rules and hedge's rate are this project's, as are reward ``throughput``, credit ``decision``
-        and every default. ``overlap``: MetaSD, 2604.05417.
+        (NormalHedge). Hedging over drafters is Not-a-Bandit's, 2510.20064, and taught by
+        :func:`observe_drafters`; the estimate over stop rules and hedge's rate are this project's,
+        as are reward ``throughput``, credit ``decision`` and every default. ``overlap``: MetaSD, 2604.05417.
 
         Examples
         --------

@@ -21,7 +21,7 @@ KERNEL_LAYERS = [
     {"backends"},
     {"types", "tree", "tree_shape", "stop_rules", "draft_vocab", "policies"},
     {"proposal", "tree_proposal", "tree_draft", "bandit_state"},
-    {"ops", "replay", "round_graph", "full_information"},
+    {"ops", "replay", "_replay_checks", "round_graph", "full_information"},
     {"warmup"},
     {"__init__", "testing"},
 ]

@@ -120,7 +120,7 @@ def test_processes_find_what_one_does(replay):
             ("--policies", "metasd", "--rewards", "overlap"),
             "a trace does not hold what the reward",
         ),
-        (("--policies", "hedge"), "judges a rule by another's draft"),
+        (("--policies", "hedge"), "over several drafters compares drafters"),
         (("--rewards", "overlap"), "no policy suits these arms and rewards"),
         (("--rewards", ","), "replay: rewards must be among"),
     ],

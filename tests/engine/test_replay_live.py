@@ -125,6 +125,27 @@ def test_hedges_over_the_rules_of_one_drafter(policy):
     assert_equal(rounds, [decoder.generate([request])[0] for request in requests(0.0)], player)
 
 
+@pytest.mark.parametrize("policy", ["hedge", "normalhedge"])
+@pytest.mark.parametrize("batch", [1, len(PROMPTS)])
+@pytest.mark.parametrize(("rule", "temperature"), [("greedy", 0.0), ("gumbel", 0.9)])
+@pytest.mark.parametrize("stop", [("fixed_length", {"n": 3}), ("max_confidence", {})])
+def test_hedges_over_drafters(stop, rule, temperature, batch, policy):
+    """One after the other, or all at once; what they learnt is the same to the last digits."""
+    arms = tuple((*stop, (name,)) for name in drafters())
+    player = Player(record(Recorder(ToyLM(VOCAB), drafters(), SLOTS, rule), requests(temperature)))
+    play, order = Play("", arms, policy), np.arange(len(PROMPTS))
+    rounds = player.play(play, order, live_costs(player, batch), batch, seed=5)
+    controller = Controller(arms, SLOTS, policy, seed=5)
+    decoder = SpeculativeDecoder(ToyLM(VOCAB), drafters(), controller, rule=rule)
+    asked = requests(temperature)
+    together = [asked] if batch > 1 else [[request] for request in asked]
+    results = [result for some in together for result in decoder.generate(some)]
+    assert_equal(rounds, results, player)
+    assert set(rounds.arm) == {0, 1, 2}
+    pulls = [arm.pulls for arm in controller.report()]
+    assert np.bincount(rounds.arm, minlength=3).tolist() == pulls
+
+
 @pytest.mark.parametrize(("rule", "temperature"), [("greedy", 0.0), ("gumbel", 0.7)])
 def test_a_language_model_and_its_head(rule, temperature):
     names = {"fixed_length": ("head",), "svip": ("prompt-lookup", "head"), "adaedl": ("self",)}
