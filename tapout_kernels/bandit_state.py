@@ -125,7 +125,8 @@ class BanditState:
         year: EXP3); BanditSpec, 2505.15141 (UCBSpec, EXP3Spec); Chaudhuri et al. 2009
         (NormalHedge). Hedging over drafters is Not-a-Bandit's, 2510.20064, and taught by
         :func:`observe_drafters`; the estimate over stop rules and hedge's rate are this project's,
-        as are reward ``throughput``, credit ``decision`` and every default. ``overlap``: MetaSD, 2604.05417.
+        as are reward ``throughput``, credit ``decision`` and every default. ``overlap``: MetaSD,
+        2604.05417.
 
         Examples
         --------

@@ -48,10 +48,17 @@ def tokens_of(results) -> list[list[int]]:
 # ---- what is emitted -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", HEDGES)
-@pytest.mark.parametrize("rule", ["token", "block", "gumbel", "greedy"])
-def test_greedy_output_equals_plain_decoding(rule, policy):
+RULES = [("hedge", "token"), ("hedge", "gumbel"), ("normalhedge", "block"),
+         ("normalhedge", "greedy")]  # fmt: skip
+
+
+@pytest.mark.parametrize("early_exit", [True, False])
+@pytest.mark.parametrize(("policy", "rule"), RULES)
+def test_greedy_output_equals_plain_decoding(policy, rule, early_exit):
     decoder = decoder_of(policy, rule)
+    decoder.early_exit = early_exit
+    for lane in decoder.lanes:
+        lane.early_exit = early_exit
     results = decoder.generate(requests())
     assert tokens_of(results) == tokens_of(PlainDecoder(ToyLM(VOCAB)).generate(requests()))
     assert {arm for result in results for arm in result.arms} == {0, 1, 2}
@@ -93,9 +100,8 @@ def test_gumbel_samples_equal_plain_decoding():
 # ---- what is learnt ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", HEDGES)
-@pytest.mark.parametrize("rule", ["token", "block", "gumbel", "greedy"])
-def test_the_better_drafter_is_found(rule, policy):
+@pytest.mark.parametrize(("policy", "rule"), RULES)
+def test_the_better_drafter_is_found(policy, rule):
     decoder = decoder_of(policy, rule, **({"epsilon": 0.0} if policy == "normalhedge" else {}))
     results = decoder.generate(requests(0.7, new=120))
     late = [arm for result in results for arm in result.arms[-15:]]

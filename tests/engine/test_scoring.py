@@ -13,6 +13,7 @@ from tapout_engine.adapters.static import StaticModel
 from tapout_engine.adapters.toy import ToyLM
 from tapout_engine.models.weights import decoder_of
 
+from .conftest import tiny_llama
 from .heads import VOCAB, guessable_llama, guessing, prompts
 from .test_traces import llama_setup
 
@@ -114,6 +115,21 @@ def test_lookup_says_what_it_would_propose_first_at_every_place():
     assert said[0].tolist() == [2, 3, 1, 2]
     other.prefill([text + tokens for text, tokens in zip(texts, new, strict=True)])
     assert torch.equal(drafter.propose(3), other.propose(3))
+
+
+def test_rows_may_reach_the_last_position():
+    """Of 48, beside rows that have ended there and are fed padding."""
+    target = StaticModel(decoder_of(tiny_llama(seed=1, layers=2, positions=48)))
+    drafters = {
+        "head": HeadDrafter(guessing(target.decoder), target),
+        "self": StaticModel(target.decoder.without([1])), "lookup": PromptLookupDrafter(VOCAB),
+    }  # fmt: skip
+    table = tuple(("fixed_length", {"n": 4}, (name,)) for name in drafters)
+    decoder = SpeculativeDecoder(target, drafters, Controller(table, 4, "hedge"))
+    asked = [Request(text, 99) for text in prompts(40, 5, 46, 1)]
+    results = decoder.generate(asked)
+    assert [r.tokens for r in results] == [r.tokens for r in PlainDecoder(target).generate(asked)]
+    assert [len(r.tokens) for r in results] == [8, 43, 2, 47]
 
 
 @pytest.mark.parametrize("policy", ["hedge", "normalhedge"])
