@@ -70,10 +70,12 @@ class Judge:
         lane, proposal = self.lane, self.proposal
         if lane.blocks:
             said = torch.nn.functional.pad(said, (0, proposal.slots - said.shape[1]), value=-1)
+            offered = (said >= 0) & (said < lane.target.vocab_size)
             tk.Proposal.from_tokens(
-                said.clamp(min=0), rng, length=count, live=live, out=proposal, backend=lane.backend
-            )
-            return said >= 0
+                torch.where(offered, said, 0), rng, length=count, live=live, out=proposal,
+                backend=lane.backend,
+            )  # fmt: skip
+            return offered
         proposal.reset(rng, max_length=count, live=live, backend=lane.backend)
         for logits in said.unbind(1):
             tk.draft_step(

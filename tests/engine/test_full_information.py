@@ -176,6 +176,31 @@ def test_where_nothing_is_tossed_a_gamma_is_whether_the_first_draft_is_right(rul
             assert known[place, index] == (said == text[begin + place])
 
 
+class Wild(PromptLookupDrafter):
+    """Says what is no token every other time, elsewhere nothing or the token 1."""
+
+    def score(self, emitted):
+        known = super().score(emitted)
+        return torch.tensor([VOCAB, 1, -1, VOCAB + 7, 1])[: known.shape[1]].expand_as(known)
+
+
+def test_what_is_no_token_has_no_chance_and_hides_none_after_it():
+    lanes = {"good": ToyLM(VOCAB), "wild": Wild(VOCAB)}
+    controller = Controller(arms(names=lanes, n=4), 4, "hedge")
+    decoder, known = SpeculativeDecoder(ToyLM(VOCAB), lanes, controller), []
+    controller.observe = lambda gamma, count, live: known.extend(gamma[0, 1, : int(count)].tolist())
+    (result,) = decoder.generate([Request([1], 60, 1.0)])
+    text = [1, *result.tokens]
+    target = probabilities(ToyLM(VOCAB), text, Request([1], 60, 1.0))[: len(known), 1].tolist()
+    place = 0
+    for emitted in [n + 1 for n in result.accepted][:-1]:
+        one = target[place : place + emitted]
+        expected = [p * (i in (1, 4)) for i, p in enumerate(one)]
+        assert known[place : place + emitted] == pytest.approx(expected, abs=1e-6)
+        place += emitted
+    assert place == len(known) > 20
+
+
 def test_every_position_counts_once_and_the_end_of_a_request_is_dropped():
     """K = 4 slots, but drafts of 3: a position needs 3 tokens."""
     decoder, _, _, known = told("greedy", 0.0)
