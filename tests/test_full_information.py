@@ -183,6 +183,40 @@ def test_it_is_a_graph_of_tensors():
     assert torch.equal(ring.gamma, twin[1].gamma)
 
 
+@pytest.mark.gpu
+def test_a_captured_round_never_waits_for_the_gpu():
+    bandit, ring, gamma = gpu_round()
+    count = torch.zeros(2, dtype=torch.int32, device="cuda")
+    OBSERVE(bandit, ring, gamma, count)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        OBSERVE(bandit, ring, gamma, count)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        OBSERVE(bandit, ring, gamma, count)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected = gpu_round("cpu")
+    for seed in range(4):
+        drawn = torch.rand(2, 2, 4, dtype=torch.float64, generator=torch.manual_seed(seed))
+        new = counts(seed, 4 - seed)
+        gamma.copy_(drawn)
+        count.copy_(new)
+        graph.replay()
+        OBSERVE(*expected[:2], drawn, new)
+    # each number is rounded on its own, on both sides
+    torch.testing.assert_close(bandit.reward_sq.cpu(), expected[0].reward_sq, rtol=1e-14, atol=0)
+    assert torch.equal(ring.seen.cpu(), expected[1].seen)
+    assert bandit.count.sum() > 0
+
+
+def gpu_round(device: str = "cuda") -> tuple[BanditState, DrafterRing, torch.Tensor]:
+    bandit = BanditState.create(2, policy="normalhedge", rows=2, device=device)
+    bandit.arm_prob.fill_(0.5)
+    gamma = torch.zeros(2, 2, 4, dtype=torch.float64, device=device)
+    return bandit, DrafterRing.empty(2, 2, 3, device), gamma
+
+
 # ---- learning ------------------------------------------------------------------------------------
 
 
