@@ -96,7 +96,8 @@ def rewards(rows: Rows) -> Iterable[str]:
         "stream. Rewards of token level are credited slot by slot: `decision` and `token_accept`. "
         "Only `throughput` knows what a draft costs; `simple` counts accepted drafts, and `blend` "
         "also the share of drafts that are accepted: where drafts are cheap it favours rules that "
-        "stop early."
+        "stop early. One or the other: three tokens of the head, or of lookup; hedges learn there "
+        "from every token of the text what either would have had accepted, and read no reward."
     )
     for section in sections(rows):
         yield by_reward(rows, section)

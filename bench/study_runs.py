@@ -22,6 +22,7 @@ from tapout_engine.traces import Trace, TraceMeta
 BOTH_ARMS = tuple(
     (*arm[:2], tuple(name.replace("draft", "head") for name in arm[2])) for arm in DRAFTER_ARMS
 )
+EITHER_ARMS = tuple(("fixed_length", {"n": 3}, (name,)) for name in ("head", "prompt-lookup"))
 RATIOS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DISCOUNTED = ("ucb1", "thompson_gaussian", "epsilon_greedy")
@@ -68,6 +69,7 @@ SECTIONS = (
     Section("TapOut's own arms", TAPOUT_ARMS),
     Section("arms for the head", HEAD_ARMS),
     Section("head and lookup", BOTH_ARMS),
+    Section("one or the other", EITHER_ARMS),
     Section("every drafter", every=True),
     Section("cost", BOTH_ARMS, SWEPT, ratios=RATIOS),
     Section("load", BOTH_ARMS, SWEPT, batches=BATCHES),

@@ -124,7 +124,7 @@ def _policies(rows: Rows) -> str:
         f"{label} {share:.1%} ({section})"
         for section in sections(rows)
         for label, share, _ in policies(rows, section)
-        if label == "hedge, blend"
+        if label in ("hedge, blend", "hedge")
     )
     return (
         "- Which policy, the mean over all arms and streams: "

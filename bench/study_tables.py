@@ -130,7 +130,9 @@ def by_reward(rows: Rows, section: str) -> str:
     rewards = names(of(rows, section, way="policy"), "reward")
     lines = []
     for policy in names(of(rows, section, way="policy"), "policy"):
-        cells = [found.get(f"{policy}, {reward}") for reward in rewards]
+        labels = [names(of(rows, section, way="policy", policy=policy, reward=reward), "label")
+                  for reward in rewards]  # fmt: skip
+        cells = [found[label[0]] if label else None for label in labels]  # the undiscounted one
         lines.append([policy, *(f"{c[0]:.1%} ({c[1]:.1%})" if c else "" for c in cells)])
     return markdown([section, *rewards], lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from tapout_kernels.policies import LEVELS, POLICIES, check_policy, suits
 
@@ -87,7 +88,7 @@ def plays(
         own = [play for play in own if _playable(player, play, asked=policies is not None)]
         # A hedge over drafters learns of the text and reads no reward.
         over_drafters = bool(own) and player.check(own[0]).full_information
-        found += own[:1] if over_drafters else own
+        found += [replace(own[0], label=policy)] if over_drafters else own
     if not found:
         raise EngineError("replay: no policy suits these arms and rewards")
     return tuple(found)
