@@ -77,7 +77,7 @@ def unproposed_slots(reference: Reference) -> bool:
     call = caller_of(reference.ops)
     off = (
         "row_start", "temperature", "top_k", "top_p", "min_p", "token_mask", "rows",
-        "draft_logits", "logits_row", "t2d", "overlap", "logprobs",
+        "draft_logits", "logits_row", "t2d", "overlap", "logprobs", "lossy_memory",
     )  # fmt: skip
     args = dict.fromkeys(off) | {
         "target_logits": torch.tensor([0.0, -torch.inf]).expand(1, 4, 2), "seed": torch.tensor([3]),
