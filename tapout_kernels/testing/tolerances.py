@@ -28,6 +28,7 @@ TOLERANCES: dict[str, Tolerance] = {
     "cutoff": Tolerance(0.0, 0.0),  # an actual logit
     "temperature": Tolerance(0.0, 0.0),  # a copy
     "accept_prob": Tolerance(2.0**-126, 2 * NEAR),  # a quotient of two probabilities
+    "ears_prob": Tolerance(NEAR, 2 * NEAR),  # as accept_prob, and a part of 1 - max p, a mass
     "overlap": Tolerance(NEAR, NEAR),  # a mass
     "logprobs": Tolerance(NEAR, 2.0**-21),  # as token_logprob
     # Jensen-Shannon is a metric. A distribution moved by NEAR relative is 0.4 NEAR from where it

@@ -174,9 +174,11 @@ def check_verify(args: dict, found: dict, expected: dict, cutoffs: Tensor) -> in
     total = (found["position"] - args["position"]).sum()
     assert total == found["num_emitted"].sum(), "positions of other rows moved"
     given_rows = ~different & verification.same_cutoffs()
+    prob = "ears_prob" if args["rule"] == LOSSY_EARS else "accept_prob"
     for name in ("accept_prob", "overlap", "logprobs"):
         if args[name] is not None:
-            close(name, found[name][given_rows], expected[name][given_rows], "verify")
+            tolerance = prob if name == "accept_prob" else name
+            close(tolerance, found[name][given_rows], expected[name][given_rows], "verify")
     if args["lossy_memory"] is not None:
         mine, theirs = (verification.given.state.of(x["lossy_memory"]) for x in (found, expected))
         close("lossy_memory", mine[given_rows], theirs[given_rows], "verify")
