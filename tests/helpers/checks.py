@@ -13,10 +13,12 @@ from test_tree_law import setup_of
 
 from tapout_kernels import RngState, SamplingParams, StopRules, StopState
 from tapout_kernels.proposal import Proposal
+from tapout_kernels.reference.accept import LOSSY_RULES
 
 from . import setups
 from .law import DENSE, Layout
 from .learning import Learner, Round, check_episode
+from .lossy_drafts import data, same_as_slow
 from .mutants import Reference
 from .raw import caller_of
 from .round_law import round_law, target_law
@@ -207,6 +209,18 @@ def unverified_rounds(reference: Reference) -> bool:
     return learner.memory == before
 
 
+def lossy_drafts(rule: str) -> Callable[[Reference], bool]:
+    def passes(reference: Reference) -> bool:
+        try:
+            for args in data(rule):
+                same_as_slow(caller_of(reference.ops), args)
+        except AssertionError:
+            return False
+        return True
+
+    return passes
+
+
 def gumbel_accepts_itself(reference: Reference) -> bool:
     return accepts_itself(caller_of(reference.ops))
 
@@ -274,6 +288,13 @@ CHECKS = {
             "adasd_entropy",
             "adl",
         )
+    },
+    **{
+        f"drafts of {rule}": Check(
+            f"test_lossy.py::test_every_draft_is_judged_as_the_text_says[reference-{rule}]",
+            lossy_drafts(rule),
+        )
+        for rule in LOSSY_RULES
     },
     "arm of every slot": Check(
         "test_mutants.py::test_the_shipped_reference_survives", arm_of_every_slot

@@ -66,7 +66,7 @@ def near_argmax(rule: str) -> dict:
     args, generator = case.inputs(), torch.Generator().manual_seed(0)
     target = torch.randn(len(batch), slots + 1, vocab, generator=generator)
     row = 3 * batch[:, None] // len(batch) + torch.arange(slots + 1)
-    args["target_logits"] = target * torch.where(row % 3 == 0, 9.0, 1.0)[..., None]
+    args["target_logits"] = target * torch.where(row % 3 == 0, 3.0, 1.0)[..., None]
     args["length"] = torch.where(batch % 4 == 3, 7, slots).int()
     best, second = target[:, :-1].topk(2).indices.unbind(-1)
     missed = torch.zeros(len(batch), slots, dtype=torch.bool)
