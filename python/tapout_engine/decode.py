@@ -16,6 +16,7 @@ from .engine import Drafter, Target, Tokenizer, max_length
 from .lanes import Lane
 from .requests import Request, Result, Times
 from .rows import INVALID, RoundReport, Row, check_requests, sampling_params
+from .rules import require_allowed, require_lossless
 
 StreamCallback = Callable[[int, list[int], str], None]
 """Called after each round of each row: its index, its new tokens, its new text."""
@@ -109,13 +110,16 @@ class SpeculativeDecoder(BatchDecoder):
     tokenizer : Tokenizer, optional
         For text, streaming and stop strings.
     rule : {"token", "block", "gumbel", "greedy"}
-        How drafts are accepted; ``greedy`` decodes at temperature 0 whatever requests say.
+        How drafts are accepted; ``greedy`` decodes at temperature 0 whatever requests say. A lossy
+        rule, see :func:`tapout_kernels.verify`, drafts as ``token`` does.
     early_exit : bool
         Stop asking the drafter once no row drafts any more, which the host must read after each
         draft step. Off: K steps and one host read a round, fewer steps only where a model could
         not read more tokens. Tokens are the same.
     backend : str, optional
         Of every kernel, see :func:`tapout_kernels.available_backends`.
+    allow_lossy : bool
+        Must be True for a rule named ``lossy_*``: the output has not the target's law then.
     """
 
     def __init__(
@@ -127,7 +131,9 @@ class SpeculativeDecoder(BatchDecoder):
         rule: str = "token",
         early_exit: bool = True,
         backend: str | None = None,
+        allow_lossy: bool = False,
     ):
+        require_allowed("SpeculativeDecoder", rule, allow_lossy)
         super().__init__(target, tokenizer, rule, backend)
         drafters = drafter if isinstance(drafter, Mapping) else {"": drafter}
         controller.bind(list(drafters))
@@ -254,6 +260,7 @@ class PlainDecoder(BatchDecoder):
         rule: str = "token",
         backend: str | None = None,
     ):
+        require_lossless("PlainDecoder", rule)
         super().__init__(target, tokenizer, rule, backend)
 
     def _prefill(self, prompts: list[list[int]]) -> None:
