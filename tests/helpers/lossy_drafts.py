@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from tapout_kernels.testing import TOLERANCES, Case
 from tapout_kernels.testing.tolerances import Tolerance
 
 from . import raw, slow_verify
+from .mutants import Reference
 
 INTEGERS = ("tokens", "num_accepted", "num_emitted", "last_token", "status", "position")
 FLOATS = {
@@ -77,3 +79,17 @@ def near_argmax(rule: str) -> dict:
 
 def data(rule: str) -> list[dict]:
     return [every_draft(rule), near_argmax(rule)]
+
+
+def judged_as_the_text_says(rule: str) -> Callable[[Reference], bool]:
+    """What a mutant of the reference is asked."""
+
+    def passes(reference: Reference) -> bool:
+        try:
+            for args in data(rule):
+                same_as_slow(raw.caller_of(reference.ops), args)
+        except AssertionError:
+            return False
+        return True
+
+    return passes
