@@ -74,7 +74,7 @@ def _record(arguments: argparse.Namespace, domain: str, seed: int, out: Path) ->
     command = [
         "trace", "record", "--out", out, "--prompts", f"{domain}={asked}", *limit, *heat,
         "--draft", *(EVERY if arguments.every else FEW), "--slots", SLOTS,
-        "--max-new-tokens", arguments.tokens, "--batch", arguments.batch, "--dtype", "bfloat16",
+        "--max-new-tokens", arguments.tokens, "--batch", arguments.batch, "--dtype", "float32",
     ]  # fmt: skip
     if engine([str(part) for part in command]):
         raise SystemExit(f"{out} was not recorded")
@@ -85,7 +85,7 @@ def costs(arguments: argparse.Namespace) -> None:
     out = arguments.folder / "costs-all.json"
     command = ["trace", "costs", "--out", out, "--draft", *EVERY, "--slots", SLOTS,
                "--batch", ",".join(map(str, BATCHES)), "--context", 64,
-               "--dtype", "bfloat16"]  # fmt: skip
+               "--dtype", "float32"]  # fmt: skip
     if engine([str(part) for part in command]):
         raise SystemExit("costs were not measured")
     found = json.loads(out.read_text())

@@ -35,12 +35,12 @@ PAGES: dict[str, tuple[str, object]] = {  # operator -> (what users call, the ob
 }
 TYPES = (
     tk.SamplingParams, tk.RngState, tk.Proposal, tk.Verdict, tk.StopRules, tk.StopState,
-    tk.BanditState, tk.DraftVocab, tk.TreeLayout, tk.FlatMask, tk.TreeProposal, tk.TreeVerdict,
-    tk.TreeLevel, tk.TreeShape, tk.TreeDraft,
+    tk.BanditState, tk.DrafterRing, tk.DraftVocab, tk.TreeLayout, tk.FlatMask, tk.TreeProposal,
+    tk.TreeVerdict, tk.TreeLevel, tk.TreeShape, tk.TreeDraft,
 )  # fmt: skip
 FUNCTIONS = (
-    tk.mix64, tk.tree_template, tk.sequoia_tree, tk.warmup, tk.available_backends,
-    tk.backend_report,
+    tk.mix64, tk.observe_drafters, tk.tree_template, tk.sequoia_tree, tk.warmup,
+    tk.available_backends, tk.backend_report,
 )  # fmt: skip
 LISTS = ("Parameters", "Attributes", "Returns", "Raises")
 

@@ -13,6 +13,7 @@ Every operator runs on the best backend for its tensors; ``backend_report()`` sa
 from .backends import BackendUnavailable, NotYetSupported, available_backends, backend_report
 from .bandit_state import BanditState
 from .draft_vocab import DraftVocab
+from .full_information import DrafterRing, observe_drafters
 from .ops import (
     bandit_select,
     bandit_step,
@@ -42,10 +43,11 @@ from .warmup import warmup
 __version__ = "0.1.0"
 
 __all__ = [
-    "BackendUnavailable", "BanditState", "DraftVocab", "FlatMask", "NotYetSupported", "Proposal",
-    "RngState", "SamplingParams", "StopRules", "StopState", "TreeDraft", "TreeLayout",
+    "BackendUnavailable", "BanditState", "DraftVocab", "DrafterRing", "FlatMask", "NotYetSupported",
+    "Proposal", "RngState", "SamplingParams", "StopRules", "StopState", "TreeDraft", "TreeLayout",
     "TreeLevel", "TreeProposal", "TreeShape", "TreeVerdict", "Verdict", "available_backends",
     "backend_report", "bandit_select", "bandit_step", "bandit_update", "compact_kv", "draft_step",
-    "mix64", "row_stats", "sample", "sequoia_tree", "tree_attention", "tree_expand",
-    "tree_layout", "tree_mask", "tree_rerank", "tree_template", "tree_verify", "verify", "warmup",
+    "mix64", "observe_drafters", "row_stats", "sample", "sequoia_tree", "tree_attention",
+    "tree_expand", "tree_layout", "tree_mask", "tree_rerank", "tree_template", "tree_verify",
+    "verify", "warmup",
 ]  # fmt: skip

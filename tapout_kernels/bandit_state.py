@@ -88,8 +88,8 @@ class BanditState:
             with a table of its own.
         policy : {"ucb1", "ucb_tuned", "thompson_gaussian", "thompson_beta", "epsilon_greedy", \
 "ucbspec", "exp3", "exp3spec", "hedge", "normalhedge", "metasd", "fixed"}
-            How an arm is picked, see :func:`bandit_select`. ``ucb1`` takes ``exploration`` (1; 0.2
-            with ``throughput``), as does ``metasd``; ``thompson_gaussian`` ``sigma`` (0.5),
+            How an arm is picked, see :func:`bandit_select`. ``ucb1`` takes ``exploration`` (1; 0.1
+            with ``throughput``), as does ``metasd``; ``thompson_gaussian`` ``sigma`` (0.5; 0.05),
             ``epsilon_greedy`` ``epsilon`` (0.1), as do ``exp3``, ``hedge`` (0) and ``normalhedge``
             (0.1); ``ucbspec`` ``delta`` (0.1), ``fixed`` ``arm`` (0).
         reward : str, optional
@@ -123,9 +123,10 @@ class BanditState:
         -----
         Source: TapOut, arXiv 2511.02017; Auer et al. 2002 (UCB1, UCB-Tuned; another paper of that
         year: EXP3); BanditSpec, 2505.15141 (UCBSpec, EXP3Spec); Chaudhuri et al. 2009
-        (NormalHedge). Hedging over drafters is Not-a-Bandit's, 2510.20064; the estimate over stop
-        rules and hedge's rate are this project's, as are reward ``throughput``, credit ``decision``
-        and every default. ``overlap``: MetaSD, 2604.05417.
+        (NormalHedge). Hedging over drafters is Not-a-Bandit's, 2510.20064, and taught by
+        :func:`observe_drafters`; the estimate over stop rules and hedge's rate are this project's,
+        as are reward ``throughput``, credit ``decision`` and every default. ``overlap``: MetaSD,
+        2604.05417.
 
         Examples
         --------

@@ -70,13 +70,14 @@ def _parameters(policy: str, reward: str, arms: int) -> dict[str, _Parameter]:
     def scale(default: float) -> _Parameter:
         return _Parameter(POLICY_PARAM, default, "a number >= 0", lambda x: 0 <= x < math.inf)
 
-    # The means of `throughput` lie closer together than those of the other rewards.
-    exploration = 0.2 if reward == "throughput" else 1.0
+    # Both stand for the standard deviation of a round's reward; that of `throughput`, tokens less
+    # their cost over 2 (K + 1), is a tenth or less.
+    exploration, sigma = (0.1, 0.05) if reward == "throughput" else (1.0, 0.5)
     of_policy = {
         "fixed": {"arm": _Parameter(POLICY_PARAM, 0, f"in [0, {arms})", range(arms).__contains__)},
         "ucb1": {"exploration": scale(exploration)},
         "metasd": {"exploration": scale(exploration)},
-        "thompson_gaussian": {"sigma": scale(0.5)},
+        "thompson_gaussian": {"sigma": scale(sigma)},
         "epsilon_greedy": {"epsilon": share(POLICY_PARAM, 0.1)},
         "exp3": {"epsilon": share(POLICY_PARAM, 0.0)},
         "hedge": {"epsilon": share(POLICY_PARAM, 0.0)},

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ._replay_checks import check_bandit, check_drafters, require
 from .backends import BackendUnavailable
 from .bandit_state import BanditState
 from .reference.bandit import POLICIES, REWARDS
@@ -64,12 +65,12 @@ class DraftTable:
             raise ValueError(f"replay: stats must be [P, D, K, 8], got {list(self.stats.shape)}")
         positions, drafters, slots, _ = self.stats.shape
         each = (positions, drafters)
-        _require("stats", self.stats, np.float32, (*each, slots, 8))
-        _require("offered", self.offered, np.int32, each, 0, slots)
-        _require("accepted", self.accepted, np.int32, each, 0, slots)
-        _require("budget", self.budget, np.int32, (positions,), 0)
-        _require("start", self.start, np.int64, (len(self.start),), 0, positions)
-        _require("always", self.always, np.bool_, (drafters,))
+        require("stats", self.stats, np.float32, (*each, slots, 8))
+        require("offered", self.offered, np.int32, each, 0, slots)
+        require("accepted", self.accepted, np.int32, each, 0, slots)
+        require("budget", self.budget, np.int32, (positions,), 0)
+        require("start", self.start, np.int64, (len(self.start),), 0, positions)
+        require("always", self.always, np.bool_, (drafters,))
         whole = len(self.start) > 1 and self.start[0] == 0 and self.start[-1] == positions
         if not whole or (np.diff(self.start) < 0).any():
             raise ValueError(f"replay: start must rise from 0 to {positions}, got {self.start}")
@@ -125,10 +126,10 @@ class RoundCosts:
         if self.verify.ndim != 2 or self.draft.ndim != 2:
             raise ValueError("replay: verify must be [B, K + 1] and draft [B, D]")
         batch, drafters = self.draft.shape
-        _require("verify", self.verify, np.float64, (batch, self.verify.shape[1]), 0)
-        _require("draft", self.draft, np.float64, (batch, drafters), 0)
-        _require("catch_up", self.catch_up, np.float64, (drafters,), 0)
-        _require("ratio", self.ratio, np.float32, (batch, drafters), 0)
+        require("verify", self.verify, np.float64, (batch, self.verify.shape[1]), 0)
+        require("draft", self.draft, np.float64, (batch, drafters), 0)
+        require("catch_up", self.catch_up, np.float64, (drafters,), 0)
+        require("ratio", self.ratio, np.float32, (batch, drafters), 0)
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ def replay(
     drafters: np.ndarray | None = None,
     requests: np.ndarray | None = None,
     batch: int = 1,
+    horizon: int | None = None,
 ) -> Rounds:
     """Decode the table's requests under a policy.
 
@@ -178,6 +180,12 @@ def replay(
     batch : int
         Requests decoded together. One that ends makes room for the next, whose stop rules
         remember nothing; the bandit lives on.
+    horizon : int, optional
+        For ``hedge`` and ``normalhedge`` over drafters, one an arm: they learn of every position
+        whose next ``horizon`` tokens are known, as :func:`observe_drafters` would have it of a ring
+        of so many, told after every round which drafters' first drafts were right, of a request
+        that ends all but the last one. Rounds then change ``tokens`` and ``cost`` alone, and cost
+        what all drafters pay to read what was emitted. None: hedges judge stop rules.
 
     Returns
     -------
@@ -212,10 +220,12 @@ def replay(
     _available("replay")
     drafters = np.zeros((len(rules), 1), np.int32) if drafters is None else drafters
     requests = np.arange(table.requests, dtype=np.int64) if requests is None else requests
-    _require("drafters", drafters, np.int32, (len(rules), drafters.shape[-1]), 0,
+    require("drafters", drafters, np.int32, (len(rules), drafters.shape[-1]), 0,
              table.drafters - 1)  # fmt: skip
-    _require("requests", requests, np.int64, (len(requests),), 0, table.requests - 1)
-    _check_bandit(bandit, rules, table)
+    require("requests", requests, np.int64, (len(requests),), 0, table.requests - 1)
+    check_bandit(bandit, rules, table.slots)
+    if horizon is not None:
+        check_drafters(bandit, drafters, horizon, table.slots)
     arrays = _inputs(table, costs) | {
         "kind": rules.kind.numpy(), "param": rules.param.numpy(),
         "initial_memory": rules.initial_memory.numpy(), "drafter": drafters, "requests": requests,
@@ -223,7 +233,13 @@ def replay(
     arrays |= {name: getattr(bandit, name).view(-1).numpy() for name in _BANDIT}
     table_slots = bandit.count.shape[2] if bandit.level == "token" else 1
     turns, cost = _host.replay(
-        arrays, batch, costs.padded, table_slots, POLICIES[bandit.policy], REWARDS[bandit.reward]
+        arrays,
+        batch,
+        costs.padded,
+        table_slots,
+        POLICIES[bandit.policy],
+        REWARDS[bandit.reward],
+        horizon or 0,
     )
     columns = dict(zip(TURN, np.ascontiguousarray(turns.T), strict=True))
     return Rounds(**columns, cost=cost)
@@ -269,32 +285,3 @@ def _inputs(table: DraftTable, costs: RoundCosts) -> dict[str, np.ndarray]:
 def _available(op: str) -> None:
     if _host is None:
         raise BackendUnavailable(f"{op}: the host library was not built: {_UNAVAILABLE}")
-
-
-def _check_bandit(bandit: BanditState, rules: StopRules, table: DraftTable) -> None:
-    for name, expected, got in (
-        ("groups", 1, bandit.groups), ("arms", len(rules), bandit.arms),
-        ("slots", table.slots, bandit.slots),
-    ):  # fmt: skip
-        if got != expected:
-            raise ValueError(f"replay: bandit must have {expected} {name}, got {got}")
-    if bandit.reward == "overlap":
-        raise ValueError("replay: reward must be one that lengths decide, got 'overlap'")
-    if bandit.count.device.type != "cpu":
-        raise ValueError(f"replay: bandit must be on cpu, got {bandit.count.device}")
-
-
-def _require(
-    name: str, array: np.ndarray, dtype: type, shape: tuple[int, ...],
-    least: float | None = None, most: float | None = None,
-) -> None:  # fmt: skip
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"replay: {name} must be a NumPy array, got {type(array).__name__}")
-    if array.dtype != dtype:
-        raise TypeError(f"replay: {name} must be {np.dtype(dtype)}, got {array.dtype}")
-    if array.shape != shape:
-        raise ValueError(f"replay: {name} must be {list(shape)}, got {list(array.shape)}")
-    if array.size and least is not None and not array.min() >= least:
-        raise ValueError(f"replay: {name} must be at least {least}, got {array.min()}")
-    if array.size and most is not None and not array.max() <= most:
-        raise ValueError(f"replay: {name} must be at most {most}, got {array.max()}")

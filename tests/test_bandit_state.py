@@ -24,7 +24,8 @@ TABLES = ("count", "reward_sum", "reward_sq", "tokens", "cost")
     [  # alpha, the policy's parameter, discount
         ({}, [0.5, 1.0, 1.0]),
         ({"exploration": 2, "alpha": 0.25, "discount": 0.5}, [0.25, 2.0, 0.5]),
-        ({"reward": "throughput"}, [0.0, 0.2, 1.0]),
+        ({"reward": "throughput"}, [0.0, 0.1, 1.0]),
+        ({"policy": "thompson_gaussian", "reward": "throughput"}, [0.0, 0.05, 1.0]),
         ({"reward": "simple"}, [0.0, 1.0, 1.0]),
         ({"policy": "ucb_tuned"}, [0.5, 0.0, 1.0]),
         ({"policy": "thompson_gaussian"}, [0.5, 0.5, 1.0]),

@@ -21,17 +21,18 @@ KERNEL_LAYERS = [
     {"backends"},
     {"types", "tree", "tree_shape", "stop_rules", "draft_vocab", "policies"},
     {"proposal", "tree_proposal", "tree_draft", "bandit_state"},
-    {"ops", "replay", "round_graph"},
+    {"ops", "replay", "_replay_checks", "round_graph", "full_information"},
     {"warmup"},
     {"__init__", "testing"},
 ]
 # adapters -> decode -> controller -> tapout_kernels; programs on top.
 ENGINE_LAYERS = [
     {"errors", "engine", "progress", "prompts", "requests", "arms", "text", "skipping", "rules"},
-    {"controller", "rows", "loading", "divergence", "models"},
+    {"controller", "rows", "loading", "divergence", "models", "slot_cost"},
     {"lanes", "depth"},
+    {"scoring"},
     {"decode", "summary"},
-    {"tree_decode", "graph_loop"},
+    {"plain_decode", "tree_decode", "graph_loop"},
     {"adapters"},
     {"session"},
     {"generate", "demo", "training", "profiling"},

@@ -111,6 +111,41 @@ def test_every_round_is_that_of_the_operators(policy, reward, level, batch, padd
             torch.testing.assert_close(tensor, other.state_dict()[name], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("policy", ["hedge", "normalhedge"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_hedges_over_drafters(policy, batch):
+    """They learn of the text; the rounds move what their stop rules remember."""
+    rules = tk.StopRules(*[("adaedl", {"initial_threshold": 0.7})] * DRAFTERS)
+    turns = np.array([[2], [0], [1]], np.int32)
+    own, other = (
+        tk.BanditState.create(DRAFTERS, slots=SLOTS, policy=policy, rows=batch, discount=0.97)
+        for _ in range(2)
+    )
+    requests = np.array([2, 0, 4, 1, 3, 0, 2], dtype=np.int64)
+    drafts, prices, horizon = table(), costs(batch), 3
+    got = replay(drafts, rules, own, prices, turns, requests, batch, horizon)
+    slow = SlowReplay(drafts, rules, other, prices, turns, batch, horizon)
+    assert_same(got, slow.run(requests))
+    assert set(got.arm) == {0, 1, 2}
+    for name in ("count", "reward_sum", "reward_sq", "tokens", "cost"):
+        torch.testing.assert_close(getattr(own, name), getattr(other, name), rtol=1e-12, atol=1e-12)
+    assert own.count.sum() > 0
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    ({"policy": "exp3"}, "horizon must be None with exp3, got 2"),
+    ({"horizon": SLOTS + 1}, rf"horizon must be in \[1, {SLOTS}\], got {SLOTS + 1}"),
+    ({"turns": [[0], [1], [0]]}, "drafters must be one an arm, each another"),
+    ({"turns": [[0, 1], [1, 2], [2, 0]]}, "drafters must be one an arm, each another"),
+])  # fmt: skip
+def test_what_hedges_over_drafters_cannot_be(wrong, message):
+    rules = tk.StopRules(*["svip"] * DRAFTERS)
+    own = tk.BanditState.create(DRAFTERS, slots=SLOTS, policy=wrong.get("policy", "hedge"), rows=1)
+    turns = np.array(wrong.get("turns", [[0], [1], [2]]), np.int32)
+    with pytest.raises(ValueError, match=message):
+        replay(table(), rules, own, costs(), turns, horizon=wrong.get("horizon", 2))
+
+
 def test_a_bandit_goes_on_where_it_was():
     """Two replays in a row are one of both streams."""
     rules, drafts = tk.StopRules(*RULES), table()

@@ -34,7 +34,8 @@ SEQUENCE, PADDED, TOKEN, ALONE = (
 )  # fmt: skip
 FORGETS = Killer(test_replay.test_stop_rules_forget_between_requests)
 ORACLE = Killer(test_replay.test_the_oracle_is_the_best_of_every_path)
-REPLAY, LEARNER = "host/replay.cpp", "host/learner.cpp"
+HEDGE = Killer(test_replay.test_hedges_over_drafters, policy="normalhedge", batch=3)
+REPLAY, LEARNER, TEXT = "host/replay.cpp", "host/learner.cpp", "host/full_information.cpp"
 MUTANTS = {
     "memory of the request before": Mutant((Edit(REPLAY, "learner_.admit(b);", ";"),), FORGETS),
     "drafts longer than allowed": Mutant(
@@ -78,6 +79,27 @@ MUTANTS = {
         (Edit(LEARNER, "return {j + 1, StopReason::kRule};",
               "return {j + 1, StopReason::kMaxLength};"),), TOKEN,
     ),
+    "the last round of a request is judged": Mutant(
+        (Edit(REPLAY, "if (row.position == row.end) continue;", ""),), HEDGE
+    ),
+    "positions of the request before": Mutant(
+        (Edit(TEXT, "std::max(start, from - arms_.horizon + 1)", "from - arms_.horizon + 1"),),
+        HEDGE,
+    ),
+    "positions judged before their tokens are known": Mutant(
+        (Edit(TEXT, "t + arms_.horizon <= to", "t + arms_.horizon <= to + 1"),), HEDGE
+    ),
+    "one discount a round of the text": Mutant(
+        (Edit(TEXT, "keep *= bandit_.params[kDiscount];", "keep = bandit_.params[kDiscount];"),),
+        HEDGE,
+    ),
+    "rounds teach hedges over drafters too": Mutant(
+        (Edit(LEARNER, "update_.count = tally_.data();", ""),), HEDGE
+    ),
+    "only who drafted reads on": Mutant(
+        (Edit(REPLAY, "row.position < row.end ? following(turn.emitted) : 0.0", "0.0"),),
+        HEDGE,
+    ),
     "an oracle that drafts what is not offered": Mutant(
         (Edit(REPLAY, "std::min<int64_t>(table.offered[cell], budget)", "budget"),), ORACLE
     ),
@@ -86,7 +108,7 @@ MUTANTS = {
     ),
 }  # fmt: skip
 MODULE = '#include "bind_replay.h"\nPYBIND11_MODULE(_host, m) { tapout::bind_replay(m); }\n'
-SOURCES = ("host/bind_replay.cpp", REPLAY, LEARNER, "cpu/bandit_select.cpp",
+SOURCES = ("host/bind_replay.cpp", REPLAY, LEARNER, TEXT, "cpu/bandit_select.cpp",
            "cpu/bandit_update.cpp", "host/mutants.cpp")  # fmt: skip
 FLAGS = ("-O1", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno",
          "-fvisibility=hidden", "-DTAPOUT_ISA=host")  # fmt: skip

@@ -39,7 +39,7 @@ static RoundCosts round_costs(const Arrays& arrays, const DraftTable& table, boo
   return costs;
 }
 
-static ArmTable arm_table(const Arrays& arrays) {
+static ArmTable arm_table(const Arrays& arrays, int64_t horizon) {
   ArmTable arms = {};
   arms.arms = arrays.size("kind", 0);
   arms.turns = arrays.size("drafter", 1);
@@ -47,6 +47,7 @@ static ArmTable arm_table(const Arrays& arrays) {
   arms.param = arrays.input<float>("param", {arms.arms, kRuleParams});
   arms.memory = arrays.input<float>("initial_memory", {arms.arms, kRuleParams});
   arms.drafter = arrays.input<int32_t>("drafter", {arms.arms, arms.turns});
+  arms.horizon = horizon;
   return arms;
 }
 
@@ -85,7 +86,8 @@ static py::tuple as_arrays(Replayed&& played) {
 }
 
 static py::tuple replay_bound(const py::dict& inputs, int64_t batch, bool padded,
-                              int64_t table_slots, int64_t policy, int64_t reward) {
+                              int64_t table_slots, int64_t policy, int64_t reward,
+                              int64_t horizon) {
   const Arrays arrays("replay", inputs);
   const DraftTable table = draft_table(arrays);
   const RoundCosts costs = round_costs(arrays, table, padded);
@@ -93,7 +95,7 @@ static py::tuple replay_bound(const py::dict& inputs, int64_t batch, bool padded
     throw py::value_error("replay: batch must be in [1, " + std::to_string(costs.batch) +
                           "], the rows of verify_cost, got " + std::to_string(batch));
   }
-  const ArmTable arms = arm_table(arrays);
+  const ArmTable arms = arm_table(arrays, horizon);
   const BanditArrays bandit = bandit_arrays(arrays, arms.arms, table_slots, policy, reward);
   Stream stream = {};
   stream.requests = arrays.input<int64_t>("requests", {-1});
@@ -124,7 +126,7 @@ static py::tuple oracle_bound(const py::dict& inputs) {
 
 void bind_replay(py::module_& module) {
   module.def("replay", &replay_bound, py::arg("arrays"), py::arg("batch"), py::arg("padded"),
-             py::arg("table_slots"), py::arg("policy"), py::arg("reward"),
+             py::arg("table_slots"), py::arg("policy"), py::arg("reward"), py::arg("horizon"),
              "Play a policy over a table of drafts: (turns [n, 8] int32, cost of each round).");
   module.def("oracle", &oracle_bound, py::arg("arrays"),
              "The cheapest choices: (cost to the request's end, drafter, length), [P] each.");

@@ -36,6 +36,7 @@ Learner::Learner(const BanditArrays& bandit, const ArmTable& table, int64_t slot
       memory_(size(batch * table.arms * kRuleParams)),
       stats_(size(batch * slots * kStatsColumns)),
       arm_prob_(size(batch * table.arms * bandit.table_slots)),
+      tally_(size(table.horizon > 0 ? 3 * table.arms : 0)),
       scored_(size(bandit.table_slots * table.arms)),
       losses_(size(table.arms)) {
   rules_ = {table.kind, table.param, arm_.data(), memory_.data(), table.arms, table_slots_};
@@ -84,6 +85,11 @@ void Learner::fill_update(const BanditArrays& bandit, int64_t slots, int64_t bat
   update_.cost = bandit.cost;
   update_.memory = memory_.data();
   update_.losses = losses_.data();
+  if (table_.horizon == 0) return;
+  update_.policy = Policy::kFixed;
+  update_.count = tally_.data();
+  update_.reward_sum = tally_.data() + table_.arms;
+  update_.reward_sq = tally_.data() + 2 * table_.arms;
 }
 
 void Learner::admit(int64_t row) {

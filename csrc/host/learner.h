@@ -20,6 +20,7 @@ struct ArmTable {
   const float* memory;     // [A, 4], what a request starts with
   const int32_t* drafter;  // [A, turns]
   int64_t turns;
+  int64_t horizon;  // > 0: arms are drafters that a hedge judges by so many tokens of the text
 };
 
 // A BanditState of one group: updated in place.
@@ -56,13 +57,17 @@ class Learner {
   // The arm of a row: at token level that of its first slot.
   int32_t arm(int64_t row) const { return arm_[static_cast<size_t>(row * table_slots_)]; }
 
+  // What a row's arm was drawn with [A], at sequence level.
+  const double* prob(int64_t row) const { return arm_prob_.data() + row * table_.arms; }
+
   // How long the row's arm drafts, given the statistics [K, 8] of `offered` tokens.
   Draft draft(int64_t row, const float* stats, int64_t offered, int64_t limit) const;
 
   // Say what became of a row's draft; `stats` as for it.
   void finish(int64_t row, Draft draft, int32_t accepted, const float* stats);
 
-  // Learn from the rows of `live`, a draft step of which cost `cost_ratio` target forwards.
+  // Learn from the rows of `live`, a draft step of which cost `cost_ratio` target forwards. Where
+  // the text is learnt from instead, stop rules, tokens and cost alone.
   void update(const bool* live, float cost_ratio);
 
  private:
@@ -75,8 +80,8 @@ class Learner {
   BanditSelectParams select_;
   BanditUpdateParams update_;
   std::vector<int32_t> arm_, length_, reason_, accepted_, status_, group_rows_;
-  std::vector<float> memory_, stats_;  // stats_: [B, K, 8] of this round's drafts
-  std::vector<double> arm_prob_;
+  std::vector<float> memory_, stats_;     // stats_: [B, K, 8] of this round's drafts
+  std::vector<double> arm_prob_, tally_;  // tally_: [3, A], of rounds that teach nothing
   std::vector<ScoredArm> scored_;
   std::vector<RuleLoss> losses_;
 };

@@ -4,13 +4,15 @@
 #include <memory>
 #include <utility>
 
+#include "full_information.h"
+
 namespace tapout {
 inline namespace TAPOUT_ISA {
 
 namespace {
 
 struct Row {
-  int64_t position, end;
+  int64_t start, position, end;
 };
 
 class Run {
@@ -22,7 +24,8 @@ class Run {
         costs_(costs),
         stream_(stream),
         learner_(bandit, arms, table.slots, stream.batch),
-        rows_(static_cast<size_t>(stream.batch), Row{0, 0}),
+        text_(table, arms, bandit),
+        rows_(static_cast<size_t>(stream.batch), Row{0, 0, 0}),
         read_(static_cast<size_t>(stream.batch * table.drafters)),
         flags_(new bool[static_cast<size_t>(2 * stream.batch)]()),
         live_(flags_.get()),
@@ -49,7 +52,7 @@ class Run {
       Row& row = rows_[static_cast<size_t>(b)];
       while (row.position == row.end && next_ < stream_.count) {
         const int64_t request = stream_.requests[next_++];
-        row = {table_.start[request], table_.start[request + 1]};
+        row = {table_.start[request], table_.start[request], table_.start[request + 1]};
         std::fill_n(&read_[static_cast<size_t>(b * table_.drafters)], table_.drafters,
                     row.position);
         learner_.admit(b);
@@ -98,16 +101,26 @@ class Run {
     }
   }
 
-  // Move a row on; returns what its drafter paid to catch up.
+  // Move a row on; returns what its drafter paid to catch up, or all of them where they follow.
   double advance(const Turn& turn) {
     Row& row = rows_[static_cast<size_t>(turn.row)];
     row.position += turn.emitted;
     if (row.position < row.end) prefetch(row.position);
+    if (arms_.horizon > 0) return row.position < row.end ? following(turn.emitted) : 0.0;
     if (turn.drafted == 0) return 0.0;
     int64_t& read = read_[static_cast<size_t>(turn.row * table_.drafters + turn.drafter)];
     const double behind = static_cast<double>(turn.position - read);
     read = row.position;
     return behind * costs_.catch_up[turn.drafter];
+  }
+
+  // What the drafters of all arms pay for reading some tokens.
+  double following(int32_t tokens) const {
+    double cost = 0.0;
+    for (int64_t a = 0; a < arms_.arms; ++a) {
+      cost += costs_.catch_up[arms_.drafter[a * arms_.turns]];
+    }
+    return static_cast<double>(tokens) * cost;
   }
 
   void round() {
@@ -122,6 +135,17 @@ class Run {
     }
     played_.cost.push_back(cost + drafting(first) + verifying(first));
     for (int64_t d = 0; d < table_.drafters; ++d) learn(first, d);
+    if (arms_.horizon > 0) observe(first);
+  }
+
+  // Of a request that ends, its last round is not looked at.
+  void observe(size_t first) {
+    for (size_t i = first; i < played_.turns.size(); ++i) {
+      const Turn& turn = played_.turns[i];
+      const Row& row = rows_[static_cast<size_t>(turn.row)];
+      if (row.position == row.end) continue;
+      text_.observe(row.start, turn.position, row.position, learner_.prob(turn.row));
+    }
   }
 
   double verifying(size_t first) const {
@@ -171,6 +195,7 @@ class Run {
   const RoundCosts& costs_;
   const Stream& stream_;
   Learner learner_;
+  FullInformation text_;
   std::vector<Row> rows_;
   std::vector<int64_t> read_;  // [batch, D], the position up to which each drafter has read
   std::unique_ptr<bool[]> flags_;

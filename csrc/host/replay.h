@@ -8,8 +8,9 @@
 //                   + sum over drafters and slots of draft[rows still drafting, d]
 //                   + sum over rows that drafted of behind * catch_up[d]
 //   b: requests decoded together;  n: a row's draft;  behind: tokens since the row's last draft by
-//   that drafter.  Padded: every row is charged as the longest one is, verify[b, n_max] and
-//   draft[b, d] for each slot of the drafter's longest draft.
+//   that drafter. Of a hedge over drafters all of them follow: in place of the last sum, over rows
+//   that go on, emitted * the sum over arms of catch_up[d].  Padded: every row is charged as the
+//   longest one is, verify[b, n_max] and draft[b, d] for each slot of the drafter's longest draft.
 #pragma once
 
 #include <stdint.h>

@@ -13,7 +13,7 @@
 
 from .arms import LENGTH_ARMS, TAPOUT_ARMS, parse_arms
 from .controller import ArmReport, Controller
-from .decode import PlainDecoder, SpeculativeDecoder
+from .decode import SpeculativeDecoder
 from .depth import DepthController
 from .engine import (
     AutoregressiveDrafter,
@@ -24,6 +24,7 @@ from .engine import (
     TreeTarget,
 )
 from .errors import EngineError
+from .plain_decode import PlainDecoder
 from .requests import Request, Result, Times
 from .summary import Summary, summarise
 from .tree_decode import TreeDecoder

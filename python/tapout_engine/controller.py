@@ -54,6 +54,7 @@ class Controller:
         self.device = device
         self.rules = tk.StopRules(*(arm[:2] for arm in arms), device=device)
         self.drafters = [arm[2] if len(arm) > 2 else () for arm in arms]
+        self.full_information = False  # a hedge over drafters, which learns by `observe`
         self._policy = {"policy": policy, "reward": reward, **policy_params}
         self.reset()
 
@@ -62,6 +63,11 @@ class Controller:
         self.bandit = tk.BanditState.create(
             len(self.rules), slots=self.slots, device=self.device, rows=1, **self._policy
         )
+        self.rounds = replace(
+            self.bandit.for_rows(0), policy="fixed", count=torch.zeros_like(self.bandit.count),
+            reward_sum=torch.zeros_like(self.bandit.count),
+            reward_sq=torch.zeros_like(self.bandit.count),
+        )  # fmt: skip
         self.requests = 0
 
     def bind(self, names: Sequence[str]) -> None:
@@ -70,7 +76,8 @@ class Controller:
         Raises
         ------
         EngineError
-            If an arm is for a drafter that is not there, or a hedge has arms of several.
+            If an arm is for a drafter that is not there, or a hedge has arms of several that
+            differ in more than the one drafter each of them names.
         """
         wanted = [drafters or names[:1] for drafters in self.drafters]
         missing = sorted({name for arm in wanted for name in arm} - set(names))
@@ -78,15 +85,45 @@ class Controller:
             raise EngineError(
                 f"arms: drafters must be among {', '.join(names)}, got {', '.join(missing)}"
             )
-        if self.bandit.policy in HEDGES and len(set(map(tuple, wanted))) > 1:
-            raise EngineError(
-                f"arms: {self.bandit.policy} judges a rule by another's draft: they must be for "
-                f"one drafter, got {len(set(map(tuple, wanted)))}"
-            )
+        self.full_information = self.bandit.policy in HEDGES and len(set(map(tuple, wanted))) > 1
+        if self.full_information:
+            self._require_drafters(wanted)
         most = max(map(len, wanted))
         order = [[names.index(name) for name in arm] for arm in wanted]
         padded = [places + places[-1:] * (most - len(places)) for places in order]
         self.order = torch.tensor(padded, device=self.device)  # [A, drafters tried in turn]
+
+    def _require_drafters(self, wanted: Sequence[Sequence[str]]) -> None:
+        """Arms that a hedge can compare by what their drafters say of each token."""
+        first = (self.rules.names[0], self.rules.params[0])
+        rules = zip(self.rules.names, self.rules.params, strict=True)
+        each = {tuple(drafters) for drafters in wanted}
+        alone = len(each) == len(wanted) and all(len(drafters) == 1 for drafters in wanted)
+        if not alone or any(rule != first for rule in rules):
+            raise EngineError(
+                f"arms: {self.bandit.policy} over several drafters compares drafters: expected one "
+                "arm for each, of the same rule, such as draft/fixed_length:n=4, got "
+                + ", ".join(map(self._label, range(len(self.rules))))
+            )
+        if self.horizon < 1:
+            raise EngineError(
+                f"arms: {self.bandit.policy} over several drafters must let them draft, got "
+                f"{self._label(0)}"
+            )
+
+    @property
+    def horizon(self) -> int:
+        """The tokens after a position that say how long a drafter's draft would have been right."""
+        fixed = self.rules.names[0] == "fixed_length"
+        return min(self.slots, int(self.rules.params[0]["n"])) if fixed else self.slots
+
+    def require_predictor(self, given: bool) -> None:
+        """Raise an EngineError if an arm follows predictions and nobody makes any."""
+        if "predicted_length" in self.rules.names and not given:
+            raise EngineError(
+                "arms: predicted_length drafts as long as it is told: expected "
+                "SpeculativeDecoder(predictor=), got none"
+            )
 
     def drafter(self, offers: Sequence[Tensor | None]) -> Tensor:
         """[B]: each row's drafter, the first of its arm's that offers a draft, else the last.
@@ -113,6 +150,8 @@ class Controller:
         """Memory of the rules for ``rows`` requests, in ``state``; the bandit goes on."""
         self.state = tk.StopState.of(rows, self.rules, device=self.device)
         self.bandit = self.bandit.for_rows(rows)
+        if self.full_information:
+            self.ring = tk.DrafterRing.empty(rows, len(self.rules), self.horizon, self.device)
 
     def keys(self, seeds: Sequence[int]) -> list[int]:
         """The random keys of the next requests."""
@@ -130,19 +169,29 @@ class Controller:
         cost_ratio: Tensor,
         backend: str | None = None,
     ) -> None:
-        """Learn from a verified round, a draft step of which cost ``cost_ratio`` [1] f32."""
+        """Learn from a verified round, a draft step of which cost ``cost_ratio`` [1] f32.
+
+        With full information the rules' memory and the tally of rounds alone: see :meth:`observe`.
+        """
+        bandit = self.rounds if self.full_information else self.bandit
         tk.bandit_update(
-            replace(self.bandit, cost_ratio=cost_ratio), self.state.arm, proposal, verdict,
+            replace(bandit, cost_ratio=cost_ratio), self.state.arm, proposal, verdict,
             rules=self.rules, state=self.state, backend=backend,
         )  # fmt: skip
 
+    def observe(self, gamma: Tensor, count: Tensor, live: Tensor) -> None:
+        """Learn what every drafter thought of ``count`` [B] new tokens: ``gamma`` [B, A, N] f64."""
+        tk.observe_drafters(self.bandit, self.ring, gamma, count, live=live)
+
     def report(self) -> list[ArmReport]:
-        """Pulls and mean reward of every arm."""
-        pulls = self.bandit.count[0].tolist()
+        """Pulls and mean reward of every arm; with full information the mean is over all
+        positions, whoever drafted there."""
+        tally = self.rounds if self.full_information else self.bandit
+        pulls, judged = tally.count[0].tolist(), self.bandit.count[0].tolist()
         rewards = self.bandit.reward_sum[0].tolist()
         return [
-            ArmReport(self._label(arm), int(n), total / n if n else 0.0)
-            for arm, (n, total) in enumerate(zip(pulls, rewards, strict=True))
+            ArmReport(self._label(arm), int(n), total / of if of else 0.0)
+            for arm, (n, of, total) in enumerate(zip(pulls, judged, rewards, strict=True))
         ]
 
     def _label(self, arm: int) -> str:

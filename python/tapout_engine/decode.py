@@ -1,4 +1,4 @@
-"""Speculative decoding of a batch: draft, stop, verify, learn; and plain decoding beside it."""
+"""Speculative decoding of a batch: draft, stop, verify, learn."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from torch import Tensor
 import tapout_kernels as tk
 
 from .controller import Controller
-from .engine import Drafter, Target, Tokenizer, max_length
+from .engine import Drafter, StatefulTarget, Target, Tokenizer, max_length
 from .lanes import Lane
 from .requests import Request, Result, Times
-from .rows import INVALID, RoundReport, Row, check_requests, sampling_params
-from .rules import require_allowed, require_lossless
+from .rows import RoundReport, Row, check_requests, sampling_params
+from .rules import require_allowed
+from .scoring import Scorer, Verified
 
 StreamCallback = Callable[[int, list[int], str], None]
 """Called after each round of each row: its index, its new tokens, its new text."""
+
+Predictor = Callable[[Tensor, Tensor | None], Tensor]
+"""How long a draft should be, [B] float32: of each row's last token [B] int64 and, where the target
+shows them, the hidden states [B, hidden] after the token before it."""
 
 
 class BatchDecoder:
@@ -118,6 +123,10 @@ class SpeculativeDecoder(BatchDecoder):
         not read more tokens. Tokens are the same.
     backend : str, optional
         Of every kernel, see :func:`tapout_kernels.available_backends`.
+    predictor : callable, optional
+        For arms of ``predicted_length``, asked before every round: ``predictor(last, states)``.
+        ``states`` are those of a :class:`~tapout_engine.engine.StatefulTarget`, None of others.
+        Whatever it says, the output has the target's law.
     allow_lossy : bool
         Must be True for a rule named ``lossy_*``: the output has not the target's law then.
     """
@@ -131,18 +140,25 @@ class SpeculativeDecoder(BatchDecoder):
         rule: str = "token",
         early_exit: bool = True,
         backend: str | None = None,
+        predictor: Predictor | None = None,
         allow_lossy: bool = False,
     ):
         require_allowed("SpeculativeDecoder", rule, allow_lossy)
         super().__init__(target, tokenizer, rule, backend)
         drafters = drafter if isinstance(drafter, Mapping) else {"": drafter}
         controller.bind(list(drafters))
+        controller.require_predictor(predictor is not None)
+        self.predictor = predictor
+        self.shows_states = predictor is not None and isinstance(target, StatefulTarget)
+        if self.shows_states:
+            target.keep_states()
         self.controller, self.early_exit = controller, early_exit
         self.lanes = [
             Lane(index, drafter, target, controller, rule, early_exit, backend, self._clock)
             for index, drafter in enumerate(drafters.values())
         ]
         self.prompt_below = min(self.max_length, *(lane.max_length for lane in self.lanes))
+        self.scorer = Scorer(self.lanes, controller) if controller.full_information else None
 
     def reset(self) -> None:
         """Forget what the bandit learned; it persists over calls of ``generate`` otherwise."""
@@ -158,24 +174,30 @@ class SpeculativeDecoder(BatchDecoder):
         with self._clock("kernels"):
             self.controller.select(live, self.backend)
         self.drafted = self._draft(last, live, budget, room)
-        logits = self._forward(last, room)
+        self.logits = self._forward(last, room)  # [B, K+1, V]
         for lane in self.drafted:
-            lane.verify(logits)
+            lane.verify(self.logits)
         return self._merged(lambda lane: lane.verdict.last_token)
 
     def _draft(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> list[Lane]:
         """Every row in the lane of its arm; returns the lanes that have rows."""
         offers = [lane.offer() for lane in self.lanes]
-        drafted = []
+        prediction, drafted = self._predict(last), []
         for lane in self.lanes:
             rows = live
             if len(self.lanes) > 1:
                 rows = live & (self.controller.drafter(offers) == lane.index)
                 if self.early_exit and not rows.any():
                     continue
-            lane.draft(last, rows, budget, room)
+            lane.draft(last, rows, budget, room, prediction)
             drafted.append(lane)
         return drafted
+
+    def _predict(self, last: Tensor) -> Tensor | None:
+        if self.predictor is None:
+            return None
+        with self._clock("draft"):
+            return self.predictor(last, self.target.last_states() if self.shows_states else None)
 
     def _forward(self, last: Tensor, room: int) -> Tensor:
         """The target on [B, K+1] tokens; columns no row drafted are not computed."""
@@ -205,6 +227,8 @@ class SpeculativeDecoder(BatchDecoder):
         self.target.prefill(prompts)
         for lane in self.lanes:
             lane.prefill(prompts, self.sampling, self.rng)
+        if self.scorer is not None:
+            self.scorer.begin()
         self._logits = torch.zeros(
             len(prompts), self.controller.slots + 1, self.target.vocab_size,
             dtype=self.target.dtype, device=self.target.device,
@@ -213,6 +237,8 @@ class SpeculativeDecoder(BatchDecoder):
     def _advance(self, rows: list[Row]) -> list[RoundReport]:
         device = self.target.device
         live = torch.tensor([row.live for row in rows], device=device)
+        if self.scorer is not None:
+            self.scorer.settle(live)
         rooms = [self._room(row) if row.live else 0 for row in rows]
         # The target adds one token of its own, so a draft stays one short of what is left.
         budget = [
@@ -224,10 +250,19 @@ class SpeculativeDecoder(BatchDecoder):
         emitted = [report.emitted for report in reports]
         with self._clock("verify"):
             self.target.commit(emitted)
+        self._follow(emitted, reports)
+        return reports
+
+    def _follow(self, emitted: list[list[int]], reports: list[RoundReport]) -> None:
+        """The drafters read what was emitted, or are asked about it when the next round begins."""
+        if self.scorer is not None:
+            tokens = self._merged(lambda lane: lane.verdict.tokens)
+            count = self._merged(lambda lane: lane.verdict.num_emitted)
+            self.scorer.keep(Verified(emitted, tokens, count, self.logits))
+            return
         with self._clock("draft"):
             for lane in self.lanes:
                 lane.commit(emitted, [report.lane == lane.index for report in reports])
-        return reports
 
     def _room(self, row: Row) -> int:
         """The longest draft that target and drafters can read, whatever the request asks for."""
@@ -240,42 +275,3 @@ class SpeculativeDecoder(BatchDecoder):
         table = self._merged(lambda lane: lane.numbers()).tolist()
         n = len(RoundReport._fields)
         return [RoundReport(row[n : n + row[0]], *row[1:n]) for row in table]
-
-
-class PlainDecoder(BatchDecoder):
-    """One token a forward, with the same target, kernels and requests: the baseline.
-
-    Parameters
-    ----------
-    target : Target
-    tokenizer : Tokenizer, optional
-    rule : {"token", "block", "gumbel", "greedy"}
-    backend : str, optional
-    """
-
-    def __init__(
-        self,
-        target: Target,
-        tokenizer: Tokenizer | None = None,
-        rule: str = "token",
-        backend: str | None = None,
-    ):
-        require_lossless("PlainDecoder", rule)
-        super().__init__(target, tokenizer, rule, backend)
-
-    def _prefill(self, prompts: list[list[int]]) -> None:
-        self.target.prefill(prompts)
-
-    def _advance(self, rows: list[Row]) -> list[RoundReport]:
-        live = torch.tensor([row.live for row in rows], device=self.target.device)
-        with self._clock("verify"):
-            logits = self.target.forward(self.last[:, None])[:, 0]  # [B, V]
-        with self._clock("kernels"):
-            self.last = tk.sample(
-                logits, self.sampling, self.rng, rule=self.rule, live=live, backend=self.backend
-            )
-        emitted = [[token] if token >= 0 else [] for token in self.last.tolist()]
-        self.last = self.last.clamp(min=0)
-        with self._clock("verify"):
-            self.target.commit(emitted)
-        return [RoundReport(tokens, 0, 0, 0 if tokens else INVALID, 0, 0, 0) for tokens in emitted]

@@ -11,9 +11,10 @@ import torch
 
 from .arms import HEAD_ARMS, LENGTH_ARMS
 from .controller import Controller
-from .decode import PlainDecoder, SpeculativeDecoder, StreamCallback
+from .decode import SpeculativeDecoder, StreamCallback
 from .divergence import Divergence, first_divergence
 from .errors import EngineError
+from .plain_decode import PlainDecoder
 from .progress import progress_bar
 from .prompts import DEMO_PROMPTS
 from .requests import Request, Result

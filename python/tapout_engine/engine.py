@@ -52,6 +52,18 @@ class Target(Follower, Protocol):
 
 
 @runtime_checkable
+class StatefulTarget(Target, Protocol):
+    """A target whose hidden states can be seen."""
+
+    def keep_states(self) -> None:
+        """Said before the first ``prefill``: they will be asked for."""
+
+    def last_states(self) -> Tensor:
+        """Between rounds: the last hidden state [B, hidden] after the token before each row's last
+        one, which has not been read yet; 0 where there is none."""
+
+
+@runtime_checkable
 class AutoregressiveDrafter(Follower, Protocol):
     """A drafter asked for one token after the other; its logits are sampled by ``draft_step``.
 
@@ -77,6 +89,19 @@ class BlockDrafter(Follower, Protocol):
 
 
 Drafter = AutoregressiveDrafter | BlockDrafter
+
+
+@runtime_checkable
+class ScoredDrafter(Follower, Protocol):
+    """A drafter that can say what it thought of tokens it did not draft."""
+
+    def score(self, emitted: Sequence[Sequence[int]]) -> Tensor:
+        """In place of ``commit``, what it says where each of the n longest new tokens stands.
+
+        Logits [B, n, V], or [B, n, D] with a draft vocabulary, after all tokens before the place;
+        of a block drafter the token that it would propose first there, [B, n] int64, -1 where it
+        has none. What comes after a row's own tokens is never looked at; n is at least 1.
+        """
 
 
 @runtime_checkable

@@ -17,12 +17,13 @@ from tapout_kernels.policies import suits
 
 from .arms import Arm, parse_arms
 from .controller import Controller
-from .decode import PlainDecoder, SpeculativeDecoder
+from .decode import SpeculativeDecoder
 from .depth import TREE_DEPTH, DepthController
 from .divergence import Divergence, first_divergence
 from .errors import EngineError
 from .graph_loop import GraphDecoder, chosen_mode
 from .loading import DEFAULT_TARGET
+from .plain_decode import PlainDecoder
 from .progress import progress_bar
 from .requests import Request, Result
 from .rules import is_lossy, labelled, plain_rule, require_allowed, require_lossless

@@ -11,16 +11,11 @@ from torch import Tensor
 import tapout_kernels as tk
 
 from .controller import Controller
-from .engine import BlockDrafter, Drafter, Target, check_vocabulary, draft_cost, max_length
+from .engine import BlockDrafter, Drafter, Target, check_vocabulary, max_length
 from .rules import draft_rule, is_lossy
+from .slot_cost import slot_cost
 
-VERIFY_ROW = 0.02  # what one more token costs the target's forward, in forwards
 Clock = Callable[[str], AbstractContextManager[None]]
-
-
-def slot_cost(drafter: Drafter, batch: int = 1) -> float:
-    """One slot more, in forwards: a step of the drafter, and one more token in every row."""
-    return draft_cost(drafter) + VERIFY_ROW * batch
 
 
 class Lane:
@@ -82,7 +77,7 @@ class Lane:
         self.memory: Tensor | None = None
         if self.rule == "lossy_adasd":
             self.memory = torch.zeros(batch, 4, dtype=torch.float64, device=device)
-        cost = [slot_cost(self.drafter, batch)]
+        cost = [slot_cost(self.drafter, batch, slots, device)]
         self.cost = torch.tensor(cost, dtype=torch.float32, device=device)
 
     def offer(self) -> Tensor | None:
@@ -93,15 +88,18 @@ class Lane:
             self.offered = self.drafter.propose(self.controller.slots)  # [B, K]
             return self.offered[:, 0] >= 0
 
-    def draft(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> None:
+    def draft(
+        self, last: Tensor, live: Tensor, budget: Tensor, room: int,
+        prediction: Tensor | None = None,
+    ) -> None:  # fmt: skip
         """Fill the proposal for the rows of ``live``; see :meth:`SpeculativeDecoder.round`."""
         if self.blocks:
-            self._take(live, budget)
+            self._take(live, budget, prediction)
         else:
-            self._step(last, live, budget, room)
+            self.begin(live, budget, prediction)
+            self._step(last, room)
 
-    def _step(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> None:
-        self.begin(live, budget)
+    def _step(self, last: Tensor, room: int) -> None:
         token = last
         for _ in range(room):
             if self.early_exit and not self.proposal.num_active.item():
@@ -110,12 +108,13 @@ class Lane:
                 logits = self.drafter.step(token)  # [B, V or D]
             token = self.add(logits)
 
-    def begin(self, live: Tensor, budget: Tensor) -> None:
-        """An empty draft for the rows of ``live``, of up to ``budget`` tokens."""
+    def begin(self, live: Tensor, budget: Tensor, prediction: Tensor | None = None) -> None:
+        """An empty draft for the rows of ``live``, of up to ``budget`` tokens; ``prediction`` [B]
+        f32 is for arms of ``predicted_length``."""
         self.live = live
         with self.clock("kernels"):
             self.proposal.reset(
-                self.rng, self.controller.rules, self.controller.state, budget, live,
+                self.rng, self.controller.rules, self.controller.state, budget, live, prediction,
                 backend=self.backend,
             )  # fmt: skip
 
@@ -128,11 +127,11 @@ class Lane:
                 backend=self.backend,
             )  # fmt: skip
 
-    def _take(self, live: Tensor, budget: Tensor) -> None:
+    def _take(self, live: Tensor, budget: Tensor, prediction: Tensor | None) -> None:
         self.live = live
         with self.clock("kernels"):
             tk.Proposal.from_tokens(
-                self.offered, self.rng, live=live, max_length=budget,
+                self.offered, self.rng, live=live, max_length=budget, prediction=prediction,
                 rules=self.controller.rules, state=self.controller.state,
                 out=self.proposal, backend=self.backend,
             )  # fmt: skip

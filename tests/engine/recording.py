@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tapout_engine import Request
-from tapout_engine.lanes import slot_cost
+from tapout_engine.slot_cost import slot_cost
 from tapout_engine.traces import Trace, TraceMeta, assemble
 from tapout_engine.traces.recorder import Recorder
 
@@ -15,7 +15,8 @@ def meta_of(recorder: Recorder, domains: Sequence[str] = ("all",)) -> TraceMeta:
     lanes, slots = recorder.lanes, recorder.slots
     return TraceMeta(
         target="test", drafters=recorder.names, always=[not lane.blocks for lane in lanes],
-        cost_ratio=[slot_cost(lane.drafter) for lane in lanes], slots=slots,
+        cost_ratio=[slot_cost(lane.drafter, 1, slots, lane.target.device) for lane in lanes],
+        slots=slots,
         rule=recorder.rule, temperature=0.0, seed=0, domains=list(domains),
         verify_seconds=[0.01 * (1 + 0.02 * n) for n in range(slots + 1)],
         draft_seconds=[0.001 * (1 + i) for i in range(len(lanes))],

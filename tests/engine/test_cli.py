@@ -61,9 +61,16 @@ def test_env_reports_backends_and_versions():
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_finds_a_reward_that_suits_it(generate, policy):
-    """Hedges judge rules by each other's drafts, so they take one drafter."""
+    """Hedges take one drafter, or an arm of one rule for each, which default tables have not."""
     draft = "self" if policy in HEDGES else "auto"
     result = generate("--prompt", "abcabc", "--bandit", policy, "--draft", draft, "--json")
+    assert result.returncode == 0, result.stderr
+    assert sum(arm["pulls"] for arm in json.loads(result.stdout)["arms"]) > 0
+
+
+def test_a_hedge_over_drafters(generate):
+    arms = "draft/fixed_length:n=2,prompt-lookup/fixed_length:n=2"
+    result = generate("--prompt", "abcabc", "--bandit", "hedge", "--arms", arms, "--json")
     assert result.returncode == 0, result.stderr
     assert sum(arm["pulls"] for arm in json.loads(result.stdout)["arms"]) > 0
 

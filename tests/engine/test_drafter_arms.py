@@ -9,7 +9,7 @@ from tapout_engine import Controller, EngineError, PlainDecoder, Request, Specul
 from tapout_engine.adapters.prompt_lookup import PromptLookupDrafter
 from tapout_engine.adapters.toy import ToyLM
 from tapout_engine.arms import DRAFTER_ARMS, parse_arms
-from tapout_engine.lanes import VERIFY_ROW
+from tapout_engine.slot_cost import CPU, GPU, ForwardTime, verify_cost
 
 VOCAB = 6  # small enough for n-grams to come back
 PROMPTS = ([1, 2, 3, 1, 2, 3], [4, 4], [5, 1, 0], [2] * 7)
@@ -137,14 +137,26 @@ def test_arms_are_charged_what_their_drafter_costs():
 def test_a_slot_more_costs_a_token_in_every_row(batch):
     draft = ToyLM(VOCAB)
     draft.cost = 0.1
+    told = 0.1 + verify_cost(batch, 8, torch.device("cpu"))
     decoder = SpeculativeDecoder(ToyLM(VOCAB), draft, Controller(reward="throughput"))
     decoder.generate([Request([1], 20) for _ in range(batch)])
     (lane,) = decoder.lanes
-    assert lane.cost.item() == pytest.approx(0.1 + VERIFY_ROW * batch)
+    assert lane.cost.item() == pytest.approx(told)
     bandit = decoder.controller.bandit
     rounds, drafted = bandit.count.sum().item(), (bandit.cost.sum() - bandit.count.sum()).item()
     assert rounds > 0
     assert drafted / lane.cost.item() == pytest.approx(round(drafted / lane.cost.item()))
+
+
+def test_tokens_are_nearly_free_until_arithmetic_takes_as_long_as_the_weights():
+    time = ForwardTime(0.5, 0.1)
+    assert [time.of(n) for n in (1, 5, 6, 15)] == [1.0, 1.0, pytest.approx(1.1), pytest.approx(2)]
+    for device, own in ((torch.device("cpu"), CPU), (torch.device("cuda"), GPU)):
+        costs = [verify_cost(batch, 8, device) for batch in (1, 4, 64, 4096)]
+        assert costs == sorted(costs)
+        assert costs[0] == (own.of(9) - 1) / 8
+        assert costs[-1] == pytest.approx(1.0, rel=0.01)  # all arithmetic: a token is a token
+    assert verify_cost(16, 8, torch.device("cuda")) == 0.0
 
 
 def test_drafters_that_are_not_there_are_refused():
@@ -152,14 +164,6 @@ def test_drafters_that_are_not_there_are_refused():
         SpeculativeDecoder(
             ToyLM(VOCAB), {"draft": ToyLM(VOCAB)}, Controller((("svip", {}, ("worse", "draft")),))
         )
-
-
-def test_a_hedge_has_one_drafter():
-    """It judges a rule by another's draft."""
-    arms = tuple(("fixed_length", {"n": n}, (name,)) for n, name in ((1, "draft"), (3, "worse")))
-    for policy in ("hedge", "normalhedge"):
-        with pytest.raises(EngineError, match=f"{policy} .* must be for one drafter, got 2"):
-            SpeculativeDecoder(ToyLM(VOCAB), drafters(), Controller(arms, policy=policy))
 
 
 @pytest.mark.parametrize(

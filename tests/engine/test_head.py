@@ -14,7 +14,6 @@ from tapout_engine import Controller, EngineError, PlainDecoder, Request, Specul
 from tapout_engine.adapters.head import HeadDrafter
 from tapout_engine.adapters.static import StaticModel
 from tapout_engine.models import DraftHead, StaticCache, load_head, save_head
-from tapout_engine.models.linear import Linear
 from tapout_engine.models.weights import decoder_of
 
 from .heads import SIZE, VOCAB, guessable_llama, guessing, prompts, trainable
@@ -325,18 +324,6 @@ def test_logits_are_rows_of_the_targets_head(decoder):
     hidden = torch.randn(2, 3, SIZE)
     expected = decoder.logits(hidden)[..., d2t]
     torch.testing.assert_close(guessing(decoder, d2t).logits(hidden), expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_of_packed_weights_are_those_of_plain_ones(dtype):
-    weight, index = torch.randn(70, 33).to(dtype), torch.tensor([69, 0, 0, 31])
-    packed = Linear(weight.clone())
-    packed.pack(8)
-    assert torch.equal(packed.rows(index), weight[index])
-    rows = Linear(weight).rows(index)
-    assert torch.equal(rows, weight[index])
-    rows.zero_()
-    assert weight.count_nonzero(), "rows are a copy"
 
 
 def test_a_cache_that_holds_more_keeps_what_it_has():

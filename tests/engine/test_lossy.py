@@ -155,3 +155,13 @@ def test_the_bandit_learns_from_lossy_verdicts():
     )
     results = decoder.generate(requests(0.7))
     assert sum(arm.pulls for arm in controller.report()) == sum(x.rounds for x in results)
+
+
+@each_rule
+def test_drafters_are_judged_beside_lossy_rules(rule):
+    """A hedge over drafters scores them by what ``token`` would accept of theirs."""
+    arms = (("fixed_length", {"n": 2}, ("a",)), ("fixed_length", {"n": 2}, ("b",)))
+    controller = Controller(arms, slots=2, policy="hedge")
+    drafters = {"a": ToyLM(noise=0.5), "b": ToyLM(noise=5.0)}
+    decoder = SpeculativeDecoder(ToyLM(), drafters, controller, rule=rule, allow_lossy=True)
+    assert [x.error for x in decoder.generate(requests(0.7))] == [None] * len(PROMPTS)

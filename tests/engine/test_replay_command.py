@@ -14,6 +14,7 @@ from tapout_engine.adapters.toy import ToyLM
 from tapout_engine.arms import DRAFTER_ARMS
 from tapout_engine.cli import main
 from tapout_engine.replay import Play, Player, measured_costs
+from tapout_engine.replay.command import plays
 from tapout_engine.replay.costs import costs_of_file
 from tapout_engine.replay.measure import curves, follow, measured
 from tapout_engine.replay.play import join
@@ -105,6 +106,23 @@ def test_processes_find_what_one_does(replay):
     assert (out / "rows.json").read_text() == (other / "rows.json").read_text()
 
 
+def test_a_hedge_over_drafters_is_played_once_whatever_the_rewards(player):
+    """And over the rules of one drafter with each of them; in the default table not at all."""
+    fixed = ("fixed_length", {"n": 3})
+    each = tuple((*fixed, (name,)) for name in player.meta.drafters)
+    labels = [play.label for play in plays(each, ["hedge"], None, player)]
+    assert labels == ["hedge, blend"]
+    alone = (("svip", {}, ("toy",)), (*fixed, ("toy",)))
+    labels = [play.label for play in plays(alone, ["hedge"], None, player)]
+    assert labels == ["hedge, blend", "hedge, simple"]
+    known = [play.policy for play in plays(player.default_arms(), None, None, player)]
+    assert "hedge" not in known
+    assert "ucb1" in known
+    rounds = player.play(plays(each, ["hedge"], None, player)[0], np.arange(5),
+                         measured_costs(player.meta))  # fmt: skip
+    assert set(rounds.arm) == {0, 1}
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -120,7 +138,7 @@ def test_processes_find_what_one_does(replay):
             ("--policies", "metasd", "--rewards", "overlap"),
             "a trace does not hold what the reward",
         ),
-        (("--policies", "hedge"), "judges a rule by another's draft"),
+        (("--policies", "hedge"), "over several drafters compares drafters"),
         (("--rewards", "overlap"), "no policy suits these arms and rewards"),
         (("--rewards", ","), "replay: rewards must be among"),
     ],

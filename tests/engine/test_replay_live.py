@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from tapout_engine import Controller, Request, SpeculativeDecoder
 from tapout_engine.adapters.prompt_lookup import PromptLookupDrafter
 from tapout_engine.adapters.toy import ToyLM
 from tapout_engine.arms import TAPOUT_ARMS
-from tapout_engine.lanes import VERIFY_ROW
 from tapout_engine.replay import Play, Player, measured_costs
+from tapout_engine.slot_cost import verify_cost
 from tapout_engine.traces.recorder import Recorder
 
 from .recording import record
@@ -62,7 +63,10 @@ def requests(temperature: float) -> list[Request]:
 def live_costs(player: Player, batch: int = 1):
     """The bandit is told what live decoding tells it, whatever rounds cost."""
     costs = measured_costs(player.meta, batch)
-    told = np.array(player.meta.cost_ratio) + VERIFY_ROW * (batch - 1)
+    alone, together = (
+        verify_cost(rows, player.meta.slots, torch.device("cpu")) for rows in (1, batch)
+    )
+    told = np.array(player.meta.cost_ratio) + together - alone
     ratio = np.tile(told.astype(np.float32), (batch, 1))
     return replace(costs, ratio=ratio)
 
@@ -119,6 +123,29 @@ def test_hedges_over_the_rules_of_one_drafter(policy):
         ToyLM(VOCAB), drafters(), Controller(arms, SLOTS, policy, "simple", seed=5), rule="greedy"
     )
     assert_equal(rounds, [decoder.generate([request])[0] for request in requests(0.0)], player)
+
+
+@pytest.mark.parametrize(("policy", "batch", "rule", "temperature", "stop"), [
+    ("hedge", 1, "greedy", 0.0, ("fixed_length", {"n": 3})),
+    ("normalhedge", 1, "gumbel", 0.9, ("max_confidence", {})),
+    ("hedge", len(PROMPTS), "gumbel", 0.9, ("max_confidence", {})),
+    ("normalhedge", len(PROMPTS), "greedy", 0.0, ("fixed_length", {"n": 3})),
+])  # fmt: skip
+def test_hedges_over_drafters(policy, batch, rule, temperature, stop):
+    """One after the other, or all at once; what they learnt is the same to the last digits."""
+    arms = tuple((*stop, (name,)) for name in drafters())
+    player = Player(record(Recorder(ToyLM(VOCAB), drafters(), SLOTS, rule), requests(temperature)))
+    play, order = Play("", arms, policy), np.arange(len(PROMPTS))
+    rounds = player.play(play, order, live_costs(player, batch), batch, seed=5)
+    controller = Controller(arms, SLOTS, policy, seed=5)
+    decoder = SpeculativeDecoder(ToyLM(VOCAB), drafters(), controller, rule=rule)
+    asked = requests(temperature)
+    together = [asked] if batch > 1 else [[request] for request in asked]
+    results = [result for some in together for result in decoder.generate(some)]
+    assert_equal(rounds, results, player)
+    assert set(rounds.arm) == {0, 1, 2}
+    pulls = [arm.pulls for arm in controller.report()]
+    assert np.bincount(rounds.arm, minlength=3).tolist() == pulls
 
 
 @pytest.mark.parametrize(("rule", "temperature"), [("greedy", 0.0), ("gumbel", 0.7)])

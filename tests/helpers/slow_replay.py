@@ -26,7 +26,10 @@ from tapout_kernels.replay import DraftTable, RoundCosts, Rounds
 class SlowReplay:
     """The arguments of :func:`tapout_kernels.replay.replay`."""
 
-    def __init__(self, table: DraftTable, rules, bandit, costs: RoundCosts, drafters, batch: int):
+    def __init__(
+        self, table: DraftTable, rules, bandit, costs: RoundCosts, drafters, batch: int,
+        horizon: int | None = None,
+    ):  # fmt: skip
         self.table, self.rules, self.bandit, self.costs = table, rules, bandit, costs
         self.drafters, self.batch = drafters, batch
         slots = table.slots if bandit.level == "token" else None
@@ -34,6 +37,10 @@ class SlowReplay:
         self.position, self.end = [0] * batch, [0] * batch
         self.read = [[0] * table.drafters for _ in range(batch)]
         self.turns, self.cost = [], []
+        self.ring = horizon and tk.DrafterRing.empty(batch, bandit.arms, horizon)
+        empty = torch.zeros_like(bandit.count)
+        tally = {"count": empty, "reward_sum": empty.clone(), "reward_sq": empty.clone()}
+        self.taught = replace(bandit, policy="fixed", **tally) if horizon else bandit
 
     def run(self, requests) -> Rounds:
         waiting = list(requests)
@@ -51,6 +58,8 @@ class SlowReplay:
             self.position[b], self.end[b] = map(int, self.table.start[request : request + 2])
             self.read[b] = [self.position[b]] * self.table.drafters
             self.state.reset_rows(torch.arange(self.batch) == b)
+            if self.ring:
+                self.ring.reset_rows(torch.arange(self.batch) == b)
         return self.position[b] < self.end[b]
 
     def _round(self, live: list[bool]) -> None:
@@ -61,6 +70,20 @@ class SlowReplay:
         for drafter in range(self.table.drafters):
             self._learn(drafter, played, sum(live))
         self._charge(played, sum(live))
+        if self.ring:
+            self._observe(played)
+
+    def _observe(self, played: dict) -> None:
+        """Which drafters' first drafts were right where the rows that go on have been."""
+        gamma = torch.zeros(self.batch, self.bandit.arms, self.table.slots + 1).double()
+        count = torch.zeros(self.batch, dtype=torch.int32)
+        for turn in self.turns[-len(played) :]:
+            _, b, p, *_, emitted = turn
+            if self.position[b] < self.end[b]:
+                right = self.table.accepted[p : p + emitted, self.drafters[:, 0]] > 0
+                gamma[b, :, :emitted] = torch.from_numpy(right.T)
+                count[b] = emitted
+        tk.observe_drafters(self.bandit, self.ring, gamma, count)
 
     def _drafter(self, b: int) -> int:
         turns = self.drafters[max(0, int(self.state.arm.view(self.batch, -1)[b, 0]))]
@@ -111,7 +134,7 @@ class SlowReplay:
             verdict.num_accepted[b] = accepted
         ratio = torch.tensor([self.costs.ratio[alive - 1, drafter]])
         tk.bandit_update(
-            replace(self.bandit, cost_ratio=ratio), self.state.arm, proposal, verdict,
+            replace(self.taught, cost_ratio=ratio), self.state.arm, proposal, verdict,
             rules=self.rules, state=self.state, backend="reference",
         )  # fmt: skip
 
@@ -132,7 +155,10 @@ class SlowReplay:
             self.position[b] += emitted
             arm = int(self.state.arm.view(self.batch, -1)[b, 0])
             self.turns.append((len(self.cost), b, p, arm, drafter, drafted, accepted, emitted))
-            if drafted:
+            if self.ring:
+                follows = self.position[b] < self.end[b]
+                cost += follows * emitted * self.costs.catch_up[self.drafters[:, 0]].sum()
+            elif drafted:
                 cost += (p - self.read[b][drafter]) * self.costs.catch_up[drafter]
                 self.read[b][drafter] = self.position[b]
         self.cost.append(cost)

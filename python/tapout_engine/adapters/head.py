@@ -11,7 +11,8 @@ import tapout_kernels as tk
 
 from ..models import Branches, DraftHead, StaticCache
 from ..models.linear import weights_read
-from .static import PREFILL, StaticModel, padded
+from .batches import padded, scored
+from .static import PREFILL, StaticModel
 
 
 class HeadDrafter:
@@ -42,7 +43,7 @@ class HeadDrafter:
         self.cache: StaticCache = self.head.cache(len(prompts), 2 * longest)
         self.entries = [0] * len(prompts)  # of confirmed tokens, in the cache
         self.tail = [list(prompt) for prompt in prompts]  # confirmed tokens without; never empty
-        self.drafting = 0  # steps of this round
+        self.drafting = self.scoring = 0  # steps of this round, and tokens that are not drafts
         while any(len(tail) > 1 for tail in self.tail):
             parts = [tail[: min(len(tail) - 1, PREFILL)] for tail in self.tail]
             self._read(parts)
@@ -64,6 +65,18 @@ class HeadDrafter:
         return self.head.logits(self.feature)[:, 0]
 
     @torch.no_grad()
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Logits [B, n, D] after confirmed tokens, the first being each row's last one, from the
+        target's own states: nothing was drafted since the last commit."""
+        before = torch.tensor([len(tail) - 1 for tail in self.tail])
+        states = self._read(
+            [[*tail[:-1], *ids] for tail, ids in zip(self.tail, input_ids.tolist(), strict=True)]
+        )
+        self.scoring = input_ids.shape[1]
+        columns = before[:, None] + torch.arange(input_ids.shape[1])
+        return self.head.logits(states.take_along_dim(columns[..., None].to(self.device), 1))
+
+    @torch.no_grad()
     def expand(self, token: Tensor, draft: tk.TreeDraft, level: int) -> Tensor:
         if level == 0:
             logits = self.step(token[:, 0])[:, None]
@@ -79,14 +92,21 @@ class HeadDrafter:
         self.seen = branches.seen
         return self.head.logits(self.feature)
 
+    def score(self, emitted: Sequence[Sequence[int]]) -> Tensor:
+        return scored(self, [tail[-1] for tail in self.tail], emitted)
+
     def commit(self, emitted: Sequence[Sequence[int]]) -> None:
-        if self.drafting:  # a row without new tokens keeps its last one: no tail is ever empty
-            self._advance(
-                [len(tail) - (not new) for tail, new in zip(self.tail, emitted, strict=True)]
-            )
-        self.drafting = 0
+        read = [0] * len(self.tail)
+        right = self.scoring or min(self.drafting, 1)  # of the last token and those after it
+        if right:  # a row without new tokens keeps its last one: no tail is ever empty
+            read = [
+                len(tail) - 1 + min(len(new), right)
+                for tail, new in zip(self.tail, emitted, strict=True)
+            ]
+        self.drafting = self.scoring = 0
         for tail, tokens in zip(self.tail, emitted, strict=True):
             tail.extend(tokens)
+        self._advance(read)
 
     def _advance(self, read: Sequence[int]) -> None:
         self.entries = [n + more for n, more in zip(self.entries, read, strict=True)]
@@ -99,7 +119,8 @@ class HeadDrafter:
                              device=self.device)  # fmt: skip
         for row, (at, part) in enumerate(zip(self.entries, parts, strict=True)):
             known = self.target.states[row, max(at - 1, 0) : max(at + len(part) - 1, 0)]
-            states[row, len(part) - len(known) : len(part)] = known  # nothing before the first
+            first = int(at == 0)  # nothing is before the first
+            states[row, first : first + len(known)] = known
         return self._run(ids, states, self.entries)
 
     def _run(

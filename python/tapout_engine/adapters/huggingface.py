@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from ..errors import INSTALL, EngineError
+from .batches import padded, scored
 from .history import History
 from .ragged import RaggedCache
-from .static import padded
 
 
 class HFModel:
@@ -73,6 +73,9 @@ class HFModel:
         for row, tokens in zip(self.rows, emitted, strict=True):
             row.commit(tokens)
         self._drop()
+
+    def score(self, emitted: Sequence[Sequence[int]]) -> Tensor:
+        return scored(self, [row.tokens[-1] for row in self.rows], emitted)
 
     def _drop(self) -> None:
         """Leave in the cache what the rows say is in it."""

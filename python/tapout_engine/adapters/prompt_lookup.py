@@ -39,6 +39,16 @@ class PromptLookupDrafter:
         padded = [draft + [-1] * (slots - len(draft)) for draft in drafts]
         return torch.tensor(padded, dtype=torch.int64, device=self.device)  # [B, K]
 
+    def score(self, emitted: Sequence[Sequence[int]]) -> Tensor:
+        width, said = max(1, *map(len, emitted)), []
+        for row, tokens in zip(self._rows, emitted, strict=True):
+            first = []
+            for token in tokens:
+                first += row.lookup(1) or [-1]
+                row.extend([token])
+            said.append(first + [-1] * (width - len(first)))
+        return torch.tensor(said, dtype=torch.int64, device=self.device)
+
 
 class _Index:
     """Where every n-gram of one row last ended, kept as the row grows."""

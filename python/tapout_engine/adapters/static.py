@@ -11,6 +11,7 @@ import tapout_kernels as tk
 
 from ..errors import EngineError
 from ..models import Branches, Decoder, StaticCache
+from .batches import padded, scored
 
 PREFILL = 256  # tokens of a row that one forward reads
 
@@ -45,7 +46,7 @@ class StaticModel:
             raise EngineError(f"StaticModel: reads at most {limit} tokens, got {longest}")
         self.cache = self.decoder.cache(len(prompts), 2 * longest)
         self.states = torch.zeros(
-            len(prompts), 0, self.decoder.config.hidden_size, dtype=self.dtype, device=self.device
+            len(prompts), 1, self.decoder.config.hidden_size, dtype=self.dtype, device=self.device
         )
         self.cached = [0] * len(prompts)  # confirmed tokens of each row in the cache
         self.tail = [list(prompt) for prompt in prompts]  # those that are not; never empty
@@ -109,6 +110,9 @@ class StaticModel:
             self.tail[row] = [tail[-1], *tokens][right:]
         self.fed = 0
 
+    def score(self, emitted: Sequence[Sequence[int]]) -> Tensor:
+        return scored(self, [tail[-1] for tail in self.tail], emitted)
+
     def _run(self, input_ids: Tensor, start: list[int], branches: Branches | None = None) -> Tensor:
         length = max(start) + input_ids.shape[1]
         self.cache.hold(length)
@@ -118,18 +122,18 @@ class StaticModel:
             self._keep(states, start)
         return states
 
+    def last_states(self) -> Tensor:
+        count = torch.tensor(self.cached, device=self.device)  # all but each row's last token
+        rows = torch.arange(len(count), device=self.device)
+        states = self.states[rows, (count - 1).clamp(min=0)]
+        return torch.where(count[:, None] > 0, states, 0)
+
     def _keep(self, states: Tensor, start: list[int]) -> None:
         if self.states.shape[1] < self.cache.slots:
             more = self.cache.slots - self.states.shape[1]
             self.states = torch.nn.functional.pad(self.states, (0, 0, 0, more))
         for row, at in enumerate(start):
             self.states[row, at : at + states.shape[1]] = states[row]
-
-
-def padded(rows: list[list[int]]) -> Tensor:
-    """[B, longest]; what follows a shorter row is never looked at and written over."""
-    width = max(map(len, rows))
-    return torch.tensor([row + [0] * (width - len(row)) for row in rows])
 
 
 def _joined(missing: list[list[int]], input_ids: Tensor) -> tuple[Tensor, Tensor]:

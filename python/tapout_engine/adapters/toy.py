@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .batches import scored
 from .history import History
 
 _STATES = 1009  # prime, so that the whole prefix matters
@@ -52,3 +53,6 @@ class ToyLM:
         for row, cache, tokens in zip(self._rows, self._states, emitted, strict=True):
             drop = row.commit(tokens)
             del cache[len(cache) - drop :]
+
+    def score(self, emitted: Sequence[Sequence[int]]) -> Tensor:
+        return scored(self, [row.tokens[-1] for row in self._rows], emitted)

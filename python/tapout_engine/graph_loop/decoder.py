@@ -98,6 +98,7 @@ class GraphDecoder:
         require_lossless("GraphDecoder", rule)
         _require_models(target, drafter)
         controller.bind([""])
+        controller.require_predictor(False)
         self.target, self.drafter, self.controller = target, drafter, controller
         self.tokenizer, self.rows = tokenizer, rows
         self.mode = chosen_mode(mode, target.decoder.embedding.device)

@@ -13,13 +13,18 @@ from torch.nn import functional
 FEWEST = 4  # rows of a packed product
 
 
-def _packs(weight: Tensor) -> bool:
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype in (torch.bfloat16, torch.float32)
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
+def _packed_dtype(weight: Tensor) -> torch.dtype | None:
+    """What oneDNN multiplies here; None: not these weights.
+
+    Where the CPU has no bf16 it is float32, in twice the memory: products in bf16 gain nothing
+    there from rows that share the weights.
+    """
+    there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if weight.device.type != "cpu" or not there:
+        return None
+    if weight.dtype == torch.bfloat16:
+        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    return torch.float32 if weight.dtype == torch.float32 else None
 
 
 def at_least_fewest(x: Tensor) -> Tensor:
@@ -50,17 +55,23 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.packed: Tensor | None = None
+        self.dtype = weight.dtype
         self.size = weight.numel()  # weights one product reads
 
     def pack(self, rows: int) -> None:
         """Lay the weights out for products of about ``rows`` rows; frees the plain ones."""
-        if _packs(self.weight):
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.data, rows)
+        dtype = _packed_dtype(self.weight)
+        if dtype is not None:
+            weight = self.weight.data.to(dtype)
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+            if self.bias is not None:
+                self.bias = nn.Parameter(self.bias.to(dtype), requires_grad=False)
             self.weight = None
 
     def rows(self, index: Tensor) -> Tensor:
         """A copy of some rows of the weights: [n] int64 -> [n, in]."""
-        return (self.weight if self.packed is None else self.packed.to_dense())[index]
+        rows = (self.weight if self.packed is None else self.packed.to_dense())[index]
+        return rows.to(self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is None:
@@ -72,7 +83,9 @@ class Linear(nn.Module):
         return self._product(x)
 
     def _product(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        x = x.to(self.packed.dtype)
+        y = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return y.to(self.dtype)
 
 
 def weights_read(module: nn.Module) -> int:

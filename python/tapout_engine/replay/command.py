@@ -84,7 +84,10 @@ def plays(
         if policies and not fitting:
             check_policy(policy, level_of[rewards[0]], rewards[0])  # says what is wrong
         own = [Play(f"{policy}, {name}", arms, policy, name, level_of[name]) for name in fitting]
-        found += [play for play in own if _playable(player, play, asked=policies is not None)]
+        own = [play for play in own if _playable(player, play, asked=policies is not None)]
+        # A hedge over drafters learns of the text and reads no reward.
+        over_drafters = bool(own) and player.check(own[0]).full_information
+        found += own[:1] if over_drafters else own
     if not found:
         raise EngineError("replay: no policy suits these arms and rewards")
     return tuple(found)

@@ -88,8 +88,9 @@ class Player:
         controller = self.check(play, seed)
         drafters = controller.order.numpy().astype(np.int32)
         return replay(
-            self.table, controller.rules, controller.bandit, costs, drafters, requests, batch
-        )
+            self.table, controller.rules, controller.bandit, costs, drafters, requests, batch,
+            controller.horizon if controller.full_information else None,
+        )  # fmt: skip
 
     def check(self, play: Play, seed: int = 0) -> Controller:
         """The controller that live decoding would have; errors as for :meth:`play`."""

@@ -20,11 +20,11 @@ import tapout_kernels as tk
 
 from ..engine import Drafter
 from ..errors import EngineError
-from ..lanes import slot_cost
 from ..progress import progress_bar
 from ..prompts import DEMO_PROMPTS
 from ..requests import Request
 from ..session import Session
+from ..slot_cost import slot_cost
 from ..training.corpus import prompts as prompts_of
 from .costs import BEHIND, measure
 from .recorder import Recorded, Recorder
@@ -64,7 +64,10 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
     meta = TraceMeta(
         target=session.name, drafters=list(drafters),
         always=[not lane.blocks for lane in recorder.lanes],
-        cost_ratio=[slot_cost(drafter) for drafter in drafters.values()],
+        cost_ratio=[
+            slot_cost(drafter, 1, arguments.slots, session.target.device)
+            for drafter in drafters.values()
+        ],
         slots=arguments.slots, rule=arguments.rule, temperature=arguments.temperature,
         seed=arguments.seed, domains=domains, **costs, made_with=made_with(),
     )  # fmt: skip
