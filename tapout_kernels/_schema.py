@@ -45,7 +45,8 @@ SCHEMAS: dict[str, str] = {
         "Tensor? draft_logits, Tensor? logits_row, Tensor? t2d, Tensor stats, int rule, "
         "bool raw_logprobs, Tensor(a!) position, Tensor(b!) tokens, Tensor(c!) num_accepted, "
         "Tensor(d!) num_emitted, Tensor(e!) last_token, Tensor(f!) status, "
-        "Tensor(g!) accept_prob, Tensor(h!)? overlap, Tensor(i!)? logprobs) -> ()"
+        "Tensor(g!) accept_prob, Tensor(h!)? overlap, Tensor(i!)? logprobs, "
+        "Tensor(j!)? lossy_memory) -> ()"
     ),
     "bandit_select": (
         "(Tensor count, Tensor reward_sum, Tensor reward_sq, Tensor tokens, Tensor cost, "

@@ -207,6 +207,7 @@ TENSORS: dict[str, dict[str, Spec]] = {
         "accept_prob": Spec("B K", F32),
         "overlap": Spec("B K", F32),
         "logprobs": Spec("B K+1", F32),
+        "lossy_memory": Spec("R 4", F64),
     },
     "bandit_select": {
         **_TABLES,

@@ -156,14 +156,6 @@ def _checked_by_library(op: str, backend: str | None, arguments: dict[str, objec
     return device is not None and _library.checks(op, backend, device.type)
 
 
-def refuse(op: str, **arguments: object) -> None:
-    """Raise for arguments of the public interface that this version does not implement."""
-    for name, value in arguments.items():
-        if value is not None and value is not False:
-            got = type(value).__name__
-            raise NotYetSupported(f"{op}: {name} is not supported in version 0.1, got a {got}")
-
-
 def cpu_isa() -> str | None:
     """Instruction set the cpu backend runs on (``TAPOUT_CPU_ISA`` forces one), or None."""
     if _library.CPU_UNAVAILABLE is not None:

@@ -221,7 +221,8 @@ class Verdict:
         BAD_DRAFT 3 (a drafted id outside the vocabulary or of draft probability 0).
     accept_prob : Tensor
         [B, K] float32: min(1, p_target/p_draft) of every decided slot (``greedy``, ``gumbel``: 1
-        or 0); -1 after the deciding slot (``block``: after the draft).
+        or 0; lossy rules: see :func:`verify`); -1 after the deciding slot (``block``: after the
+        draft).
     overlap : Tensor or None
         [B, K] float32: the sum over the vocabulary of min(p_target, p_draft) at every drafted
         slot up to the first that cannot be verified, -1 after it. A one-hot draft: p_target of

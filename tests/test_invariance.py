@@ -29,6 +29,10 @@ CASES = [
     Case("verify", batch=9, vocab=2500, sampling="mixed", rule="greedy"),
     Case("verify", batch=9, vocab=2500, drafts="one_hot"),
     *(
+        Case("verify", 9, 8, 2500, sampling="mixed", rule=rule)
+        for rule in ("lossy_typical", "lossy_fly", "lossy_adasd")
+    ),
+    *(
         Case("tree_verify", 9, 6, 2500, sampling="mixed", rule=rule)
         for rule in ("token", "block", "gumbel")
     ),
@@ -126,7 +130,7 @@ def test_dead_rows_beside(backend, case):
     padded[flag] = mine.repeat_interleave(2) & alive
     together = run(backend, case, padded)
     raw.same({k: v[alive] for k, v in together.items()}, run(backend, case, args), case.name)
-    for name in STATE[case.op]:
+    for name in (*STATE[case.op], *(["lossy_memory"] if "lossy_memory" in together else [])):
         assert raw.equal_bits(together[name][~alive], padded[name][~alive]), f"{name} of a dead row"
     for name, value in DEAD[case.op].items():
         assert (together[name][~alive] == value).all(), f"{name} of a dead row"

@@ -27,7 +27,7 @@ KERNEL_LAYERS = [
 ]
 # adapters -> decode -> controller -> tapout_kernels; programs on top.
 ENGINE_LAYERS = [
-    {"errors", "engine", "progress", "prompts", "requests", "arms", "text", "skipping"},
+    {"errors", "engine", "progress", "prompts", "requests", "arms", "text", "skipping", "rules"},
     {"controller", "rows", "loading", "divergence", "models", "slot_cost"},
     {"lanes", "depth"},
     {"scoring"},

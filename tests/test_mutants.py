@@ -8,7 +8,7 @@ is named after, on less data, and the shipped reference passes it.
 from __future__ import annotations
 
 import pytest
-from helpers import stop_mutants
+from helpers import lossy_mutants, stop_mutants
 from helpers.checks import CHECKS
 from helpers.mutants import Edit, Reference
 
@@ -132,6 +132,7 @@ MUTANTS: dict[str, tuple[str, tuple[Edit, ...]]] = {
              "s.table[..., TOP1_PROB]"),
     )),
     **stop_mutants.REFERENCE,
+    **lossy_mutants.REFERENCE,
     # ---- trees
     "siblings tested independently": ("trees", (
         Edit("tree_verify.py", "p_target = rejected_target(row.p_target, drawn)",

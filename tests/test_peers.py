@@ -159,14 +159,6 @@ def test_no_sampling_parameter_is_silently_ignored(backend, op, field):
     assert not torch.equal(*results)
 
 
-@pytest.mark.parametrize("argument", ["allow_lossy"])
-def test_what_is_not_supported_is_refused(argument):
-    """vllm#31982 again: an argument of the interface that does nothing yet must raise."""
-    args = (torch.zeros(1, 3, 4), Proposal.empty(1, 2), SamplingParams(), RngState.of(0))
-    with pytest.raises(tk.NotYetSupported, match=f"verify: {argument} is not supported"):
-        tk.verify(*args, **{argument: True})
-
-
 def test_an_unproposed_slot_is_not_a_rejection(backend):
     """sglang#31750: slots beyond the draft lowered the acceptance rate and cost the bonus token."""
     rng, rules = RngState.of([1]), StopRules("adaedl")

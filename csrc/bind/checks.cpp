@@ -154,6 +154,13 @@ Rule Arguments::rule(int64_t value) const {
   return static_cast<Rule>(value);
 }
 
+Rule Arguments::verify_rule(int64_t value) const {
+  if (value < 0 || value > static_cast<int32_t>(Rule::kLossyAdaSd)) {
+    fail("rule", "0 to 8", std::to_string(value));
+  }
+  return static_cast<Rule>(value);
+}
+
 int64_t Arguments::nodes(const char* name, int64_t value) const {
   if (value < 1 || value > kMostNodes) fail(name, "of 1 to 1024 nodes", std::to_string(value));
   return value;

@@ -99,7 +99,8 @@ class Arguments {
 
   Rule rule(int64_t value) const;
 
-  // Of tree_verify: there is no block rule.
+  // Of verify, where the lossy rules are.
+  Rule verify_rule(int64_t value) const;
 
   // `value` if a tree may have so many nodes.
   int64_t nodes(const char* name, int64_t value) const;

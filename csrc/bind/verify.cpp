@@ -43,6 +43,23 @@ void set_draft(const Arguments& arguments, const OptionalTensor& logits,
       arguments.logits("draft_logits", *logits, {params.draft_rows, params.slots, vocab});
 }
 
+// Of rule lossy_adasd alone, which needs it. Lossy rules have no kernel on a GPU.
+void set_rule(const Arguments& arguments, int64_t rule, const OptionalTensor& memory,
+              VerifyParams& params) {
+#if defined(TAPOUT_FOR_CUDA) || defined(TAPOUT_EMULATED)
+  if (rule > static_cast<int32_t>(Rule::kGreedy)) {
+    arguments.fail("rule", "0 to 3 on a GPU", std::to_string(rule));
+  }
+#endif
+  params.rule = arguments.verify_rule(rule);
+  const bool remembers = params.rule == Rule::kLossyAdaSd;
+  if (remembers && !memory) arguments.fail("lossy_memory", "given for rule lossy_adasd", "None");
+  if (!remembers && memory) arguments.fail("lossy_memory", "None for this rule", "a Tensor");
+  if (!memory) return;
+  params.lossy_memory =
+      arguments.data<double>("lossy_memory", *memory, {params.rows.count, kLossyMemory});
+}
+
 }  // namespace
 
 void verify(const Tensor& target_logits,      // [B, K+1, V], or [n, V] with row_start
@@ -61,15 +78,16 @@ void verify(const Tensor& target_logits,      // [B, K+1, V], or [n, V] with row
             const OptionalTensor& t2d,           // [T]
             const Tensor& stats,                 // [B, K, 8]
             int64_t rule, bool raw_logprobs,
-            const Tensor& position,            // [R]
-            const Tensor& tokens,              // [B, K+1]
-            const Tensor& num_accepted,        // [B]
-            const Tensor& num_emitted,         // [B]
-            const Tensor& last_token,          // [B]
-            const Tensor& status,              // [B]
-            const Tensor& accept_prob,         // [B, K]
-            const OptionalTensor& overlap,     // [B, K]
-            const OptionalTensor& logprobs) {  // [B, K+1]
+            const Tensor& position,                // [R]
+            const Tensor& tokens,                  // [B, K+1]
+            const Tensor& num_accepted,            // [B]
+            const Tensor& num_emitted,             // [B]
+            const Tensor& last_token,              // [B]
+            const Tensor& status,                  // [B]
+            const Tensor& accept_prob,             // [B, K]
+            const OptionalTensor& overlap,         // [B, K]
+            const OptionalTensor& logprobs,        // [B, K+1]
+            const OptionalTensor& lossy_memory) {  // [R, 4]
   const Arguments arguments("verify", target_logits);
   VerifyParams params = {};
   params.batch = arguments.size("draft_tokens", draft_tokens, 2, 0);
@@ -86,7 +104,7 @@ void verify(const Tensor& target_logits,      // [B, K+1, V], or [n, V] with row
   params.round = arguments.input<int64_t>("round", round, {batch});
   set_draft(arguments, draft_logits, logits_row, t2d, params);
   params.stats = arguments.input<float>("stats", stats, {batch, slots, kStatsColumns});
-  params.rule = arguments.rule(rule);
+  set_rule(arguments, rule, lossy_memory, params);
   params.raw_logprobs = raw_logprobs;
   params.position = arguments.data<int64_t>("position", position, {states});
   params.tokens = arguments.data<int64_t>("tokens", tokens, {batch, slots + 1});

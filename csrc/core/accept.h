@@ -7,6 +7,22 @@
 //            level that holds is accepted, none is 0; below L: sample norm[w_i p_target - p_draft]+
 //   gumbel   accept x iff it is the target's own token (rng.h)
 //   greedy   accept x iff it is the target's argmax
+// Lossy rules, off unless allowed; none accepts a token of p_target = 0, H is the entropy of the
+// processed p_target in nats, and the constants are the published defaults:
+//   lossy_typical     (Medusa 2401.10774) accept x iff p_target(x) > min(epsilon, delta e^-H);
+//                     rejected: sample p_target
+//   lossy_ears        (2512.13194) accept x iff u <= p_target(x) / p_draft(x) + tolerance, which is
+//                     beta (1 - max p_target), beta what its authors serve with
+//                     (vllm-ascend#5587); rejected: sample norm[p_target - p_draft]+
+//   lossy_consultant  (2506.02391) the doubt is 0 where a draft begins, then beta doubt -
+//                     (1 - beta) ln p_target(x); accept while it is at most epsilon; rejected:
+//                     sample p_target
+//   lossy_fly         (2511.22972) greedy, but what is not the argmax survives iff H >= theta ln V
+//                     and the next `window` drafts are there and the argmax of their rows
+//   lossy_adasd       (after AdaSD 2512.11280, a reconstruction) greedy, but what is not the argmax
+//                     survives iff sqrt(JSD(p_target, p_draft)) is at most the midpoint of its
+//                     means over the accepted and over the rejected drafts of earlier rounds; none
+//                     does before both means exist. JSD in nats, over the target's ids
 #pragma once
 
 #include <math.h>
@@ -58,6 +74,65 @@ TAPOUT_HD bool block_may_accept(double uniform, double weight) { return uniform 
 
 // Level L, the whole draft.
 TAPOUT_HD bool block_accepts_all(double uniform, double weight) { return uniform < weight; }
+
+constexpr double kTypicalEpsilon = 0.3;
+constexpr double kTypicalDelta = 0.09;
+constexpr double kEarsBeta = 0.3;
+constexpr double kConsultantBeta = 0.2;
+constexpr double kConsultantEpsilon = 2.0;
+constexpr double kFlyTheta = 0.3;
+constexpr int64_t kFlyWindow = 6;
+constexpr double kHalfLn2 = 0.34657359027997264;
+
+TAPOUT_HD bool typical_accepts(double p_target, double entropy) {
+  const double limit = kTypicalDelta * exp(-entropy);
+  return p_target > (limit < kTypicalEpsilon ? limit : kTypicalEpsilon);
+}
+
+TAPOUT_HD double ears_tolerance(double top_prob) { return kEarsBeta * (1.0 - top_prob); }
+
+TAPOUT_HD bool ears_accepts(double uniform, double p_target, double p_draft, double tolerance) {
+  return p_target > 0.0 && (uniform - tolerance) * p_draft < p_target;
+}
+
+TAPOUT_HD double ears_probability(double p_target, double p_draft, double tolerance) {
+  if (!(p_target > 0.0)) return 0.0;
+  const double sum = p_target / p_draft + tolerance;
+  return sum < 1.0 ? sum : 1.0;
+}
+
+TAPOUT_HD double consultant_doubt(double doubt, double p_target) {
+  return kConsultantBeta * doubt - (1.0 - kConsultantBeta) * log(p_target);
+}
+
+TAPOUT_HD bool consultant_accepts(double doubt) { return doubt <= kConsultantEpsilon; }
+
+TAPOUT_HD bool fly_unsure(double entropy, int64_t vocab) {
+  return entropy >= kFlyTheta * log(static_cast<double>(vocab));
+}
+
+// One id's part of the Jensen-Shannon divergence. No part is negative, so their sum cannot cancel.
+TAPOUT_HD double divergence_term(double p_target, double p_draft) {
+  const double sum = p_target + p_draft;
+  const double d = sum > 0.0 ? (p_target - p_draft) / sum : 0.0;
+  if (d <= -1.0 || d >= 1.0) return kHalfLn2 * sum;  // 0 ln 0 is 0
+  return 0.25 * sum * ((1.0 + d) * log1p(d) + (1.0 - d) * log1p(-d));
+}
+
+// The divergence from a one-hot draft of x.
+TAPOUT_HD double one_hot_divergence(double p_target) {
+  return divergence_term(p_target, 1.0) + kHalfLn2 * (1.0 - p_target);
+}
+
+TAPOUT_HD double divergence_root(double divergence) {
+  return divergence > 0.0 ? sqrt(divergence) : 0.0;
+}
+
+// `memory` is a row of lossy_memory: sum and count of accepted distances, then of rejected ones.
+TAPOUT_HD double adasd_threshold(const double* memory) {
+  if (!(memory[1] > 0.0 && memory[3] > 0.0)) return -1.0;  // below every distance
+  return 0.5 * (memory[0] / memory[1] + memory[2] / memory[3]);
+}
 
 }  // namespace TAPOUT_ISA
 }  // namespace tapout

@@ -17,7 +17,18 @@
 namespace tapout {
 
 enum class DType : int32_t { kF32 = 0, kBf16 = 1, kF16 = 2 };
-enum class Rule : int32_t { kToken = 0, kBlock = 1, kGumbel = 2, kGreedy = 3 };
+// From kLossyTypical on a rule is verify's alone and lossy.
+enum class Rule : int32_t {
+  kToken = 0,
+  kBlock = 1,
+  kGumbel = 2,
+  kGreedy = 3,
+  kLossyTypical = 4,
+  kLossyEars = 5,
+  kLossyConsultant = 6,
+  kLossyFly = 7,
+  kLossyAdaSd = 8
+};
 enum class Status : int32_t { kOk = 0, kNan = 1, kEmpty = 2, kBadDraft = 3 };
 enum class StopReason : int32_t {
   kNone = 0,
@@ -82,6 +93,7 @@ enum StatsColumn : int32_t {
 };
 
 constexpr int64_t kRuleParams = 4;    // columns of rule_param [A,4] and memory [B,A,4]
+constexpr int64_t kLossyMemory = 4;   // columns of lossy_memory [R,4]
 constexpr int64_t kBanditParams = 8;  // entries of a bandit's params:
 constexpr int64_t kAlpha = 0;         // weight of n_acc/K in the blended reward
 constexpr int64_t kPolicyParam = 1;   // exploration, sigma, epsilon, delta, or the fixed arm
@@ -243,6 +255,7 @@ struct VerifyParams {
   float* accept_prob;     // [B, K]
   float* overlap;         // [B, K]
   float* logprobs;        // [B, K+1]
+  double* lossy_memory;   // [R, 4], of rule lossy_adasd
 };
 
 // One table per group, and per slot at token level (then table_slots is K, else 1).

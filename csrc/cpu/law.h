@@ -31,6 +31,11 @@ inline TopIndex locate_top(const RowLaw& law) {
   return {home * kChunk + at, merge(top, Top2{max, largest(buffer)})};
 }
 
+// The most probable id, also of a law that is not one-hot.
+inline int64_t law_argmax(const RowLaw& law) {
+  return law.one_hot ? law.argmax : locate_top(law).argmax;
+}
+
 // 1/T, kept above 0: at T = inf a -inf logit still weighs nothing.
 inline double inverse_temperature(double temperature) {
   const double inverse = 1.0 / temperature;

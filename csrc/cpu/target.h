@@ -106,9 +106,9 @@ inline RowLaw target_law(const Request& request, int64_t i, const Team& team) {
 
 // The token of row i where no draft stands in the way.
 inline int64_t target_token(const Request& request, int64_t i, RowLaw& law, const Team& team) {
-  if (request.params.rule != Rule::kGumbel) {
-    return draw(law, noise(request, i, Domain::kResidual));
-  }
+  const Rule rule = request.params.rule;
+  if (rule == Rule::kLossyFly || rule == Rule::kLossyAdaSd) return law_argmax(law);
+  if (rule != Rule::kGumbel) return draw(law, noise(request, i, Domain::kResidual));
   const int64_t position = offset_position(request.params.position[request.state], i);
   return draw_gumbel(law, request.params.seed[request.state], position, team);
 }

@@ -1,7 +1,8 @@
 // verify: accept drafts, emit one more token, advance positions (core/accept.h). token, gumbel and
-// greedy read a request's rows in order and only up to the deciding one, unless an output asks for
-// the rest; requests are spread over the workers.
+// greedy and lossy rules read a request's rows in order and only up to the deciding one, unless an
+// output asks for the rest; requests are spread over the workers.
 #include "block.h"
+#include "lossy.h"
 #include "ops.h"
 
 namespace tapout {
@@ -35,15 +36,25 @@ static Decision accept_equal(const Request& request, int64_t i, const Draft& dra
   return {equal, token, Status::kOk, equal ? 1.0 : 0.0};
 }
 
-static Decision decide(const Request& request, int64_t i, RowLaw& law, const Team& team) {
+static Decision accept_lossy(const Request& request, int64_t i, const Draft& draft, RowLaw& law,
+                             LossyRound& round, const Team& team) {
+  const Judgement judged = judge_lossily(request, i, draft, law, round, team);
+  if (judged.accepted) return {true, draft.token, Status::kOk, judged.accept_prob};
+  const Status status = draft.foreign ? Status::kBadDraft : Status::kOk;
+  return {false, lossy_replacement(request, i, law, team), status, judged.accept_prob};
+}
+
+static Decision decide(const Request& request, int64_t i, RowLaw& law, LossyRound& round,
+                       const Team& team) {
   if (i == request.length) return {false, target_token(request, i, law, team), Status::kOk, -1.0};
   const Draft draft = draft_at(request, i);
   if (draft.bad) {
     return {false, target_token(request, i, law, team), Status::kBadDraft, -1.0};
   }
-  const bool weighed = request.params.rule == Rule::kToken;
-  return weighed ? accept_token(request, i, draft, law, team)
-                 : accept_equal(request, i, draft, law, team);
+  const Rule rule = request.params.rule;
+  if (rule >= Rule::kLossyTypical) return accept_lossy(request, i, draft, law, round, team);
+  return rule == Rule::kToken ? accept_token(request, i, draft, law, team)
+                              : accept_equal(request, i, draft, law, team);
 }
 
 // Rows after the deciding one say nothing but their overlap.
@@ -57,12 +68,12 @@ static void write_later_overlaps(const Request& request, int64_t i, const Team& 
   }
 }
 
-static Status verify_in_order(const Request& request, const Team& team) {
+static Status verify_in_order(const Request& request, LossyRound& round, const Team& team) {
   const VerifyParams& params = request.params;
   for (int64_t i = 0;; ++i) {
     RowLaw law = target_law(request, i, team);
     if (law.status != Status::kOk) return law.status;
-    const Decision decision = decide(request, i, law, team);
+    const Decision decision = decide(request, i, law, round, team);
     const bool drafted = decision.accept_prob >= 0.0;
     if (drafted) {
       params.accept_prob[request.b * params.slots + i] = static_cast<float>(decision.accept_prob);
@@ -94,14 +105,17 @@ static void clear_row(const VerifyParams& params, int64_t b) {
 static void verify_request(const VerifyParams& params, int64_t b, int64_t state, const Team& team) {
   const Request request = request_at(params, b, state);
   const Levels levels = {team, level_bytes(scratch_bytes(params.target.vocab))};
-  const Status status =
-      params.rule == Rule::kBlock ? verify_block(request, levels) : verify_in_order(request, team);
+  LossyRound round = lossy_round(params, state);
+  const Status status = params.rule == Rule::kBlock ? verify_block(request, levels)
+                                                    : verify_in_order(request, round, team);
   params.status[b] = static_cast<int32_t>(status);
+  remember(round);
   params.position[state] = offset_position(params.position[state], params.num_emitted[b]);
 }
 
 int64_t verify_scratch_bytes(int64_t vocab, int64_t slots, Rule rule) {
   const int64_t row = scratch_bytes(vocab);
+  if (rule == Rule::kLossyFly) return 2 * row;  // one to look ahead with
   return rule == Rule::kBlock ? (slots + 1) * level_bytes(row) : row;
 }
 

@@ -17,6 +17,7 @@ from .loading import DEFAULT_TARGET
 from .profiling import profile_rounds, profile_table
 from .prompts import DEMO_PROMPTS
 from .requests import Request, Result
+from .rules import is_lossy, labelled, require_allowed, require_lossless
 from .session import NamedDrafter, Session
 from .summary import summarise, table
 
@@ -41,7 +42,7 @@ class Bench:
         )
         models = (session.target, self.drafter.drafter, controller, session.tokenizer)
         if loop == "ordinary":
-            return SpeculativeDecoder(*models, rule=self.rule)
+            return SpeculativeDecoder(*models, rule=self.rule, allow_lossy=is_lossy(self.rule))
         longest = max(len(r.prompt) + r.max_new_tokens for r in self.requests)
         return GraphDecoder(
             *models, rule=self.rule, rows=len(self.requests), capacity=longest, mode=loop
@@ -61,7 +62,8 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
     ]  # fmt: skip
     drafter = session.drafter(kind, arguments.skip_layers)
     bench = Bench(session, drafter, requests, arguments.slots, arguments.rule)
-    say(f"target {session.name}; draft {drafter.name}; batch {arguments.batch}; rule {bench.rule}")
+    rule = labelled(f"rule {bench.rule}", bench.rule)
+    say(f"target {session.name}; draft {drafter.name}; batch {arguments.batch}; {rule}")
     say(_speeds(bench, loops))
     if arguments.profile is not None:
         arguments.profile.mkdir(parents=True, exist_ok=True)
@@ -76,14 +78,18 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
 
 def _loops(arguments: argparse.Namespace) -> tuple[str, ...]:
     """Those asked for, or all that can run; what cannot is refused before a model is loaded."""
+    require_allowed("bench", arguments.rule, arguments.allow_lossy)
     device = torch.device(arguments.device)
     if arguments.loops:
         for loop in arguments.loops:
             if loop not in LOOPS:
                 raise EngineError(f"loops: expected some of {', '.join(LOOPS)}, got {loop!r}")
             if loop != "ordinary":
+                require_lossless(f"bench --loops {loop}", arguments.rule)
                 chosen_mode(loop, device)
         return arguments.loops
+    if is_lossy(arguments.rule):
+        return ("ordinary",)
     return tuple(loop for loop in LOOPS if loop == "ordinary" or _runs(loop, device))
 
 
@@ -103,7 +109,8 @@ def _speeds(bench: Bench, loops: tuple[str, ...]) -> str:
         results = decoder.generate(bench.requests)
         tokens = [result.tokens for result in results]
         first = first or tokens
-        rows.append((loop, *_numbers(results), "yes" if tokens == first else "no"))
+        name, equal = labelled(loop, bench.rule), "yes" if tokens == first else "no"
+        rows.append((name, *_numbers(results), equal))
     header = ("", "tokens", "tokens/s", "rounds", "drafted/round", "accepted/round", "equal")
     return table(header, rows)
 

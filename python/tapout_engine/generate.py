@@ -26,6 +26,7 @@ from .loading import DEFAULT_TARGET
 from .plain_decode import PlainDecoder
 from .progress import progress_bar
 from .requests import Request, Result
+from .rules import is_lossy, labelled, plain_rule, require_allowed, require_lossless
 from .session import NamedDrafter, Session
 from .summary import Summary, arm_table, summarise, table, time_line
 from .tree_decode import TreeDecoder, eagle2
@@ -91,7 +92,7 @@ def _decoder(
         return TreeDecoder(*models, controller=controller, **options)
     models = (session.target, drafter.drafter, controller, session.tokenizer)
     if arguments.loop is None:
-        return SpeculativeDecoder(*models, **options)
+        return SpeculativeDecoder(*models, **options, allow_lossy=arguments.allow_lossy)
     capacity = len(request.prompt) + request.max_new_tokens
     return GraphDecoder(*models, capacity=capacity, mode=arguments.loop, **options)
 
@@ -99,6 +100,9 @@ def _decoder(
 def _checked_early(arguments: argparse.Namespace) -> tuple[Arm, ...] | None:
     """Whatever needs no model is refused before one is loaded; returns the arms, if given."""
     tk.row_stats(torch.zeros(1, 2), backend=arguments.backend)
+    require_allowed("generate", arguments.rule, arguments.allow_lossy)
+    if arguments.tree or arguments.loop is not None:
+        require_lossless(f"generate --{'tree' if arguments.tree else 'loop'}", arguments.rule)
     if arguments.loop is not None:
         chosen_mode(arguments.loop, torch.device(arguments.device))
     if arguments.tree and arguments.loop is not None:
@@ -168,7 +172,8 @@ def _warm_up(
 
 
 def _decode_plainly(session: Session, request: Request, arguments: argparse.Namespace) -> Result:
-    decoder = PlainDecoder(session.target, session.tokenizer, arguments.rule, arguments.backend)
+    rule = plain_rule(arguments.rule)
+    decoder = PlainDecoder(session.target, session.tokenizer, rule, arguments.backend)
     with _progress(request, arguments, "plain") as advance:
         return decoder.generate([request], advance)[0]
 
@@ -214,6 +219,7 @@ class _Report:
             "target": self.session.name,
             "draft": self.drafter.name,
             "rule": self.arguments.rule,
+            "lossy": is_lossy(self.arguments.rule),
             "bandit": self.arguments.bandit if self.arms else None,
             "slots": self.arguments.slots,
             "loop": self.arguments.loop,
@@ -234,8 +240,8 @@ class _Report:
         arguments = self.arguments
         parts += [
             "",
-            f"target {self.session.name}; draft {self.drafter.name}; rule {arguments.rule}; "
-            f"{self._how()}",
+            f"target {self.session.name}; draft {self.drafter.name}; "
+            f"{labelled(f'rule {arguments.rule}', arguments.rule)}; {self._how()}",
             self._speed_table(),
             *([f"speedup {self.speedup:.2f}"] if self.plain else []),
             *self._equality(),
@@ -257,7 +263,7 @@ class _Report:
 
     def _speed_table(self) -> str:
         runs = [("plain", summarise([self.plain]))] if self.plain else []
-        runs.append(("speculative", self.summary))
+        runs.append((labelled("speculative", self.arguments.rule), self.summary))
         rows = [
             (
                 name, str(run.tokens), f"{run.tokens_per_second:.1f}", str(run.rounds),

@@ -12,6 +12,7 @@ import tapout_kernels as tk
 
 from .controller import Controller
 from .engine import BlockDrafter, Drafter, Target, check_vocabulary, max_length
+from .rules import draft_rule, is_lossy
 from .slot_cost import slot_cost
 
 Clock = Callable[[str], AbstractContextManager[None]]
@@ -28,7 +29,8 @@ class Lane:
     target : Target
     controller : Controller
     rule, early_exit, backend
-        As for :class:`tapout_engine.SpeculativeDecoder`.
+        As for :class:`tapout_engine.SpeculativeDecoder`, which allows lossy rules or not. What
+        ``lossy_adasd`` remembers of a request is of its drafts in this lane.
     clock : callable
         ``with clock("draft"):`` adds to the time of a part.
     """
@@ -64,13 +66,17 @@ class Lane:
         self.sampling, self.rng = sampling, rng
         slots, device = self.controller.slots, self.target.device
         self.overlap = self.controller.bandit.reward == "overlap"
-        keeps_logits = (self.rule in ("token", "block") or self.overlap) and not self.blocks
+        drawn = draft_rule(self.rule) in ("token", "block")
+        keeps_logits = (drawn or self.overlap) and not self.blocks
         width = len(self.vocab) if self.vocab else self.target.vocab_size
         self.proposal = tk.Proposal.empty(
             batch, slots, width if keeps_logits else None,
             self.drafter.dtype if keeps_logits else None, device,
         )  # fmt: skip
         self.verdict = tk.Verdict.empty(batch, slots, self.overlap, device=device)
+        self.memory: Tensor | None = None
+        if self.rule == "lossy_adasd":
+            self.memory = torch.zeros(batch, 4, dtype=torch.float64, device=device)
         cost = [slot_cost(self.drafter, batch, slots, device)]
         self.cost = torch.tensor(cost, dtype=torch.float32, device=device)
 
@@ -117,7 +123,7 @@ class Lane:
         with self.clock("kernels"):
             return tk.draft_step(
                 logits, self.proposal, self.sampling, self.rng, rules=self.controller.rules,
-                state=self.controller.state, rule=self.rule, vocab=self.vocab,
+                state=self.controller.state, rule=draft_rule(self.rule), vocab=self.vocab,
                 backend=self.backend,
             )  # fmt: skip
 
@@ -135,7 +141,8 @@ class Lane:
         with self.clock("kernels"):
             tk.verify(
                 logits, self.proposal, self.sampling, self.rng, rule=self.rule, vocab=self.vocab,
-                overlap=self.overlap, out=self.verdict, backend=self.backend,
+                overlap=self.overlap, allow_lossy=is_lossy(self.rule), lossy_memory=self.memory,
+                out=self.verdict, backend=self.backend,
             )  # fmt: skip
             self.controller.update(self.proposal, self.verdict, self.cost, self.backend)
 

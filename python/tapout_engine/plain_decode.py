@@ -9,6 +9,7 @@ import tapout_kernels as tk
 from .decode import BatchDecoder
 from .engine import Target, Tokenizer
 from .rows import INVALID, RoundReport, Row
+from .rules import require_lossless
 
 
 class PlainDecoder(BatchDecoder):
@@ -29,6 +30,7 @@ class PlainDecoder(BatchDecoder):
         rule: str = "token",
         backend: str | None = None,
     ):
+        require_lossless("PlainDecoder", rule)
         super().__init__(target, tokenizer, rule, backend)
 
     def _prefill(self, prompts: list[list[int]]) -> None:

@@ -14,6 +14,7 @@ from .controller import Controller
 from .engine import ScoredDrafter, max_length
 from .errors import EngineError
 from .lanes import Lane
+from .rules import draft_rule
 
 
 class Verified(NamedTuple):
@@ -79,7 +80,7 @@ class Judge:
         proposal.reset(rng, max_length=count, live=live, backend=lane.backend)
         for logits in said.unbind(1):
             tk.draft_step(
-                logits, proposal, lane.sampling, rng, rule=lane.rule, vocab=lane.vocab,
+                logits, proposal, lane.sampling, rng, rule=draft_rule(lane.rule), vocab=lane.vocab,
                 backend=lane.backend,
             )  # fmt: skip
         return proposal.tokens >= 0

@@ -14,6 +14,7 @@ from .depth import TREE_DEPTH, DepthController
 from .engine import Tokenizer, TreeDrafter, TreeTarget, check_vocabulary, draft_cost, max_length
 from .errors import EngineError
 from .rows import RoundReport, Row
+from .rules import require_lossless
 
 TREE_RULES = {
     "token": "tree_token", "block": "tree_traversal", "gumbel": "tree_gumbel",
@@ -66,6 +67,7 @@ class TreeDecoder(BatchDecoder):
         backend: str | None = None,
         controller: DepthController | None = None,
     ):
+        require_lossless("TreeDecoder", rule)
         super().__init__(target, tokenizer, rule, backend)
         for name, model, protocol in (
             ("target", target, TreeTarget), ("drafter", drafter, TreeDrafter)

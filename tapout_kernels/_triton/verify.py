@@ -45,7 +45,12 @@ def verify(
     accept_prob: Tensor,
     overlap: Tensor | None,
     logprobs: Tensor | None,
+    lossy_memory: Tensor | None,
 ) -> None:
+    if not 0 <= rule <= GREEDY.value:
+        raise ValueError(f"verify: rule must be 0 to 3 on a GPU, got {rule}")
+    if lossy_memory is not None:
+        raise ValueError("verify: lossy_memory must be None on a GPU, got a Tensor")
     batch, slots = draft_tokens.shape
     if rule == GREEDY.value:  # takes every draft as one-hot
         draft_logits = logits_row = t2d = None

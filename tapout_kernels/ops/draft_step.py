@@ -54,7 +54,7 @@ def draft_step(
     rule : {"token", "block", "gumbel", "greedy"}
         The rule ``verify`` will use. ``gumbel`` drafts the argmax of z/T + G with the noise the
         target will use at that position; ``greedy`` drafts the argmax, whatever ``sampling``
-        says; ``token`` and ``block`` draft alike.
+        says; ``token`` and ``block`` draft alike, and for a lossy rule it is ``token``.
     vocab : DraftVocab, optional
         The draft model's own vocabulary; the proposal stores target ids.
     token_mask : Tensor, optional

@@ -1,14 +1,16 @@
-"""``verify``: lossless speculative verification of a draft against target logits."""
+"""``verify``: speculative verification of a draft against target logits."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from ..backends import call, refuse
+from ..backends import call, without_gpu
 from ..draft_vocab import DraftVocab, vocab_tables
 from ..proposal import Proposal
+from ..reference.accept import LOSSY_RULES
+from ..reference.lossy import require_memory
 from ..types import RngState, SamplingParams, Verdict
-from ._rules import rule_id
+from ._rules import verify_rule_id
 
 
 def verify(
@@ -24,11 +26,14 @@ def verify(
     overlap: bool = False,
     logprobs: str | None = None,
     allow_lossy: bool = False,
+    lossy_memory: Tensor | None = None,  # [R, 4]
     rows: Tensor | None = None,  # [B]
     out: Verdict | None = None,
     backend: str | None = None,
 ) -> Verdict:
     r"""Accept a prefix of every draft and emit one more token, exactly as the target would.
+
+    Only rules named ``lossy_*`` do otherwise, and those have to be allowed.
 
     Rule ``token`` (Leviathan et al. 2211.17192, Chen et al. 2302.01318): slot j is accepted iff
     :math:`u_j \, p_{draft}(x_j) < p_{target}(x_j)`; the first rejection emits from
@@ -53,6 +58,8 @@ def verify(
         as ``token`` on average; ``gumbel`` (2408.07978) accepts while the draft equals the
         argmax of z/T + G, its output depends on target, prefix and seed alone; ``greedy`` accepts
         while the draft equals the argmax: the law at temperature 0 whatever ``sampling`` says.
+        Or a lossy one, see Notes: "lossy_typical", "lossy_ears", "lossy_consultant", "lossy_fly",
+        "lossy_adasd".
     row_start : Tensor, optional
         [B+1] int32: request b owns rows ``row_start[b]`` to ``row_start[b+1]`` of
         ``target_logits``, at least ``length[b] + 1`` of them (a missing row counts as EMPTY), the
@@ -70,13 +77,18 @@ def verify(
         Also give each emitted token's log-probability: of the processed distribution, or of the
         untouched logits (no mask, temperature or filter).
     allow_lossy : bool
-        There are no lossy rules in this version: must be False.
+        Must be True for a rule named ``lossy_*``: what it emits has not the target's law.
+    lossy_memory : Tensor, optional
+        [R, 4] float64, for rule ``lossy_adasd`` alone, which needs it: the sum and the count of the
+        distances of accepted drafts, then of rejected ones. Zeros where a request begins; live rows
+        advance it.
     rows : Tensor, optional
         [B] int32, the row of ``sampling`` and ``rng`` that belongs to each batch row (engines
         keep state per request slot); one outside them counts as not live. None: row b.
     out : Verdict, optional
         Buffers to write, see :meth:`Verdict.empty`.
     backend : {"reference", "cpu", "triton", "cuda"}, optional
+        Triton and CUDA have no kernel of lossy rules; on a GPU the reference is their default.
 
     Returns
     -------
@@ -89,12 +101,36 @@ def verify(
     Raises
     ------
     TypeError, ValueError
-        For a tensor of the wrong dtype, shape, device or layout; nothing is written.
+        For a tensor of the wrong dtype, shape, device or layout, for a lossy rule that is not
+        allowed, or ``lossy_memory`` with the wrong rule; nothing is written.
 
     Notes
     -----
     Determinism: a row's result depends on that row alone, bit for bit: not on the batch, padding
     rows, thread count or instruction set.
+
+    Lossy rules, with published constants, H the entropy (nats) of the processed p_target:
+
+    - ``lossy_typical`` (Medusa 2401.10774) accepts x iff
+      :math:`p_{target}(x) > \min(0.3, 0.09 e^{-H})`; a rejection emits a sample of p_target.
+    - ``lossy_ears`` (2512.13194) accepts iff
+      :math:`u \le p_{target}(x) / p_{draft}(x) + 0.3 (1 - \max p_{target})`; a rejection emits from
+      the residual, as ``token`` does.
+    - ``lossy_consultant`` (2506.02391) goes on while :math:`r \le 2`, where r begins at 0 in every
+      draft and :math:`r \leftarrow 0.2 r - 0.8 \ln p_{target}(x)`; a rejection emits a sample of
+      p_target.
+    - ``lossy_fly`` (2511.22972) is ``greedy``, but a draft that is not the argmax survives iff
+      :math:`H \ge 0.3 \ln V` and the next 6 drafts are all the argmax of their rows.
+    - ``lossy_adasd`` (after AdaSD 2512.11280; a reconstruction) is ``greedy``, but a draft that is
+      not the argmax survives iff the Jensen-Shannon distance :math:`\sqrt{JSD}` (nats, over the
+      target's ids) of p_target and p_draft is at most the midpoint of its mean over accepted and
+      over rejected drafts so far, ``lossy_memory`` before this call. Until both exist none does.
+
+    The temperature shapes the entropy and the distance of ``lossy_fly`` and ``lossy_adasd``; what
+    they emit themselves is the argmax at any. No lossy rule accepts a token of p_target = 0, so
+    masks and filters hold, and at temperature 0 all of them emit what ``greedy`` does. Their drafts
+    are drawn as for ``token``. ``accept_prob`` is the probability that a draft is accepted
+    (``lossy_ears``), or 1 or 0.
 
     Examples
     --------
@@ -104,8 +140,8 @@ def verify(
     >>> verify(logits, draft, SamplingParams(), rng, rule="greedy").tokens.tolist()
     [[1, 0, -1]]
     """
-    rule_number = rule_id("verify", rule)
-    refuse("verify", allow_lossy=allow_lossy)
+    rule_number = verify_rule_id(rule, allow_lossy)
+    require_memory(rule_number, lossy_memory)
     if logprobs not in (None, "processed", "raw"):
         raise ValueError(f"verify: logprobs must be None, processed or raw, got {logprobs!r}")
     if overlap and rule == "gumbel" and proposal.logits is None:
@@ -118,6 +154,8 @@ def verify(
             proposal.batch, proposal.slots, overlap, logprobs is not None, device=device
         )
     _require_buffers(out, overlap=overlap, logprobs=logprobs is not None)
+    if rule in LOSSY_RULES:
+        backend = without_gpu("verify", f"rule {rule}", backend, proposal.tokens.device)
     keeps = proposal.logits is not None
     call(
         "verify", backend, target_logits=target_logits, row_start=row_start,
@@ -130,6 +168,7 @@ def verify(
         tokens=out.tokens, num_accepted=out.num_accepted, num_emitted=out.num_emitted,
         last_token=out.last_token, status=out.status, accept_prob=out.accept_prob,
         overlap=out.overlap if overlap else None, logprobs=out.logprobs if logprobs else None,
+        lossy_memory=lossy_memory,
     )  # fmt: skip
     return out
 

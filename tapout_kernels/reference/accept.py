@@ -2,7 +2,8 @@
 
 ``token`` (Leviathan et al. 2023, Chen et al. 2023): accept x iff u * p_draft(x) < p_target(x);
 after a rejection emit from norm[p_target - p_draft]_+, whose law makes the emitted token exactly
-p_target distributed.  ``block`` (Sun et al. 2403.10444) decides on the whole draft at once.
+p_target distributed.  ``block`` (Sun et al. 2403.10444) decides on the whole draft at once.  Rules
+named ``lossy_*`` are in :mod:`.lossy`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,12 @@ from torch import Tensor
 
 TOKEN, BLOCK, GUMBEL, GREEDY = range(4)
 RULES = {"token": TOKEN, "block": BLOCK, "gumbel": GUMBEL, "greedy": GREEDY}
+LOSSY_TYPICAL, LOSSY_EARS, LOSSY_CONSULTANT, LOSSY_FLY, LOSSY_ADASD = range(4, 9)
+LOSSY_RULES = {
+    "lossy_typical": LOSSY_TYPICAL, "lossy_ears": LOSSY_EARS,
+    "lossy_consultant": LOSSY_CONSULTANT, "lossy_fly": LOSSY_FLY, "lossy_adasd": LOSSY_ADASD,
+}  # fmt: skip
+VERIFY_RULES = {**RULES, **LOSSY_RULES}
 
 
 def accept(u: Tensor, p_draft: Tensor, p_target: Tensor) -> Tensor:

@@ -35,7 +35,8 @@ class Decision(NamedTuple):
     accepted: Tensor  # [B] i64
     accept_prob: Tensor  # [B, K] f64
     scale: Tensor  # [B] f64 of p_target in the residual: block's w, else 1
-    chosen: Tensor | None  # [B, K+1] i64 the target's own tokens (gumbel)
+    chosen: Tensor | None  # [B, K+1] i64 the target's own tokens, where no row is drawn from
+    residual: bool = True  # a rejection emits from the residual, not from p_target
 
 
 def decide(
@@ -49,9 +50,7 @@ def decide(
         chosen = target_tokens(target, noise)
         same = chosen[:, :slots] == draft.tokens
         return Decision(leading(same & possible), same.double(), one, chosen)
-    p_target = target.p_target[:, :slots]
-    index = torch.where(draft.inside, draft.tokens, 0)[..., None]
-    p_target_x = torch.where(draft.inside, p_target.gather(-1, index)[..., 0], 0.0)
+    p_target, p_target_x = target.p_target[:, :slots], target_prob(target, draft)
     ratio = p_target_x / p_draft_x.clamp(min=1e-300)
     u = noise.accept(slots)
     if rule == BLOCK:
@@ -65,6 +64,13 @@ def decide(
         return Decision(accepted, ratio.clamp(max=1.0), scale, None)
     good = accept(u, p_draft_x, p_target_x) & possible
     return Decision(leading(good), ratio.clamp(max=1.0), one, None)
+
+
+def target_prob(target: Target, draft: Draft) -> Tensor:
+    """[B, K] p_target of each drafted token, 0 where it is no id of the target."""
+    index = torch.where(draft.inside, draft.tokens, 0)[..., None]
+    p_target = target.p_target[:, : draft.tokens.shape[1]]
+    return torch.where(draft.inside, p_target.gather(-1, index)[..., 0], 0.0)
 
 
 def target_tokens(target: Target, noise: Noise) -> Tensor:
@@ -88,5 +94,6 @@ def emitted_token(
     p_draft = draft_distribution(draft, at.clamp(max=draft.tokens.shape[1] - 1))[:, 0]
     left = residual(decision.scale[:, None] * p_target, p_draft)
     use = rejected & (left.sum(-1) > 0)  # no mass left: rounding; p_target is right then
+    use = use & decision.residual
     weights = torch.where(use[:, None], left, p_target)
     return sample_index(weights, noise.residual(decision.accepted))

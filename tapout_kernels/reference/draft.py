@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .accept import BLOCK, GREEDY, TOKEN
+from .accept import GREEDY, GUMBEL
 from .rows import StateRows
 from .stats import CUTOFF, TEMPERATURE, TOKEN_LOGPROB
 from .vocab import draft_ids
@@ -64,7 +64,7 @@ def bad_drafts(draft: Draft, p_draft_x: Tensor, rule: int) -> Tensor:
 
     An id outside the vocabulary or, where it matters, of p_draft = 0 or NaN; but see below.
     """
-    if rule in (TOKEN, BLOCK):
+    if rule not in (GUMBEL, GREEDY):
         return ~((draft.inside | foreign_drafts(draft, rule)) & (p_draft_x > 0))
     return ~draft.inside
 
@@ -75,7 +75,7 @@ def foreign_drafts(draft: Draft, rule: int) -> Tensor:
     Its p_target is 0: it is rejected and the residual emitted. Ending the draft before it would
     drop a token for what it is, which is not lossless.
     """
-    if rule not in (TOKEN, BLOCK) or draft.logits is None:
+    if rule in (GUMBEL, GREEDY) or draft.logits is None:
         return torch.zeros_like(draft.inside)
     return ~draft.inside & (draft.ids >= 0)
 

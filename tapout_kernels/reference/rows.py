@@ -22,7 +22,8 @@ class StateRows:
 
     def add(self, state: Tensor, values: Tensor) -> None:
         """``state[rows[b]] += values[b]`` for the rows that exist."""
-        state.index_add_(0, self.index, torch.where(self.known, values, 0).to(state.dtype))
+        known = self.known.view(-1, *[1] * (values.dim() - 1))
+        state.index_add_(0, self.index, torch.where(known, values, 0).to(state.dtype))
 
 
 def write_rows(state: Tensor, index: Tensor, takes_part: Tensor, values: Tensor) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .accept import BLOCK, leading
+from .accept import BLOCK, LOSSY_ADASD, LOSSY_RULES, leading
 from .decide import Decision, Noise, decide, emitted_token
 from .draft import (
     Draft,
@@ -17,6 +17,7 @@ from .draft import (
     foreign_drafts,
     kept_draft,
 )  # fmt: skip
+from .lossy import decide_lossily, draft_distance, remember, require_memory
 from .rows import StateRows
 from .stats import BAD_DRAFT, OK, Sampling
 from .target import Target, emitted_logprobs, target_rows
@@ -107,13 +108,22 @@ def verify(
     accept_prob: Tensor,
     overlap: Tensor | None,  # [B, K] f32
     logprobs: Tensor | None,  # [B, K+1] f32
+    lossy_memory: Tensor | None,  # [R, 4] f64, advanced
 ) -> None:
+    require_memory(rule, lossy_memory)
     g = given(
         target_logits, row_start, Sampling(temperature, top_k, top_p, min_p), token_mask, seed,
         rows, draft_tokens, length, live, round, draft_logits, logits_row, t2d, stats, rule,
         position,
     )  # fmt: skip
-    decision = decide(g.target, g.draft, g.p_draft_x, g.end, g.noise, rule)
+    distance = draft_distance(g.target, g.draft) if rule == LOSSY_ADASD else None
+    if rule in LOSSY_RULES.values():
+        memory = g.state.of(lossy_memory)
+        decision = decide_lossily(
+            g.target, g.draft, g.p_draft_x, g.end, g.noise, rule, distance, memory
+        )
+    else:
+        decision = decide(g.target, g.draft, g.p_draft_x, g.end, g.noise, rule)
     rejected = decision.accepted < g.end
     emits = g.live & (rejected | (g.end_status == OK) | (g.end_status == BAD_DRAFT))
     count = torch.where(g.live, decision.accepted, 0)
@@ -134,6 +144,9 @@ def verify(
         _fill(overlap, _overlap(g), g.end, g.live)
     if logprobs is not None:
         logprobs.copy_(emitted_logprobs(g.target, tokens, raw_logprobs))
+    if distance is not None:
+        judged = rejected & (rejection == OK)
+        g.state.add(lossy_memory, remember(distance, decision.accepted, judged, g.live))
     g.state.add(position, total)
 
 

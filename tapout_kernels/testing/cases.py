@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from ..reference.accept import RULES
+from ..reference.accept import LOSSY_RULES, RULES
 from . import inputs, trees
 from .bandit import BANDITS, bandit_select_inputs, bandit_step_inputs, bandit_update_inputs
 from .inputs import ARMS, SAMPLINGS
@@ -116,6 +116,22 @@ def _layout_cases(base: Case) -> list[Case]:
     return cases
 
 
+def _lossy_cases(vocab: int) -> list[Case]:
+    """``verify`` by lossy rules, drafts long enough for the window of ``lossy_fly``."""
+    cases = []
+    for i, rule in enumerate(LOSSY_RULES):
+        base = Case("verify", 10 if vocab <= 1025 else 2, 3 if vocab > 1025 else 9, vocab)
+        base = base.with_(rule=rule, dtype=DTYPES[i % 3])
+        cases.append(base)
+        if vocab > 8193:
+            continue
+        mixed = base.with_(sampling="mixed", extras=True)
+        cases += [base.with_(sampling="all"), base.with_(drafts="one_hot", sampling="cold")]
+        cases.append(mixed.with_(masked=True, draft_vocab=True, rows=True, ragged=True, seed=1))
+        cases.append(mixed.with_(drafts="one_hot", masked=True))
+    return cases
+
+
 def _learning_cases() -> list[Case]:
     """Stop rules with a memory, in every operator that asks or teaches them."""
     base = Case("proposal_reset", batch=27, slots=3, arms="learning")
@@ -197,6 +213,7 @@ def _matrix() -> list[Case]:
         cases += _row_cases(base)
         if vocab <= 8193:
             cases += _layout_cases(base.with_(batch=10))
+        cases += _lossy_cases(vocab) if vocab < 100_000 else []
         cases += _tree_row_cases(vocab)
         cases += _expand_cases(vocab)
     return cases + _tree_cases()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..draft_vocab import DraftVocab
-from ..reference.accept import RULES
+from ..reference.accept import RULES, VERIFY_RULES
 from ..reference.gumbel import gumbel_index, gumbel_noise
 from ..reference.rows import StateRows
 from ..reference.stats import NUM_STATS, TOP1_PROB, Sampling, process, row_stats_of
@@ -293,14 +293,23 @@ def verify(case: Case, generator: torch.Generator) -> dict[str, object]:
         "rows": _rows(case), "draft_tokens": drawn.tokens, "length": length,
         "live": torch.ones(batch, dtype=torch.bool), "round": torch.arange(batch) + 3,
         "draft_logits": kept, "logits_row": None if kept is None else _rows(case),
-        "t2d": None if kept is None else vocab["t2d"], "stats": stats, "rule": RULES[case.rule],
-        "raw_logprobs": case.seed % 2 == 1, "position": position,
+        "t2d": None if kept is None else vocab["t2d"], "stats": stats,
+        "rule": VERIFY_RULES[case.rule], "raw_logprobs": case.seed % 2 == 1, "position": position,
         "tokens": _zeros(batch, slots + 1, dtype=torch.int64), "num_accepted": _zeros(batch),
         "num_emitted": _zeros(batch), "last_token": _zeros(batch, dtype=torch.int64),
         "status": _zeros(batch), "accept_prob": _zeros(batch, slots, dtype=torch.float32),
         "overlap": _zeros(batch, slots, dtype=torch.float32) if case.extras else None,
         "logprobs": _zeros(batch, slots + 1, dtype=torch.float32) if case.extras else None,
+        "lossy_memory": _lossy_memory(case),
     }  # fmt: skip
+
+
+def _lossy_memory(case: Case) -> Tensor | None:
+    """[R, 4] of rule ``lossy_adasd``: some rows accept nothing, some all, some what is near."""
+    if case.rule != "lossy_adasd":
+        return None
+    kinds = torch.tensor([(3, 6, 4, 5), (0, 0, 0, 0), (9, 10, 8, 10), (1, 4, 0, 0)])
+    return kinds[torch.arange(case.state) % 4].double()
 
 
 def _flatten(

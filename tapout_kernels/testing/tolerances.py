@@ -28,8 +28,12 @@ TOLERANCES: dict[str, Tolerance] = {
     "cutoff": Tolerance(0.0, 0.0),  # an actual logit
     "temperature": Tolerance(0.0, 0.0),  # a copy
     "accept_prob": Tolerance(2.0**-126, 2 * NEAR),  # a quotient of two probabilities
+    "ears_prob": Tolerance(NEAR, 2 * NEAR),  # as accept_prob, and a part of 1 - max p, a mass
     "overlap": Tolerance(NEAR, NEAR),  # a mass
     "logprobs": Tolerance(NEAR, 2.0**-21),  # as token_logprob
+    # Jensen-Shannon is a metric. A distribution moved by NEAR relative is 0.4 NEAR from where it
+    # was: two of them move a distance by NEAR, and a row of memory is ten distances at most.
+    "lossy_memory": Tolerance(10 * NEAR, 0.0),
     "bandit": Tolerance(0.0, 1e-15),  # f64 in the same order; one ulp of a product
     # x e^x <= 1/e for x <= 0: ulps of an exponent are at most as many of 1 in the probability.
     "arm_prob": Tolerance(2.0**-51, 1e-15),

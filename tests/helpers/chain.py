@@ -163,6 +163,7 @@ class Chain:
             raw_logprobs=False, position=self.position, tokens=v.tokens,
             num_accepted=v.num_accepted, num_emitted=v.num_emitted, last_token=v.last_token,
             status=v.status, accept_prob=v.accept_prob, overlap=None, logprobs=None,
+            lossy_memory=None,
         )  # fmt: skip
 
     def _update(self, p: Proposal, v: Verdict) -> None:

@@ -13,10 +13,12 @@ from test_tree_law import setup_of
 
 from tapout_kernels import RngState, SamplingParams, StopRules, StopState
 from tapout_kernels.proposal import Proposal
+from tapout_kernels.reference.accept import LOSSY_RULES
 
 from . import setups
 from .law import DENSE, Layout
 from .learning import Learner, Round, check_episode
+from .lossy_drafts import judged_as_the_text_says
 from .mutants import Reference
 from .raw import caller_of
 from .round_law import round_law, target_law
@@ -77,7 +79,7 @@ def unproposed_slots(reference: Reference) -> bool:
     call = caller_of(reference.ops)
     off = (
         "row_start", "temperature", "top_k", "top_p", "min_p", "token_mask", "rows",
-        "draft_logits", "logits_row", "t2d", "overlap", "logprobs",
+        "draft_logits", "logits_row", "t2d", "overlap", "logprobs", "lossy_memory",
     )  # fmt: skip
     args = dict.fromkeys(off) | {
         "target_logits": torch.tensor([0.0, -torch.inf]).expand(1, 4, 2), "seed": torch.tensor([3]),
@@ -274,6 +276,13 @@ CHECKS = {
             "adasd_entropy",
             "adl",
         )
+    },
+    **{
+        f"drafts of {rule}": Check(
+            f"test_lossy.py::test_every_draft_is_judged_as_the_text_says[reference-{rule}]",
+            judged_as_the_text_says(rule),
+        )
+        for rule in LOSSY_RULES
     },
     "arm of every slot": Check(
         "test_mutants.py::test_the_shipped_reference_survives", arm_of_every_slot

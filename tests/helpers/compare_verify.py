@@ -5,13 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tapout_kernels.reference.accept import BLOCK, GUMBEL, block_weights, residual
+from tapout_kernels.reference.accept import (
+    BLOCK,
+    GUMBEL,
+    LOSSY_ADASD,
+    LOSSY_EARS,
+    LOSSY_FLY,
+    LOSSY_RULES,
+    block_weights,
+    residual,
+)
 from tapout_kernels.reference.draft import draft_distribution
 from tapout_kernels.reference.gumbel import gumbel_noise
 from tapout_kernels.reference.stats import Sampling
 from tapout_kernels.reference.verify import Given, given
 from tapout_kernels.testing import TOLERANCES
 
+from . import compare_lossy
 from .compare import Noise, Rows, check_draw, check_inverse_cdf, close, near
 
 INTEGERS = ("tokens", "num_accepted", "num_emitted", "last_token", "status")
@@ -41,6 +51,9 @@ class Verification:
     def p_target(self, b: int, slot: int) -> Tensor:
         weights = self.rows.weights(b * self.per + slot, self.cutoffs[b, slot].item())
         return weights / weights.sum()
+
+    def argmax(self, b: int, slot: int) -> int:
+        return int(self.rows.logits[b * self.per + slot].argmax())
 
     def p_draft(self, b: int) -> Tensor:  # [K, V]
         one = self.given.draft
@@ -81,6 +94,14 @@ class Verification:
         assert found["last_token"][b] == (tokens[accepted + emits - 1] if accepted + emits else 0)
         if self.rule == GUMBEL:
             self._check_gumbel(tokens[: accepted + emits], b, context)
+            return
+        if self.rule in LOSSY_RULES.values():
+            compare_lossy.check_levels(self, accepted, end, b, context)
+            if emits and self.rule in (LOSSY_FLY, LOSSY_ADASD):
+                assert tokens[accepted] == self.argmax(b, accepted), context
+            elif emits:
+                left = rejected and self.rule == LOSSY_EARS
+                self._check_last(tokens[accepted], accepted, left, 1.0, b, context)
             return
         scale = self._check_levels(accepted, end, b, context)
         if emits:
@@ -153,7 +174,12 @@ def check_verify(args: dict, found: dict, expected: dict, cutoffs: Tensor) -> in
     total = (found["position"] - args["position"]).sum()
     assert total == found["num_emitted"].sum(), "positions of other rows moved"
     given_rows = ~different & verification.same_cutoffs()
+    prob = "ears_prob" if args["rule"] == LOSSY_EARS else "accept_prob"
     for name in ("accept_prob", "overlap", "logprobs"):
         if args[name] is not None:
-            close(name, found[name][given_rows], expected[name][given_rows], "verify")
+            tolerance = prob if name == "accept_prob" else name
+            close(tolerance, found[name][given_rows], expected[name][given_rows], "verify")
+    if args["lossy_memory"] is not None:
+        mine, theirs = (verification.given.state.of(x["lossy_memory"]) for x in (found, expected))
+        close("lossy_memory", mine[given_rows], theirs[given_rows], "verify")
     return int(different.sum())

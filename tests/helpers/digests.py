@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import torch
 
 from tapout_kernels.backends import cpu_isa
+from tapout_kernels.reference.accept import LOSSY_RULES
 from tapout_kernels.testing import CASES, Case
 
 from . import raw
@@ -31,6 +32,9 @@ def cases() -> Iterator[tuple[str, dict[str, object], str]]:
         yield case.name, case.inputs(), case.op
     for sampling in ("plain", "mixed"):
         case = Case("draft_step", 4, 2, 49152, torch.bfloat16, sampling=sampling, rule="gumbel")
+        yield case.name, case.inputs(), case.op
+    for rule in LOSSY_RULES:
+        case = Case("verify", 8, 8, 2500, torch.bfloat16, sampling="mixed", rule=rule)
         yield case.name, case.inputs(), case.op
     yield from hard_rows()
 

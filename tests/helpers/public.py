@@ -9,12 +9,12 @@ import torch
 
 import tapout_kernels as tk
 from tapout_kernels.backends import call as call_operator
-from tapout_kernels.reference.accept import RULES
+from tapout_kernels.reference.accept import VERIFY_RULES
 from tapout_kernels.reference.bandit import POLICIES, REWARDS
 from tapout_kernels.reference.tree import TREE_RULES
 from tapout_kernels.testing import ARMS
 
-_RULE = {number: name for name, number in RULES.items()}
+_RULE = {number: name for name, number in VERIFY_RULES.items()}
 _TREE_RULE = {number: name for name, number in TREE_RULES.items()}
 _POLICY = {number: name for name, number in POLICIES.items()}
 _REWARD = {number: name for name, number in REWARDS.items()}
@@ -127,7 +127,7 @@ def _verify(args, backend, rng):
         args["target_logits"], proposal, sampling, rng, rule=rule, row_start=args["row_start"],
         vocab=vocab, token_mask=args["token_mask"], overlap=args["overlap"] is not None,
         logprobs=None if args["logprobs"] is None else logprobs, rows=args["rows"], out=out,
-        backend=backend,
+        allow_lossy=True, lossy_memory=args["lossy_memory"], backend=backend,
     )  # fmt: skip
 
 

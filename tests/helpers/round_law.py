@@ -45,6 +45,7 @@ class Verifier:
             "logits_row": p.logits_row[row] if keeps_rows else None,
             "t2d": setup.vocab.t2d if full and setup.vocab is not None else None,
             "raw_logprobs": False, "overlap": None, "logprobs": None,
+            "lossy_memory": None,
             "tokens": self.out.tokens, "num_accepted": self.out.num_accepted,
             "num_emitted": self.out.num_emitted, "last_token": self.out.last_token,
             "status": self.out.status, "accept_prob": self.out.accept_prob,

@@ -9,7 +9,7 @@ OF_REQUEST = (
     "draft_tokens", "length", "live", "round", "stats", "rows", "logits_row", "tokens",
     "num_accepted", "num_emitted", "last_token", "status", "accept_prob", "overlap", "logprobs",
 )  # fmt: skip
-OF_STATE = ("temperature", "top_k", "top_p", "min_p", "seed", "position")
+OF_STATE = ("temperature", "top_k", "top_p", "min_p", "seed", "position", "lossy_memory")
 
 
 def target_row(args: dict, b: int, i: int) -> Tensor:

@@ -17,6 +17,7 @@ from ..errors import EngineError
 from ..lanes import Lane
 from ..requests import Request, Result, Times
 from ..rows import RoundReport, Row, check_requests
+from ..rules import require_lossless
 from .followers import Follower, HasDecoder, ModelDrafter
 from .heads import HasHead, HeadFollower
 from .ring import Ring
@@ -94,6 +95,7 @@ class GraphDecoder:
         widths: Sequence[int] | None = None,
         backend: str | None = None,
     ):
+        require_lossless("GraphDecoder", rule)
         _require_models(target, drafter)
         controller.bind([""])
         controller.require_predictor(False)
