@@ -27,8 +27,8 @@ from tapout_engine.traces.recorder import Recorder
 
 VOCAB, SLOTS = 6, 4
 NAMES = ("ucb1, blend", "ucb1, throughput", "ucb1, simple", "ucb1, decision",
-         "thompson_gaussian, throughput", "ucbspec, simple", "exp3spec, simple", "hedge, blend", "hedge", "hedge",
-         "ucb1, throughput, discounted")  # fmt: skip
+         "thompson_gaussian, throughput", "ucbspec, simple", "exp3spec, simple", "hedge, blend",
+         "hedge", "ucb1, throughput, discounted")  # fmt: skip
 
 
 def save(folder: Path, name: str, domain: str, more: tuple[str, ...] = ()) -> None:
