@@ -31,7 +31,8 @@ def _table(rows: list[dict]) -> str:
     heat = "greedy" if first["temperature"] == 0 else f"temperature {first['temperature']}"
     lines = [
         f"{first['dtype']}, batch {first['batch']}, {heat}; prompts: {prompts}. {first['cpu']}, "
-        f"{first['threads']} threads, torch {first['torch']}, commit {first['commit']}; "
+        f"{first['backend']}, {first['threads']} threads, torch {first['torch']}, commit "
+        f"{first['commit']}; "
         f"`{first['command']}`",
         "",
         "| | " + " | ".join(NAMES[domain] for domain in domains) + " | not plain's output |",
