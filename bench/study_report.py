@@ -45,7 +45,9 @@ traces ([replay.md](replay.md)) which are made by the commands at the end of thi
 replayed is what live decoding would have done with these costs; speeds are tokens a time relative
 to the same stream without drafts, means over orders of the requests, which also seed the bandits.
 The target is a small model on two CPU cores: where a draft step or a token more in a forward costs
-something else, other lengths win (see the sweep of costs)."""
+something else, other lengths win (see the sweep of costs). The default arms for the head and for
+both drafters, and how much `ucb1` and `thompson_gaussian` explore with `throughput`, were chosen on
+part of these traces, with costs measured elsewhere."""
 
 COSTS = """Traces of every drafter are fewer, or none: `self`, the target with a fifth of its layers
 left out, takes most of a forward for each of its drafts at every position.

@@ -25,26 +25,25 @@ LENGTH_ARMS: tuple[Arm, ...] = tuple(("fixed_length", {"n": n}) for n in (0, 2, 
 """For drafters without a distribution there is only a length to choose; 0 is not to draft."""
 
 HEAD_ARMS: tuple[Arm, ...] = (
-    ("fixed_length", {"n": 3}),
-    ("max_confidence", {"threshold": 0.4}),
-    ("logit_margin", {"threshold": 0.1}),
+    ("fixed_length", {"n": 0}),
+    ("fixed_length", {"n": 1}),
+    ("survival", {"threshold": 0.6}),
     ("survival", {"threshold": 0.2}),
-    ("survival", {"threshold": 0.1}),
+    ("fixed_length", {"n": 3}),
 )
-"""For a drafter that costs a few percent of its target: rules that go on at lower odds. A token
-more pays while the odds that it is accepted exceed its cost times the tokens per forward."""
+"""For a drafter that costs a few percent of its target. A token more pays while the odds that it is
+accepted exceed its cost times the tokens per forward: low odds for one request, high ones for many
+together, where not to draft may be best."""
 
 DRAFTER_ARMS: tuple[Arm, ...] = (
     ("fixed_length", {"n": 0}, ("draft",)),
-    ("survival", {"threshold": 0.2}, ("draft",)),
-    ("svip", {}, ("prompt-lookup", "draft")),
-    ("survival", {"threshold": 0.1}, ("prompt-lookup", "draft")),
+    ("fixed_length", {"n": 1}, ("prompt-lookup", "draft")),
     ("survival", {"threshold": 0.2}, ("prompt-lookup", "draft")),
-    ("fixed_length", {"n": 3}, ("prompt-lookup", "draft")),
-    ("fixed_length", {"n": 8}, ("prompt-lookup",)),
+    ("survival", {"threshold": 0.6}, ("draft",)),
+    ("fixed_length", {"n": 4}, ("prompt-lookup",)),
 )
-"""For a drafter beside prompt lookup: not to draft, the drafter, lookup where it finds something
-and the drafter where not, lookup alone. Of the rules one is for drafters that cost much."""
+"""For a drafter beside prompt lookup: not to draft, lookup where it finds something and the drafter
+where not, the drafter or lookup alone."""
 
 
 def parse_arms(text: str) -> tuple[Arm, ...]:
