@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import product
 
-from study_short import BOTH, CHOSEN, EVERY, HEAD, OWN, UNTUNED, short
+from study_short import BOTH, CHOSEN, EVERY, HEAD, OWN, SAMPLED, UNTUNED, short
 from study_tables import (
     LOAD_GOAL,
     MIXTURES,
@@ -72,7 +73,7 @@ def top_two(rows: Rows) -> Iterable[str]:
 
 def distance(rows: Rows) -> Iterable[str]:
     """How far from the best fixed arm of the same set."""
-    ways = [(OWN, UNTUNED), (OWN, CHOSEN), (HEAD, CHOSEN), (BOTH, CHOSEN),
+    ways = [(OWN, UNTUNED), *product((OWN, HEAD, BOTH), (CHOSEN, SAMPLED)),
             (BOTH, f"{CHOSEN}, discounted"), (EVERY, CHOSEN)]  # fmt: skip
     ways = [way for way in ways if way[0] in sections(rows)]
     lines = []

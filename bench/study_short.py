@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from statistics import fmean
 
 from study_tables import (
@@ -27,7 +28,7 @@ from tapout_engine.replay.report import Rows
 
 OWN, HEAD, BOTH, EVERY = ("TapOut's own arms", "arms for the head", "head and lookup",
                           "every drafter")  # fmt: skip
-UNTUNED, CHOSEN, DETACHED = "ucb1, blend", "ucb1, throughput", "decision"
+UNTUNED, CHOSEN, SAMPLED = "ucb1, blend", "ucb1, throughput", "thompson_gaussian, throughput"
 REWARDS = ("blend", "simple", "throughput")
 
 
@@ -57,7 +58,8 @@ def _top_two(rows: Rows) -> str:
 
 
 def _near(rows: Rows) -> Iterator[str]:
-    for section, label in ((OWN, UNTUNED), (OWN, CHOSEN), (HEAD, CHOSEN), (BOTH, CHOSEN)):
+    ways = [(OWN, UNTUNED), *product((OWN, HEAD, BOTH), (CHOSEN, SAMPLED))]
+    for section, label in ways:
         shares = {domain: of_best(rows, section, label, domain) for domain in domains(rows)}
         far = [domain for domain, share in shares.items() if share < NEAR]
         verdict = f"**missed** on {listed(far)}" if far else "**met**"
