@@ -93,7 +93,7 @@ def test_survival_of_one_row_a_level_is_that_of_chains(decoder):
 def test_throughput_finds_that_depth_does_not_pay(decoder):
     """Four levels of this head emit more tokens, and cost more than they are worth."""
     arms = tuple(("fixed_length", {"n": n}) for n in (1, 4))
-    controller = DepthController(arms, 4, reward="throughput")
+    controller = DepthController(arms, 4, reward="throughput", exploration=0.2)
     tree = tree_decoder(decoder, "chain", controller)
     for _ in range(3):
         tree.generate(requests(0.0))
