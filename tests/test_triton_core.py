@@ -94,6 +94,7 @@ def _gumbel(seed, position, out_word, out_noise):
 
 @pytest.mark.parametrize("position", [0, 17, MASK + 2, (1 << 40) + 3, -1])
 def test_gumbel_noise_is_where_it_is_documented_to_be(position):
+    # Two logarithms, that of a number near 1 being near 0: an ulp of the inner one is absolute.
     for seed in SEEDS:
         given = [torch.tensor([x], device=DEVICE) for x in (seed, position)]
         word = torch.zeros(64, dtype=torch.int64, device=DEVICE)
@@ -101,7 +102,7 @@ def test_gumbel_noise_is_where_it_is_documented_to_be(position):
         _gumbel[(1,)](*given, word, found)
         expected = gumbel_words_of(seed, position, np.arange(64))
         assert word.tolist() == expected.tolist()
-        np.testing.assert_allclose(found.cpu().numpy(), noise(expected), rtol=1e-14)
+        np.testing.assert_allclose(found.cpu().numpy(), noise(expected), rtol=1e-14, atol=5e-16)
 
 
 @triton.jit

@@ -79,7 +79,7 @@ def test_text_output_has_the_table(generate):
     result = generate("--prompt", "abcabc", "--compare", "--skip-layers", "1")
     assert result.returncode == 0, result.stderr
     for words in ("tokens/s", "speedup", "accepted/round", "pulls", "acceptance per slot",
-                  "svip(threshold=0.6)", "equal to plain greedy decoding: yes"):  # fmt: skip
+                  "survival(threshold=0.6)", "equal to plain greedy decoding: yes"):  # fmt: skip
         assert words in result.stdout
     assert result.stderr == "", "no progress bar where standard error is no terminal"
 
