@@ -87,7 +87,7 @@ def same(found: torch.Tensor, expected: torch.Tensor, backend: str) -> None:
     """Equal bits. Products of an interpreted kernel are NumPy's, which on some CPUs sum a row by
     where it stands in its tile: those are equal up to the rounding of float32."""
     if backend == "triton" and found.device.type == "cpu":
-        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(found, expected, atol=4e-6, rtol=1e-5)
     else:
         assert found.equal(expected)
 
