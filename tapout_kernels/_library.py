@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from . import reference
-from ._schema import SCHEMAS
+from ._schema import DECODER_SCHEMAS, SCHEMAS
 
 NAMESPACE = "tapout_kernels"
 _PACKAGE = Path(__file__).parent
@@ -72,6 +72,9 @@ def _define() -> None:
             _definitions.impl(f"{name}{overload}", kernel, "CompositeExplicitAutograd")
         if name not in NO_KERNEL["triton"]:
             _definitions.impl(f"{name}.triton", _triton_kernel(name), "CompositeExplicitAutograd")
+    for name, schema in DECODER_SCHEMAS.items():
+        _definitions.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        torch.library.register_fake(f"{NAMESPACE}::{name}", _fake, lib=_definitions)
 
 
 def _let_triton_stand_in(missing: Set[str]) -> None:

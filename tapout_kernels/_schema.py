@@ -108,3 +108,18 @@ SCHEMAS: dict[str, str] = {
         "Tensor(b!)? length) -> ()"
     ),
 }
+
+# What the engine's decoder calls between attentions, on a CPU with the native library: no public
+# functions, and one kernel each.
+DECODER_SCHEMAS: dict[str, str] = {
+    "linear": "(Tensor x, Tensor panels, Tensor? bias, Tensor(a!) y) -> ()",
+    "rms_norm": (
+        "(Tensor(a!) x, Tensor? delta, Tensor weight, float eps, Tensor(b!) normed) -> ()"
+    ),
+    "decoder_layer": (
+        "(Tensor(a!) x, Tensor cos, Tensor sin, Tensor slot, Tensor start, Tensor past, "
+        "Tensor? tree_mask, int among, Tensor(b!) keys, Tensor(c!) values, Tensor before, "
+        "Tensor qkv, Tensor? qkv_bias, Tensor? q_norm, Tensor? k_norm, Tensor out, "
+        "Tensor between, Tensor gate_up, Tensor down, int heads, float eps) -> ()"
+    ),
+}

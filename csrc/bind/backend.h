@@ -2,6 +2,7 @@
 // of the bindings is compiled into both.
 #pragma once
 
+#include "../core/decoder_params.h"
 #include "checks.h"
 
 namespace tapout::bind {
@@ -30,8 +31,15 @@ void run(const TreeExpandParams& params, const Tensor& on);
 
 // The cpu library's alone.
 void run(const TreeAttentionParams& params, const Tensor& on);
+void run(const LinearParams& params);
+void run(const RmsNormParams& params);
+void run(const DecoderLayerParams& params);
 
 }  // namespace tapout::bind
+
+// An operator of the engine's decoder: there is no other kernel of it.
+#define TAPOUT_REGISTER_DECODER(op) \
+  STABLE_TORCH_LIBRARY_IMPL(tapout_kernels, CPU, m) { m.impl(#op, TORCH_BOX(&tapout::bind::op)); }
 
 // The function tapout::bind::op as the kernel of its operator. The emulated CUDA library stands
 // behind the overload alone: its tensors are the host's.

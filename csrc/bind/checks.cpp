@@ -205,6 +205,20 @@ HeadRows Arguments::heads(const char* name, const Tensor& tensor, Shape shape, D
   return {tensor.const_data_ptr(), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
 }
 
+void* Arguments::floats(const char* name, const Tensor& tensor, Shape shape, DType* dtype) const {
+  check_device(name, tensor);
+  *dtype = float_dtype(name, tensor);
+  check(name, tensor, tensor.scalar_type(), shape);
+  return tensor.mutable_data_ptr();
+}
+
+void* Arguments::floats(const char* name, const Tensor& tensor, Shape shape, DType dtype) const {
+  DType found;
+  void* data = floats(name, tensor, shape, &found);
+  if (found != dtype) fail(name, "of the first tensor's dtype", dtype_name(tensor.scalar_type()));
+  return data;
+}
+
 void* Arguments::entries(const char* name, const Tensor& tensor, Shape shape) const {
   check_device(name, tensor);
   switch (tensor.scalar_type()) {

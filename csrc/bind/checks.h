@@ -116,6 +116,10 @@ class Arguments {
   // first tensor, and of all after it.
   HeadRows heads(const char* name, const Tensor& tensor, Shape shape, DType* dtype) const;
 
+  // The data of a contiguous tensor of floats, of `dtype` or of any, which `dtype` then says.
+  void* floats(const char* name, const Tensor& tensor, Shape shape, DType dtype) const;
+  void* floats(const char* name, const Tensor& tensor, Shape shape, DType* dtype) const;
+
   // Entries of a cache, float32 or of 8 or 16 bits: any strides, but a contiguous last dimension.
   void* entries(const char* name, const Tensor& tensor, Shape shape) const;
 

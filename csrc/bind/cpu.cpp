@@ -117,4 +117,22 @@ void run(const CompactKvParams& params, const Tensor&) {
   cpu_ops().compact_kv(params, TorchTeam(0).team());
 }
 
+void run(const LinearParams& params) {
+  const CpuOps& ops = cpu_ops();
+  ops.linear(params, TorchTeam(ops.linear_scratch_bytes(params)).team());
+}
+
+void run(const RmsNormParams& params) {
+  const CpuOps& ops = cpu_ops();
+  ops.rms_norm(params, TorchTeam(ops.rms_norm_scratch_bytes(params)).team());
+}
+
+void run(const DecoderLayerParams& params) {
+  const CpuOps& ops = cpu_ops();
+  const TorchTeam team(0);
+  const int64_t bytes = ops.decoder_layer_workspace_bytes(params, team.team().workers);
+  const std::unique_ptr<char[]> workspace(new char[bytes]);
+  ops.decoder_layer(params, workspace.get(), team.team());
+}
+
 }  // namespace tapout::bind

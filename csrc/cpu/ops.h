@@ -1,6 +1,7 @@
 // Every CPU kernel, once per instruction set: the function table and the kernels' declarations.
 #pragma once
 
+#include "../core/decoder_params.h"
 #include "../core/tree_params.h"
 #include "team.h"
 
@@ -27,6 +28,12 @@ struct CpuOps {
   void (*tree_expand)(const TreeExpandParams&, const Team&);
   void (*tree_rerank)(const TreeRerankParams&);
   void (*compact_kv)(const CompactKvParams&, const Team&);
+  int64_t (*linear_scratch_bytes)(const LinearParams&);  // of the first worker
+  void (*linear)(const LinearParams&, const Team&);
+  int64_t (*rms_norm_scratch_bytes)(const RmsNormParams&);  // per worker
+  void (*rms_norm)(const RmsNormParams&, const Team&);
+  int64_t (*decoder_layer_workspace_bytes)(const DecoderLayerParams&, int64_t workers);
+  void (*decoder_layer)(const DecoderLayerParams&, char* workspace, const Team&);
 };
 
 inline namespace TAPOUT_ISA {
@@ -50,6 +57,12 @@ void tree_attention(const TreeAttentionParams& params, const Team& team);
 void tree_expand(const TreeExpandParams& params, const Team& team);
 void tree_rerank(const TreeRerankParams& params);
 void compact_kv(const CompactKvParams& params, const Team& team);
+int64_t linear_scratch_bytes(const LinearParams& params);
+void linear(const LinearParams& params, const Team& team);
+int64_t rms_norm_scratch_bytes(const RmsNormParams& params);
+void rms_norm(const RmsNormParams& params, const Team& team);
+int64_t decoder_layer_workspace_bytes(const DecoderLayerParams& params, int64_t workers);
+void decoder_layer(const DecoderLayerParams& params, char* workspace, const Team& team);
 
 const CpuOps& ops_table();
 

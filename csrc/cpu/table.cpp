@@ -33,7 +33,13 @@ const CpuOps& ops_table() {
                                tree_attention,
                                tree_expand,
                                tree_rerank,
-                               compact_kv};
+                               compact_kv,
+                               linear_scratch_bytes,
+                               linear,
+                               rms_norm_scratch_bytes,
+                               rms_norm,
+                               decoder_layer_workspace_bytes,
+                               decoder_layer};
   return table;
 }
 

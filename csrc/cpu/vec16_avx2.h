@@ -41,6 +41,9 @@ inline Vec16 sub16(Vec16 a, Vec16 b) {
 inline Vec16 mul16(Vec16 a, Vec16 b) {
   return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
 }
+inline Vec16 div16(Vec16 a, Vec16 b) {
+  return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
+}
 inline Vec16 fma16(Vec16 a, Vec16 b, Vec16 c) {
   return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
 }

@@ -26,6 +26,7 @@ inline Vec16 set16(float value) { return {_mm512_set1_ps(value)}; }
 inline Vec16 add16(Vec16 a, Vec16 b) { return {_mm512_add_ps(a.all, b.all)}; }
 inline Vec16 sub16(Vec16 a, Vec16 b) { return {_mm512_sub_ps(a.all, b.all)}; }
 inline Vec16 mul16(Vec16 a, Vec16 b) { return {_mm512_mul_ps(a.all, b.all)}; }
+inline Vec16 div16(Vec16 a, Vec16 b) { return {_mm512_div_ps(a.all, b.all)}; }
 inline Vec16 fma16(Vec16 a, Vec16 b, Vec16 c) { return {_mm512_fmadd_ps(a.all, b.all, c.all)}; }
 inline Vec16 fms16(Vec16 a, Vec16 b, Vec16 c) { return {_mm512_fmsub_ps(a.all, b.all, c.all)}; }
 inline Vec16 max16(Vec16 a, Vec16 b) { return {_mm512_max_ps(a.all, b.all)}; }

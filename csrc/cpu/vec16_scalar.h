@@ -37,6 +37,9 @@ inline Vec16 sub16(Vec16 a, Vec16 b) {
 inline Vec16 mul16(Vec16 a, Vec16 b) {
   return make16([&](int i) { return a.lane[i] * b.lane[i]; });
 }
+inline Vec16 div16(Vec16 a, Vec16 b) {
+  return make16([&](int i) { return a.lane[i] / b.lane[i]; });
+}
 inline Vec16 fma16(Vec16 a, Vec16 b, Vec16 c) {
   return make16([&](int i) { return fmaf(a.lane[i], b.lane[i], c.lane[i]); });
 }

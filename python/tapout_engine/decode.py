@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from time import perf_counter
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 import tapout_kernels as tk
 
 from .controller import Controller
-from .engine import Drafter, StatefulTarget, Target, Tokenizer, max_length
+from .engine import Drafter, RaggedTarget, StatefulTarget, Target, Tokenizer, max_length
 from .lanes import Lane
 from .requests import Request, Result, Times
 from .rows import RoundReport, Row, check_requests, sampling_params
@@ -159,6 +160,8 @@ class SpeculativeDecoder(BatchDecoder):
         ]
         self.prompt_below = min(self.max_length, *(lane.max_length for lane in self.lanes))
         self.scorer = Scorer(self.lanes, controller) if controller.full_information else None
+        # What is ragged has been read on the host; hedges look at every row's logits side by side.
+        self.ragged = early_exit and self.scorer is None and isinstance(target, RaggedTarget)
 
     def reset(self) -> None:
         """Forget what the bandit learned; it persists over calls of ``generate`` otherwise."""
@@ -174,9 +177,9 @@ class SpeculativeDecoder(BatchDecoder):
         with self._clock("kernels"):
             self.controller.select(live, self.backend)
         self.drafted = self._draft(last, live, budget, room)
-        self.logits = self._forward(last, room)  # [B, K+1, V]
+        logits, row_start = self._forward(last, live, room)
         for lane in self.drafted:
-            lane.verify(self.logits)
+            lane.verify(logits, row_start)
         return self._merged(lambda lane: lane.verdict.last_token)
 
     def _draft(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> list[Lane]:
@@ -199,18 +202,29 @@ class SpeculativeDecoder(BatchDecoder):
         with self._clock("draft"):
             return self.predictor(last, self.target.last_states() if self.shows_states else None)
 
-    def _forward(self, last: Tensor, room: int) -> Tensor:
-        """The target on [B, K+1] tokens; columns no row drafted are not computed."""
+    def _forward(self, last: Tensor, live: Tensor, room: int) -> tuple[Tensor, Tensor | None]:
+        """The target's logits after each row's last token and its drafts: [B, K+1, V], or ragged
+        with where rows begin; columns no row drafted are not computed."""
         vocab = self.target.vocab_size
         with self._clock("verify"):
             input_ids = self._merged(lambda lane: lane.proposal.input_ids(last, vocab))
+            if self.ragged:
+                return self._forward_ragged(input_ids, live)
             if self.early_exit:
                 room = max(int(lane.proposal.length.max()) for lane in self.drafted)
             logits = self.target.forward(input_ids[:, : 1 + room])
-            if logits.shape[1] == input_ids.shape[1]:
-                return logits
-            self._logits[:, : 1 + room] = logits
-            return self._logits
+            if logits.shape[1] < input_ids.shape[1]:
+                self._logits[:, : 1 + room] = logits
+                logits = self._logits
+            self.logits = logits  # [B, K+1, V]
+            return logits, None
+
+    def _forward_ragged(self, input_ids: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows pay for their own drafts; one that has ended, for nothing."""
+        length = self._merged(lambda lane: lane.proposal.length)
+        counts = torch.where(live, length + 1, 0).tolist()
+        row_start = torch.tensor([0, *accumulate(counts)], dtype=torch.int32, device=live.device)
+        return self.target.forward_ragged(input_ids[:, : max(counts)], counts), row_start
 
     def _merged(self, of: Callable[[Lane], Tensor]) -> Tensor:
         """What each row's lane says of it; of rows in none, what the first says."""
@@ -229,10 +243,11 @@ class SpeculativeDecoder(BatchDecoder):
             lane.prefill(prompts, self.sampling, self.rng)
         if self.scorer is not None:
             self.scorer.begin()
-        self._logits = torch.zeros(
-            len(prompts), self.controller.slots + 1, self.target.vocab_size,
-            dtype=self.target.dtype, device=self.target.device,
-        )  # a column past every draft is never read, but must exist  # fmt: skip
+        if not self.ragged:
+            self._logits = torch.zeros(
+                len(prompts), self.controller.slots + 1, self.target.vocab_size,
+                dtype=self.target.dtype, device=self.target.device,
+            )  # a column past every draft is never read, but must exist  # fmt: skip
 
     def _advance(self, rows: list[Row]) -> list[RoundReport]:
         device = self.target.device

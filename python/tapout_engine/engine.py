@@ -52,6 +52,17 @@ class Target(Follower, Protocol):
 
 
 @runtime_checkable
+class RaggedTarget(Target, Protocol):
+    """A target that computes no padding."""
+
+    def forward_ragged(self, input_ids: Tensor, counts: Sequence[int]) -> Tensor:
+        """Logits [sum(counts), V] after the first ``counts[b]`` tokens of each row, row after row.
+
+        As :meth:`forward`, of which it is a part; a row may have none.
+        """
+
+
+@runtime_checkable
 class StatefulTarget(Target, Protocol):
     """A target whose hidden states can be seen."""
 

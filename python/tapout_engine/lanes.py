@@ -136,13 +136,14 @@ class Lane:
                 out=self.proposal, backend=self.backend,
             )  # fmt: skip
 
-    def verify(self, logits: Tensor) -> None:
+    def verify(self, logits: Tensor, row_start: Tensor | None = None) -> None:
         """Judge this lane's drafts, and let the bandit learn from it."""
         with self.clock("kernels"):
             tk.verify(
-                logits, self.proposal, self.sampling, self.rng, rule=self.rule, vocab=self.vocab,
-                overlap=self.overlap, allow_lossy=is_lossy(self.rule), lossy_memory=self.memory,
-                out=self.verdict, backend=self.backend,
+                logits, self.proposal, self.sampling, self.rng, rule=self.rule,
+                row_start=row_start, vocab=self.vocab, overlap=self.overlap,
+                allow_lossy=is_lossy(self.rule), lossy_memory=self.memory, out=self.verdict,
+                backend=self.backend,
             )  # fmt: skip
             self.controller.update(self.proposal, self.verdict, self.cost, self.backend)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 import tapout_kernels as tk
 
 from .decode import BatchDecoder
-from .engine import Target, Tokenizer
+from .engine import RaggedTarget, Target, Tokenizer
 from .rows import INVALID, RoundReport, Row
 from .rules import require_lossless
 
@@ -37,15 +38,38 @@ class PlainDecoder(BatchDecoder):
         self.target.prefill(prompts)
 
     def _advance(self, rows: list[Row]) -> list[RoundReport]:
-        live = torch.tensor([row.live for row in rows], device=self.target.device)
-        with self._clock("verify"):
-            logits = self.target.forward(self.last[:, None])[:, 0]  # [B, V]
-        with self._clock("kernels"):
-            self.last = tk.sample(
-                logits, self.sampling, self.rng, rule=self.rule, live=live, backend=self.backend
-            )
-        emitted = [[token] if token >= 0 else [] for token in self.last.tolist()]
-        self.last = self.last.clamp(min=0)
+        live = [row.live for row in rows]
+        ragged = isinstance(self.target, RaggedTarget) and not all(live)
+        tokens = self._live_tokens(live) if ragged else self._tokens(live)
+        emitted = [[token] if token >= 0 else [] for token in tokens.tolist()]
+        self.last = tokens.clamp(min=0)
         with self._clock("verify"):
             self.target.commit(emitted)
         return [RoundReport(tokens, 0, 0, 0 if tokens else INVALID, 0, 0, 0) for tokens in emitted]
+
+    def _tokens(self, live: list[bool]) -> Tensor:
+        """Each row's next token [B]; -1 where there is none."""
+        with self._clock("verify"):
+            logits = self.target.forward(self.last[:, None])[:, 0]  # [B, V]
+        with self._clock("kernels"):
+            return tk.sample(
+                logits, self.sampling, self.rng, rule=self.rule,
+                live=torch.tensor(live, device=self.target.device), backend=self.backend,
+            )  # fmt: skip
+
+    def _live_tokens(self, live: list[bool]) -> Tensor:
+        """The same, without computing rows that have ended."""
+        with self._clock("verify"):
+            logits = self.target.forward_ragged(self.last[:, None], [int(row) for row in live])
+        tokens = torch.full_like(self.last, -1)
+        rows = torch.tensor(live, device=self.target.device).nonzero()[:, 0]
+        with self._clock("kernels"):
+            tokens[rows] = tk.sample(
+                logits,
+                self.sampling,
+                self.rng,
+                rule=self.rule,
+                rows=rows.int(),
+                backend=self.backend,
+            )
+        return tokens

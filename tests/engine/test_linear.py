@@ -1,4 +1,4 @@
-"""Packed products: the same rows for any width, on CPUs with and without products in bf16."""
+"""Packed products: the same rows for any width, in every layout."""
 
 from __future__ import annotations
 
@@ -6,26 +6,33 @@ import pytest
 import torch
 
 from tapout_engine.models import linear
-from tapout_engine.models.linear import Linear
+from tapout_engine.models.linear import Blocks, Linear, Panels
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
-@pytest.fixture(params=["as it is", "without bf16"])
-def machine(request, monkeypatch):
-    if request.param == "without bf16":
-        monkeypatch.setattr(linear, "_packed_dtype", lambda weight: torch.float32)
+@pytest.fixture(params=["panels", "blocks", "blocks without bf16"])
+def layout(request, monkeypatch):
+    if request.param != "panels":
+        monkeypatch.setattr(linear.native, "serves", lambda weight: False)
+    if request.param == "blocks without bf16":
+        monkeypatch.setattr(linear, "_multiplies", lambda dtype: dtype == torch.float32)
+    return Panels if request.param == "panels" else Blocks
 
 
-def packed(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
+def packed(weight: torch.Tensor, bias: torch.Tensor | None, layout: type) -> Linear:
     found = Linear(weight.clone(), bias)
     found.pack(8)
-    assert found.packed is not None
+    assert isinstance(found.packed, layout)
     return found
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_of_packed_weights_are_those_of_plain_ones(machine, dtype):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_of_packed_weights_are_those_of_plain_ones(layout, dtype):
+    if dtype == torch.float16 and layout is Blocks:
+        pytest.skip("oneDNN's products have no float16")
     weight, index = torch.randn(70, 33).to(dtype), torch.tensor([69, 0, 0, 31])
-    assert torch.equal(packed(weight).rows(index), weight[index])
+    assert torch.equal(packed(weight, None, layout).rows(index), weight[index])
     rows = Linear(weight).rows(index)
     assert torch.equal(rows, weight[index])
     rows.zero_()
@@ -33,11 +40,11 @@ def test_rows_of_packed_weights_are_those_of_plain_ones(machine, dtype):
 
 
 @pytest.mark.parametrize("biased", [False, True])
-def test_bf16_products_are_exact_ones_rounded_and_alike_for_any_width(machine, biased):
+def test_bf16_products_are_exact_ones_rounded_and_alike_for_any_width(layout, biased):
     torch.manual_seed(0)
     x, weight = torch.randn(9, 64).bfloat16(), torch.randn(48, 64).bfloat16()
     bias = torch.randn(48).bfloat16() if biased else None
-    product = packed(weight, bias)
+    product = packed(weight, bias, layout)
     found = product(x)
     assert found.dtype == torch.bfloat16
     exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
@@ -45,3 +52,13 @@ def test_bf16_products_are_exact_ones_rounded_and_alike_for_any_width(machine, b
     torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-4)
     for rows in range(1, 9):
         assert torch.equal(product(x[:rows]), found[:rows])
+
+
+def test_many_rows_in_bf16_are_for_one_dnn_where_the_cpu_multiplies_it(monkeypatch):
+    for multiplies in (False, True):
+        monkeypatch.setattr(linear, "_multiplies", lambda dtype, m=multiplies: m)
+        monkeypatch.setattr(linear, "Blocks", lambda weight, bias, rows: "blocks")
+        weight = torch.randn(48, 64).bfloat16()
+        assert isinstance(linear.packed(weight, None, 8), Panels)
+        assert (linear.packed(weight, None, 32) == "blocks") == multiplies
+        assert isinstance(linear.packed(weight.float(), None, 32), Panels)

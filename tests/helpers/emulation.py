@@ -20,6 +20,7 @@ import ninja
 import torch
 
 from tapout_kernels import _library
+from tapout_kernels._schema import DECODER_SCHEMAS
 
 from . import device
 from .core_probe import ROOT, compiler
@@ -37,7 +38,8 @@ def _relative(pattern: str) -> list[Path]:
 
 RUNTIME = _relative(f"{EMULATION}/*.cpp")
 KERNELS = _relative("csrc/cuda/*.cu")
-CPU_ONLY = {"cpu.cpp", "team.cpp", *(f"{op}.cpp" for op in _library.NO_KERNEL["cuda"])}
+NO_KERNEL = (*_library.NO_KERNEL["cuda"], *DECODER_SCHEMAS)
+CPU_ONLY = {"cpu.cpp", "team.cpp", *(f"{op}.cpp" for op in NO_KERNEL)}
 
 
 # What instruments kernels, and what tells the runtime, which is not, of the sanitizer.

@@ -121,12 +121,13 @@ class HeadDrafter:
             known = self.target.states[row, max(at - 1, 0) : max(at + len(part) - 1, 0)]
             first = int(at == 0)  # nothing is before the first
             states[row, first : first + len(known)] = known
-        return self._run(ids, states, self.entries)
+        return self._run(ids, states, self.entries, counts=[len(part) for part in parts])
 
     def _run(
-        self, ids: Tensor, states: Tensor, start: list[int], branches: Branches | None = None
-    ) -> Tensor:
+        self, ids: Tensor, states: Tensor, start: list[int], branches: Branches | None = None,
+        counts: Sequence[int] | None = None,
+    ) -> Tensor:  # fmt: skip
         length = max(start) + (ids.shape[1] if branches is None else branches.among)
         self.cache.hold(length)
         begin = torch.tensor(start, device=self.device)
-        return self.head(ids, states, begin, self.cache, length, branches)
+        return self.head(ids, states, begin, self.cache, length, branches, counts)

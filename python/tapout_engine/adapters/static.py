@@ -53,7 +53,7 @@ class StaticModel:
         self.fed = 0  # tokens fed to each row since, the first being the last of its tail
         while any(len(tail) > 1 for tail in self.tail):
             parts = [tail[: min(len(tail) - 1, PREFILL)] for tail in self.tail]
-            self._run(padded(parts), self.cached)
+            self._run(padded(parts), self.cached, [len(part) for part in parts])
             self.cached = [n + len(part) for n, part in zip(self.cached, parts, strict=True)]
             self.tail = [tail[len(p) :] for tail, p in zip(self.tail, parts, strict=True)]
 
@@ -61,33 +61,44 @@ class StaticModel:
     def forward(self, input_ids: Tensor) -> Tensor:
         return self.decoder.logits(self.hidden(input_ids))
 
+    @torch.no_grad()
+    def forward_ragged(self, input_ids: Tensor, counts: Sequence[int]) -> Tensor:
+        states = self.hidden(input_ids, counts)
+        rows = [row[:count] for row, count in zip(states, counts, strict=True)]
+        return self.decoder.logits(torch.cat(rows))
+
     def step(self, token: Tensor) -> Tensor:
         return self.forward(token[:, None])[:, 0]
 
     @torch.no_grad()
-    def hidden(self, input_ids: Tensor) -> Tensor:
-        """Normed hidden states [B, n, hidden] of what :meth:`forward` is given."""
-        missing = [tail[:-1] for tail in self.tail] if self.fed == 0 else [[]] * len(self.tail)
+    def hidden(self, input_ids: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+        """Normed hidden states [B, n, hidden] of what :meth:`forward` is given, or of the first
+        ``counts`` tokens of each row."""
+        batch, n = input_ids.shape
+        counts = [n] * batch if counts is None else counts
+        missing = [tail[:-1] for tail in self.tail] if self.fed == 0 else [[]] * batch
         start = [
             n + (len(tail) - 1 + self.fed if self.fed else 0)
             for n, tail in zip(self.cached, self.tail, strict=True)
         ]
-        self.fed += input_ids.shape[1]
+        self.fed += n
         if not any(missing):
-            return self._run(input_ids, start)
+            return self._run(input_ids, start, counts)
         ids, columns = _joined(missing, input_ids)
-        states = self._run(ids, start)
+        totals = [len(row) + count for row, count in zip(missing, counts, strict=True)]
+        states = self._run(ids, start, totals)
         return states.gather(1, columns[..., None].expand(-1, -1, states.shape[-1]))
 
     @torch.no_grad()
     def forward_tree(self, input_ids: Tensor, layout: tk.TreeLayout) -> Tensor:
         missing = [tail[:-1] for tail in self.tail]
         if any(missing):
-            self._run(padded(missing), self.cached)
+            self._run(padded(missing), self.cached, [len(row) for row in missing])
             self.cached = [n + len(row) for n, row in zip(self.cached, missing, strict=True)]
             self.tail = [tail[-1:] for tail in self.tail]
         self.fed = input_ids.shape[1]
-        return self.decoder.logits(self._run(input_ids, self.cached, Branches.of(layout)))
+        states = self._run(input_ids, self.cached, branches=Branches.of(layout))
+        return self.decoder.logits(states)
 
     def keep_path(self, path: Tensor, num_accepted: Tensor) -> None:
         first = torch.tensor(self.cached, device=self.device) + 1  # the slot of node 0
@@ -113,11 +124,15 @@ class StaticModel:
     def score(self, emitted: Sequence[Sequence[int]]) -> Tensor:
         return scored(self, [tail[-1] for tail in self.tail], emitted)
 
-    def _run(self, input_ids: Tensor, start: list[int], branches: Branches | None = None) -> Tensor:
+    def _run(
+        self, input_ids: Tensor, start: list[int], counts: Sequence[int] | None = None,
+        branches: Branches | None = None,
+    ) -> Tensor:  # fmt: skip
         length = max(start) + input_ids.shape[1]
         self.cache.hold(length)
         begin = torch.tensor(start, device=self.device)
-        states = self.decoder(input_ids.to(self.device), begin, self.cache, length, branches)
+        ids = input_ids.to(self.device)
+        states = self.decoder(ids, begin, self.cache, length, branches, counts)
         if self.keeps_states:
             self._keep(states, start)
         return states

@@ -47,6 +47,7 @@ class StaticCache:
 
     def _over(self, entries: Tensor) -> None:
         self.entries = entries
+        self.kinds = [layer.unbind() for layer in entries]  # keys and values of each layer
         self.where = [
             torch.arange(size, device=entries.device).view([-1 if i == d else 1 for i in range(4)])
             for d, size in enumerate(entries.shape[1:4])
@@ -76,7 +77,7 @@ class StaticCache:
         if length <= self.slots:
             return
         more = max(2 * self.slots, visible(length)) - self.slots
-        self.entries = torch.nn.functional.pad(self.entries, (0, 0, 0, more))
+        self._over(torch.nn.functional.pad(self.entries, (0, 0, 0, more)))
 
     def store(self, layer: int, slots: Tensor, entries: Tensor) -> None:
         """``slots`` [B, n]; ``entries`` [B, 2 kv_heads, n, head_dim], the keys first."""
@@ -85,8 +86,8 @@ class StaticCache:
 
     def load(self, layer: int, slots: int) -> tuple[Tensor, Tensor]:
         """Views of the first ``slots`` slots: keys and values, [B, kv_heads, slots, head_dim]."""
-        keys, values = self.entries[layer, ..., :slots, :]
-        return keys, values
+        keys, values = self.kinds[layer]
+        return keys[:, :, :slots], values[:, :, :slots]
 
 
 def visible(length: int) -> int:

@@ -8,9 +8,10 @@ where other fused attention kernels order their sums by the width.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -20,10 +21,11 @@ from torch.nn import functional
 import tapout_kernels as tk
 
 from ..skipping import kept_layers
+from . import native
 from .branches import Branches
 from .cache import StaticCache, visible
 from .config import DecoderConfig
-from .linear import Linear, at_least_fewest
+from .linear import Linear, Panels
 from .rotary import Rotary, rotate
 
 WIDE = 64  # a forward over more tokens reads a prompt: its sums may be in any order
@@ -35,21 +37,20 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.eps = eps
-        self.least = torch.full((1,), eps)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        # The same in a third of the operators that it has there.
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = torch.addcmul(self.least, norm, norm, value=1 / x.shape[-1]).rsqrt_()
-        return torch.mul(x, scale, out=torch.empty_like(x)).mul_(self.weight)
+    def forward(self, x: Tensor, delta: Tensor | None = None) -> Tensor:
+        """``x`` normed; ``delta`` is added to it before, in place."""
+        if native.serves(x):
+            return native.rms_norm(x.contiguous(), delta, self.weight, self.eps)
+        if delta is not None:
+            x += delta
+        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 class Step:
     """What every layer of one forward of ``n`` tokens a row shares; see :class:`Decoder`.
 
-    Hidden states inside are [B n, hidden], padded to ``FEWEST`` where products want it.
+    Hidden states inside are [T, hidden]: those of the tokens that are computed.
     """
 
     def __init__(
@@ -60,16 +61,18 @@ class Step:
         cache: StaticCache,
         length: int | None = None,
         branches: Branches | None = None,
+        counts: Sequence[int] | None = None,
     ):
         self.batch, self.n = input_ids.shape
-        self.tokens = self.batch * self.n
         self.past, self.branches = start.int(), branches
+        self.counts = [self.n] * self.batch if counts is None else counts
+        self.kept = self._kept()
         self.among = self.n if branches is None else branches.among
         first = start + self.among - self.n
         self.slots = first[:, None] + torch.arange(self.n, device=start.device)  # [B, n]
         self.visible = cache.slots if length is None else min(visible(length), cache.slots)
         positions = self.slots if branches is None else branches.position_ids
-        self.cos, self.sin = rotary(positions)  # [B, 1, n, head_dim]
+        self.turn = rotary(positions)  # two of [B, n, head_dim]
         self.fused = start.device.type in FUSED and self.n <= WIDE
         self.tree_mask: Tensor | None = None  # bits
         if self.fused and branches is not None:
@@ -77,12 +80,29 @@ class Step:
         self.biases: dict[tuple[int, int], Tensor] = {}
 
     def flat(self, x: Tensor) -> Tensor:
-        """[B, n, size] -> [B n or more, size]."""
-        return at_least_fewest(x.view(self.tokens, -1))
+        """[B, n, size] -> [T, size]."""
+        x = x.reshape(self.batch * self.n, -1)
+        return x if self.kept is None else x[self.kept]
 
     def unflat(self, x: Tensor) -> Tensor:
-        """[B n or more, size] -> [B, n, size]."""
-        return x[: self.tokens].view(self.batch, self.n, -1)
+        """[T, size] -> [B, n, size], zeros where nothing was computed."""
+        if self.kept is not None:
+            x = x.new_zeros(self.batch * self.n, x.shape[1]).index_copy_(0, self.kept, x)
+        return x.view(self.batch, self.n, -1)
+
+    def _kept(self) -> Tensor | None:
+        """[T] int64, of [B n]: the tokens that are computed; None: all."""
+        if all(count == self.n for count in self.counts):
+            return None
+        kept = [row * self.n + i for row, count in enumerate(self.counts) for i in range(count)]
+        return torch.tensor(kept, dtype=torch.int64, device=self.past.device)
+
+    @cached_property
+    def tokens(self) -> native.Tokens:
+        cos, sin = (self.flat(x) for x in self.turn)
+        start = torch.tensor([0, *accumulate(self.counts)], dtype=torch.int32)
+        slot = self.flat(self.slots)[:, 0]
+        return native.Tokens(cos, sin, slot, start, self.past, self.tree_mask, self.among)
 
     @cached_property
     def hidden(self) -> Tensor:
@@ -124,22 +144,24 @@ class Attention(nn.Module):
         self.k_norm: RMSNorm | None = None
 
     def forward(self, x: Tensor, layer: int, step: Step, cache: StaticCache) -> Tensor:
-        c, product = self.config, self.qkv(x)
-        heads = step.unflat(product).unflatten(2, (-1, c.head_dim)).transpose(1, 2)
-        turned = heads[:, : c.num_heads + c.num_kv_heads]
-        rotate(self._normed(turned), step.cos, step.sin, out=turned)
-        cache.store(layer, step.slots, heads[:, c.num_heads :])
-        mixed = x.new_zeros(len(x), c.num_heads * c.head_dim)
-        to = step.unflat(mixed).unflatten(2, (-1, c.head_dim)).transpose(1, 2)
-        self.attend(heads[:, : c.num_heads], *cache.load(layer, step.visible), step, to)
-        return self.out(mixed)
+        c, product = self.config, step.unflat(self.qkv(x))
+        query = self._place(product.unflatten(2, (-1, c.head_dim)), layer, step, cache)
+        mixed = torch.empty_like(query)
+        keys, values = cache.load(layer, step.visible)
+        self.attend(query.transpose(1, 2), keys, values, step, mixed.transpose(1, 2))
+        return self.out(step.flat(mixed.flatten(2)))
 
-    def _normed(self, heads: Tensor) -> Tensor:
-        """Queries and keys of the models that norm them."""
-        if self.q_norm is None:
-            return heads
-        query, key = heads.split((self.config.num_heads, self.config.num_kv_heads), dim=1)
-        return torch.cat((self.q_norm(query), self.k_norm(key)), dim=1)
+    def _place(self, qkv: Tensor, layer: int, step: Step, cache: StaticCache) -> Tensor:
+        """Queries [B, n, heads, head_dim]; keys and values go into the cache."""
+        c = self.config
+        turned = qkv[:, :, : c.num_heads + c.num_kv_heads]
+        if self.q_norm is not None:
+            query, key = turned.split((c.num_heads, c.num_kv_heads), dim=2)
+            turned.copy_(torch.cat((self.q_norm(query), self.k_norm(key)), dim=2))
+        cos, sin = step.turn
+        rotate(turned, cos[:, :, None], sin[:, :, None], out=turned)
+        cache.store(layer, step.slots, qkv[:, :, c.num_heads :].transpose(1, 2))
+        return qkv[:, :, : c.num_heads]
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, step: Step, out: Tensor) -> None:
         """[B, heads, n, head_dim] over [B, kv_heads, visible, head_dim]."""
@@ -182,10 +204,39 @@ class Layer(nn.Module):
         super().__init__()
         self.attention, self.feed = attention, feed
         self.before, self.between = before, between
+        self.native: native.LayerWeights | None = None
+
+    def pack(self, rows: int) -> None:
+        """As :meth:`Linear.pack`."""
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.pack(rows)
+        self.native = self._native_weights()
+
+    def _native_weights(self) -> native.LayerWeights | None:
+        """For ``decoder_layer``, if it computes such a layer."""
+        a, feed = self.attention, self.feed
+        packed = [linear.packed for linear in (a.qkv, a.out, feed.gate_up, feed.down)]
+        norms = [n for n in (self.before, self.between, a.q_norm, a.k_norm) if n is not None]
+        if not all(isinstance(p, Panels) for p in packed) or len({n.eps for n in norms}) > 1:
+            return None
+        qkv, *others = packed
+        if any(p.bias is not None for p in others):
+            return None
+        out, gate_up, down = (p.panels for p in others)
+        q_norm, k_norm = (None if n is None else n.weight for n in (a.q_norm, a.k_norm))
+        return native.LayerWeights(
+            self.before.weight, qkv.panels, qkv.bias, q_norm, k_norm, out, self.between.weight,
+            gate_up, down, a.config.num_heads, self.before.eps,
+        )  # fmt: skip
 
     def forward(self, x: Tensor, layer: int, step: Step, cache: StaticCache) -> Tensor:
-        x = x + self.attention(self.before(x), layer, step, cache)
-        return x + self.feed(self.between(x))
+        """``x`` [T, hidden] is changed in place, and returned."""
+        if self.native is not None and step.fused:
+            native.decoder_layer(x, step.tokens, cache.kinds[layer], self.native)
+            return x
+        attended = self.attention(self.before(x), layer, step, cache)
+        return x.add_(self.feed(self.between(x, attended)))
 
 
 class Decoder(nn.Module):
@@ -216,9 +267,9 @@ class Decoder(nn.Module):
 
     def pack(self, rows: int = 8) -> Decoder:
         """Lay out the weights for forwards of about ``rows`` tokens (see :class:`Linear`)."""
-        for module in self.modules():
-            if isinstance(module, Linear):
-                module.pack(rows)
+        for layer in self.layers:
+            layer.pack(rows)
+        self.head.pack(rows)
         return self
 
     def without(self, skip: Collection[int]) -> Decoder:
@@ -246,6 +297,7 @@ class Decoder(nn.Module):
         cache: StaticCache,
         length: int | None = None,
         branches: Branches | None = None,
+        counts: Sequence[int] | None = None,
     ) -> Tensor:
         """Feed n tokens to each row.
 
@@ -262,13 +314,16 @@ class Decoder(nn.Module):
             looked at then; without it all of them are, whatever the rows hold.
         branches : Branches, optional
             How the new tokens are parts of trees. Without it each sees those before it.
+        counts : sequence of int, optional
+            Of each row's n tokens only so many are computed, the first ones.
 
         Returns
         -------
         Tensor
-            [B, n, hidden]: the last hidden state, normed; see :meth:`logits`.
+            [B, n, hidden]: the last hidden state, normed; see :meth:`logits`. Zeros where nothing
+            was computed.
         """
-        step = Step(self.rotary, input_ids, start, cache, length, branches)
+        step = Step(self.rotary, input_ids, start, cache, length, branches, counts)
         x = step.flat(functional.embedding(input_ids, self.embedding))
         for index, layer in enumerate(self.layers):
             x = layer(x, index, step, cache)

@@ -12,6 +12,7 @@ vocabulary, and the next step reads it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -88,9 +89,8 @@ class DraftHead(nn.Module):
 
     def pack(self, rows: int = 1) -> DraftHead:
         """Lay out the weights for forwards of about ``rows`` tokens (see :class:`Linear`)."""
-        for module in self.modules():
-            if isinstance(module, Linear):
-                module.pack(rows)
+        for part in (self.fuse, *self.layers, self.head):
+            part.pack(rows)
         return self
 
     def cache(self, batch: int, slots: int) -> StaticCache:
@@ -105,6 +105,7 @@ class DraftHead(nn.Module):
         cache: StaticCache,
         length: int,
         branches: Branches | None = None,
+        counts: Sequence[int] | None = None,
     ) -> Tensor:
         """Feed n tokens to each row.
 
@@ -114,7 +115,7 @@ class DraftHead(nn.Module):
             [B, n] int64.
         states : Tensor
             [B, n, hidden]: the target's hidden state, or this head's, after the token before each.
-        start, cache, length, branches
+        start, cache, length, branches, counts
             As for :class:`Decoder`.
 
         Returns
@@ -122,7 +123,7 @@ class DraftHead(nn.Module):
         Tensor
             [B, n, hidden].
         """
-        step = Step(self.rotary, input_ids, start, cache, length, branches)
+        step = Step(self.rotary, input_ids, start, cache, length, branches, counts)
         tokens = self.token_norm(functional.embedding(input_ids, self.embedding))
         x = self.fuse(step.flat(torch.cat((tokens, self.state_norm(states)), dim=-1)))
         for index, layer in enumerate(self.layers):

@@ -1,42 +1,97 @@
 """Matrix products whose weights are laid out once for the machine they run on.
 
-A forward of a few tokens reads every weight and does little with it.  oneDNN reads weights that lie
-in its own blocks faster than those of a plain ``linear``.
+A forward of a few tokens reads every weight and does little with it.  On a CPU our own product
+reads them as fast as the memory gives them, and one token gets the bits that it gets beside others.
+For many tokens in bf16, on a CPU that multiplies bf16, there is oneDNN's.
 """
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-FEWEST = 4  # rows of a packed product
+from . import native
+
+FEWEST = 4  # rows of oneDNN's products
+MANY = 16  # rows from which they are for, in bf16
 
 
-def _packed_dtype(weight: Tensor) -> torch.dtype | None:
-    """What oneDNN multiplies here; None: not these weights.
+class Packed(Protocol):
+    """Weights laid out for products."""
 
-    Where the CPU has no bf16 it is float32, in twice the memory: products in bf16 gain nothing
-    there from rows that share the weights.
-    """
-    there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    if weight.device.type != "cpu" or not there:
-        return None
-    if weight.dtype == torch.bfloat16:
-        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-    return torch.float32 if weight.dtype == torch.float32 else None
+    def product(self, x: Tensor) -> Tensor:
+        """[rows, in] -> [rows, out]."""
+
+    def rows(self, index: Tensor) -> Tensor:
+        """A copy of some rows of the weights: [n] int64 -> [n, in]."""
+
+
+class Panels:
+    """For our own product."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        self.panels, self.outputs = native.panels_of(weight), len(weight)
+        self.bias = None if bias is None else bias.float()
+
+    def product(self, x: Tensor) -> Tensor:
+        return native.linear(x.contiguous(), self.panels, self.bias, self.outputs)
+
+    def rows(self, index: Tensor) -> Tensor:
+        return self.panels[index // native.PANEL, :, index % native.PANEL]
+
+
+class Blocks:
+    """For oneDNN's, in blocks of its own."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, rows: int):
+        self.dtype = weight.dtype
+        dtype = self.dtype if _multiplies(self.dtype) else torch.float32
+        self.blocks = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype), rows)
+        self.bias = None if bias is None else bias.to(dtype)
+
+    def product(self, x: Tensor) -> Tensor:
+        rows, x = len(x), at_least_fewest(x.to(self.blocks.dtype))
+        y = torch.ops.mkldnn._linear_pointwise(x, self.blocks, self.bias, "none", [], "")
+        return y[:rows].to(self.dtype)
+
+    def rows(self, index: Tensor) -> Tensor:
+        return self.blocks.to_dense()[index].to(self.dtype)
 
 
 def at_least_fewest(x: Tensor) -> Tensor:
-    """[rows, size] -> [``FEWEST`` rows or more, size] on a CPU: what packed products take as it is.
+    """[rows, size] -> [``FEWEST`` rows or more, size].
 
     oneDNN has other kernels for fewer rows: a single one is summed in another order, so one token
     would not get the numbers that it gets beside others, and two cost more than four.
     """
     rows = len(x)
-    if rows >= FEWEST or x.device.type != "cpu":
+    if rows >= FEWEST:
         return x
     return x.expand(FEWEST, -1) if rows == 1 else functional.pad(x, (0, 0, 0, FEWEST - rows))
+
+
+def _multiplies(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has products of this dtype here."""
+    return dtype == torch.float32 or (
+        dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+def packed(weight: Tensor, bias: Tensor | None, rows: int) -> Packed | None:
+    """The best layout of these weights; None where a plain product is."""
+    if weight.device.type != "cpu":
+        return None
+    available = torch.backends.mkldnn.is_available()
+    one_dnn = available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    many = one_dnn and rows >= MANY and weight.dtype == torch.bfloat16 and _multiplies(weight.dtype)
+    if native.serves(weight) and not many:
+        return Panels(weight, bias)
+    if one_dnn and weight.dtype in (torch.float32, torch.bfloat16):
+        return Blocks(weight, bias, rows)
+    return None
 
 
 class Linear(nn.Module):
@@ -54,38 +109,23 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        self.packed: Tensor | None = None
-        self.dtype = weight.dtype
+        self.packed: Packed | None = None
         self.size = weight.numel()  # weights one product reads
 
     def pack(self, rows: int) -> None:
         """Lay the weights out for products of about ``rows`` rows; frees the plain ones."""
-        dtype = _packed_dtype(self.weight)
-        if dtype is not None:
-            weight = self.weight.data.to(dtype)
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-            if self.bias is not None:
-                self.bias = nn.Parameter(self.bias.to(dtype), requires_grad=False)
-            self.weight = None
+        self.packed = packed(self.weight.data, self.bias, rows)
+        if self.packed is not None:
+            self.weight = self.bias = None
 
     def rows(self, index: Tensor) -> Tensor:
         """A copy of some rows of the weights: [n] int64 -> [n, in]."""
-        rows = (self.weight if self.packed is None else self.packed.to_dense())[index]
-        return rows.to(self.dtype)
+        return self.weight[index] if self.packed is None else self.packed.rows(index)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is None:
             return functional.linear(x, self.weight, self.bias)
-        rows = x.numel() // x.shape[-1]
-        if rows < FEWEST:
-            few = at_least_fewest(x.reshape(rows, -1))
-            return self._product(few)[:rows].view(*x.shape[:-1], -1)
-        return self._product(x)
-
-    def _product(self, x: Tensor) -> Tensor:
-        x = x.to(self.packed.dtype)
-        y = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
-        return y.to(self.dtype)
+        return self.packed.product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
 
 
 def weights_read(module: nn.Module) -> int:

@@ -34,11 +34,11 @@ class Rotary(nn.Module):
         return self.cos.shape[0]
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, n] -> two of [B, 1, n, head_dim]. Padding may lie beyond the last position."""
+        """[B, n] -> two of [B, n, head_dim]. Padding may lie beyond the last position."""
         positions = positions.clamp(max=self.length - 1)
-        return self.cos[positions][:, None], self.sin[positions][:, None]
+        return self.cos[positions], self.sin[positions]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
-    """[B, heads, n, head_dim], halves paired as Hugging Face pairs them; ``out`` may be ``x``."""
+    """[.., head_dim], halves paired as Hugging Face pairs them; ``out`` may be ``x``."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin, out=out)

@@ -1,0 +1,68 @@
+// PODs of the engine's decoder on a CPU: what is around attention in a forward of few tokens.
+#pragma once
+
+#include "tree_params.h"
+
+namespace tapout {
+
+// Weights of products lie in panels of so many outputs: [ceil(outputs / 16), inputs, 16], the last
+// one padded.
+constexpr int64_t kPanel = 16;
+
+struct LinearParams {  // y = x W^T + bias
+  int64_t rows;
+  int64_t inputs;
+  int64_t outputs;
+  DType dtype;         // of all but the bias
+  const void* x;       // [rows, inputs]
+  const void* panels;  // [ceil(outputs / 16), inputs, 16]
+  const float* bias;   // [outputs]
+  void* y;             // [rows, outputs]
+};
+
+struct RmsNormParams {  // x += delta, normed = x / rms(x) * weight
+  int64_t rows;
+  int64_t size;
+  DType dtype;         // of all tensors
+  void* x;             // [rows, size]
+  const void* delta;   // [rows, size]
+  const void* weight;  // [size]
+  float eps;
+  void* normed;  // [rows, size]
+};
+
+// One layer: x += attention(norm(x)), x += feed(norm(x)). Tokens of a request lie side by side.
+struct DecoderLayerParams {
+  int64_t batch;
+  int64_t tokens;  // T
+  int64_t width;   // most tokens of a request
+  int64_t hidden;
+  int64_t heads;
+  int64_t kv_heads;
+  int64_t head_dim;
+  int64_t feed;
+  int64_t slots;
+  int64_t among;  // of a tree
+  DType dtype;    // of all but the bias
+  float eps;
+  void* x;                   // [T, hidden]
+  const void* cos;           // [T, head_dim]
+  const void* sin;           // [T, head_dim], its first half negative
+  const int64_t* slot;       // [T], of the cache; a token that has none of it is not stored
+  const int32_t* start;      // [B+1], the first token of each request
+  const int32_t* past;       // [B]
+  const int32_t* tree_mask;  // [B, width, ceil(among / 32)]
+  HeadRows keys;             // [B, kv_heads, slots, head_dim]
+  HeadRows values;           // as keys
+  const void* before;        // [hidden]
+  const void* qkv;           // panels of heads + 2 kv_heads heads
+  const float* qkv_bias;
+  const void* q_norm;   // [head_dim]
+  const void* k_norm;   // [head_dim]
+  const void* out;      // panels
+  const void* between;  // [hidden]
+  const void* gate_up;  // panels
+  const void* down;     // panels
+};
+
+}  // namespace tapout

@@ -1,0 +1,119 @@
+// linear: y = x W^T + bias for few rows, at the speed at which the weights can be read.
+// An output is one chain of fma over its inputs, in order: its bits depend neither on the number of
+// rows nor on threads nor on the instruction set.
+#include "ops.h"
+#include "vec16.h"
+
+namespace tapout {
+inline namespace TAPOUT_ISA {
+
+#if defined(TAPOUT_USE_AVX512)
+constexpr int kSums = 12;  // vectors of sums that registers hold beside one of weights and one of x
+#else
+constexpr int kSums = 6;
+#endif
+constexpr int64_t kAhead = 1536;  // bytes of a panel that are asked for before they are needed
+constexpr int64_t kTaskBytes = 1 << 17;  // of weights that a worker reads in one go
+
+// One row's sums with a panel, to where they belong.
+template <class Scalar>
+inline void store_sums(const LinearParams& params, int64_t row, int64_t panel, Vec16 sums) {
+  alignas(64) float values[kPanel];
+  store16(values, sums);
+  const int64_t begin = panel * kPanel, left = params.outputs - begin;
+  const int64_t count = left < kPanel ? left : kPanel;
+  if (params.bias) {
+    for (int64_t i = 0; i < count; ++i) values[i] += params.bias[begin + i];
+  }
+  Scalar* to = static_cast<Scalar*>(params.y) + row * params.outputs + begin;
+  for (int64_t i = 0; i < count; ++i) from_f32(values[i], to + i);
+}
+
+template <int kRows, int kPanels, class Scalar>
+inline void multiply(const LinearParams& params, const float* x, int64_t row, int64_t panel) {
+  const int64_t inputs = params.inputs, size = inputs * kPanel;
+  const Scalar* weights = static_cast<const Scalar*>(params.panels) + panel * size;
+  x += row * inputs;
+  Vec16 sums[kRows][kPanels];
+  for (int r = 0; r < kRows; ++r) {
+    for (int p = 0; p < kPanels; ++p) sums[r][p] = set16(0.0f);
+  }
+  for (int64_t k = 0; k < inputs; ++k, weights += kPanel) {
+    Vec16 own[kPanels];
+    for (int p = 0; p < kPanels; ++p) {
+      __builtin_prefetch(reinterpret_cast<const char*>(weights + p * size) + kAhead);
+      own[p] = load16(weights + p * size);
+    }
+    for (int r = 0; r < kRows; ++r) {
+      const Vec16 all = set16(x[r * inputs + k]);
+      for (int p = 0; p < kPanels; ++p) sums[r][p] = fma16(all, own[p], sums[r][p]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int p = 0; p < kPanels; ++p) store_sums<Scalar>(params, row + r, panel + p, sums[r][p]);
+  }
+}
+
+// Few rows take two panels at a time: one sum has to wait for itself.
+template <int kRows, class Scalar>
+void multiply_rows(const LinearParams& params, const float* x, int64_t row, int64_t begin,
+                   int64_t end) {
+  if constexpr (2 * kRows <= kSums) {
+    for (; begin + 2 <= end; begin += 2) multiply<kRows, 2, Scalar>(params, x, row, begin);
+  }
+  for (; begin < end; ++begin) multiply<kRows, 1, Scalar>(params, x, row, begin);
+}
+
+// The rows after the last whole block of them, kRows at most.
+template <int kRows, class Scalar>
+void multiply_rest(const LinearParams& params, const float* x, int64_t begin, int64_t end) {
+  const int64_t rest = params.rows % kSums;
+  if (rest == kRows) return multiply_rows<kRows, Scalar>(params, x, params.rows - rest, begin, end);
+  if constexpr (kRows > 1) multiply_rest<kRows - 1, Scalar>(params, x, begin, end);
+}
+
+template <class Scalar>
+void multiply_panels(const LinearParams& params, const float* x, int64_t begin, int64_t end) {
+  for (int64_t panel = begin; panel < end; ++panel) {  // it stays near while the rows pass
+    for (int64_t row = 0; row + kSums <= params.rows; row += kSums) {
+      multiply<kSums, 1, Scalar>(params, x, row, panel);
+    }
+  }
+  multiply_rest<kSums - 1, Scalar>(params, x, begin, end);
+}
+
+template <class Scalar>
+void linear_of(const LinearParams& params, const float* x, const Team& team) {
+  const int64_t panels = (params.outputs + kPanel - 1) / kPanel;
+  const int64_t bytes = params.inputs * kPanel * static_cast<int64_t>(sizeof(Scalar));
+  const int64_t pairs = kTaskBytes / (2 * bytes), each = pairs > 1 ? 2 * pairs : 2;
+  for_each(team, (panels + each - 1) / each, [&](int64_t, int64_t task) {
+    const int64_t begin = task * each, end = begin + each;
+    multiply_panels<Scalar>(params, x, begin, end < panels ? end : panels);
+  });
+}
+
+// The inputs of narrow numbers, widened once.
+template <class Scalar>
+const float* widened(const LinearParams& params, float* to) {
+  const Scalar* x = static_cast<const Scalar*>(params.x);
+  for (int64_t i = 0; i < params.rows * params.inputs; ++i) to[i] = to_f32(x[i]);
+  return to;
+}
+
+int64_t linear_scratch_bytes(const LinearParams& params) {
+  const int64_t numbers = params.dtype == DType::kF32 ? 0 : params.rows * params.inputs;
+  return numbers * static_cast<int64_t>(sizeof(float));
+}
+
+void linear(const LinearParams& params, const Team& team) {
+  float* scratch = reinterpret_cast<float*>(team.scratch);
+  switch (params.dtype) {
+    case DType::kF32: return linear_of<float>(params, static_cast<const float*>(params.x), team);
+    case DType::kBf16: return linear_of<Bf16>(params, widened<Bf16>(params, scratch), team);
+    case DType::kF16: return linear_of<F16>(params, widened<F16>(params, scratch), team);
+  }
+}
+
+}  // namespace TAPOUT_ISA
+}  // namespace tapout

@@ -1,0 +1,85 @@
+"""What a decoder computes between attentions, in the native library's CPU kernels where they are.
+
+Each function is what PyTorch's operators would compute one after the other, in one call: a forward
+of one token is some three hundred of theirs, which cost as much as half of reading the weights.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import tapout_kernels as tk
+
+HERE: bool = "cpu" in tk.available_backends("tree_attention", "cpu")
+PANEL = 16  # outputs that lie side by side
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def serves(x: Tensor) -> bool:
+    """Whether there are kernels for tensors like ``x``."""
+    return HERE and x.device.type == "cpu" and x.dtype in DTYPES
+
+
+def panels_of(weight: Tensor) -> Tensor:
+    """[out, in] -> [ceil(out / 16), in, 16], the last panel padded with zeros."""
+    padded = torch.nn.functional.pad(weight, (0, 0, 0, -len(weight) % PANEL))
+    return padded.unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()
+
+
+def linear(x: Tensor, panels: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+    """[rows, in] -> [rows, out]: x W^T + bias, the latter in float32.
+
+    A row's bits depend on that row alone, not on how many there are.
+    """
+    y = x.new_empty(len(x), outputs)
+    torch.ops.tapout_kernels.linear.default(x, panels, bias, y)
+    return y
+
+
+def rms_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * weight over the last dimension, after ``delta`` was added to ``x`` in place."""
+    normed = torch.empty_like(x)
+    size = x.shape[-1]
+    rows = x.view(-1, size)
+    more = None if delta is None else delta.view(-1, size)
+    out = normed.view(-1, size)
+    torch.ops.tapout_kernels.rms_norm.default(rows, more, weight, eps, out)
+    return normed
+
+
+class LayerWeights(NamedTuple):
+    """What ``decoder_layer`` reads of a layer: products in panels, the bias in float32."""
+
+    before: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    out: Tensor
+    between: Tensor
+    gate_up: Tensor
+    down: Tensor
+    heads: int
+    eps: float
+
+
+class Tokens(NamedTuple):
+    """The T tokens of a forward, those of a row side by side."""
+
+    cos: Tensor  # [T, head_dim]
+    sin: Tensor  # [T, head_dim], with the sign that `rotary.rotate` needs
+    slot: Tensor  # [T] int64, of the cache
+    start: Tensor  # [B+1] int32, the first token of each row
+    past: Tensor  # [B] int32
+    tree_mask: Tensor | None  # as of `tapout_kernels.tree_attention`
+    among: int
+
+
+def decoder_layer(
+    x: Tensor, tokens: Tokens, kept: tuple[Tensor, Tensor], weights: LayerWeights
+) -> None:
+    """One layer, ``x`` [T, hidden] in place; ``kept``: keys and values [B, kv_heads, slots, d]."""
+    torch.ops.tapout_kernels.decoder_layer.default(x, *tokens, *kept, *weights)
