@@ -22,7 +22,7 @@ from harness import environment
 
 from tapout_engine import Controller, PlainDecoder, Request, Result, SpeculativeDecoder
 from tapout_engine.adapters.head import HeadDrafter
-from tapout_engine.arms import DRAFTER_ARMS, LENGTH_ARMS, TAPOUT_ARMS
+from tapout_engine.arms import DRAFTER_ARMS, HEAD_ARMS, LENGTH_ARMS, TAPOUT_ARMS
 from tapout_engine.divergence import first_divergence
 from tapout_engine.loading import HEAD_FILE
 from tapout_engine.models import load_head
@@ -51,8 +51,12 @@ def prompts(domain: str, spec_bench: Path | None) -> list[str]:
     return [line["turns"][0] for line in lines if line["category"] in DOMAINS[domain]]
 
 
-def ways(session: Session, names: Sequence[str], draft: str, slots: int) -> dict[str, Decode]:
-    """Each a function from requests to results; bandits live on over all prompts of a domain."""
+def ways(session: Session, names: Sequence[str], draft: str, slots: int,
+         assistant: Path | None = None) -> dict[str, Decode]:  # fmt: skip
+    """Each a function from requests to results; bandits live on over all prompts of a domain.
+
+    ``assistant`` is the folder of a small model that drafts, for us and for transformers.
+    """
     head, lookup = session.drafter(draft), session.drafter("prompt-lookup")
     both = {"draft": head.drafter, "prompt-lookup": lookup.drafter}
 
@@ -85,7 +89,31 @@ def ways(session: Session, names: Sequence[str], draft: str, slots: int) -> dict
         "prompt lookup": lambda: speculative(lookup.drafter, LENGTH_ARMS, reward="throughput"),
         "any drafter": lambda: speculative(both, DRAFTER_ARMS, reward="throughput"),
     }
+    if assistant is not None:
+        known |= _of_assistant(session, assistant, speculative)
     return {name: known[name]() for name in names or known}
+
+
+def _of_assistant(session: Session, folder: Path, speculative: Callable[..., Decode]
+                  ) -> dict[str, Callable[[], Decode]]:  # fmt: skip
+    from tapout_engine.loading import load
+
+    def transformers() -> Decode:
+        model = load(str(folder), session.dtype).model
+        return _transformers(session, assistant_model=model)
+
+    def ours(arms=HEAD_ARMS, **policy: object) -> Decode:
+        drafter = session.drafter(str(folder)).drafter
+        return speculative(drafter, arms, **(policy or {"reward": "throughput"}))
+
+    return {
+        "transformers, assistant": transformers,
+        **{
+            f"assistant, {n}": lambda n=n: ours((("fixed_length", {"n": n}),), policy="fixed")
+            for n in range(1, 7)
+        },
+        "assistant, TapOut": ours,
+    }
 
 
 def _transformers(session: Session, **options: object) -> Decode:
@@ -155,6 +183,7 @@ def main() -> None:
     add("--spec-bench", type=Path, help="questions as the file of Spec-Bench has them")
     add("--ways", nargs="+", default=[])
     add("--draft", default="head")
+    add("--assistant", type=Path, help="folder of a small model that drafts")
     add("--limit", type=int, default=None, help="prompts of each domain")
     add("--tokens", type=int, default=128)
     add("--temperature", type=float, default=0.0)
@@ -169,7 +198,9 @@ def main() -> None:
         "dtype": arguments.dtype,
     }  # fmt: skip
     for domain in arguments.domains:
-        decoders = ways(session, arguments.ways, arguments.draft, arguments.slots)
+        decoders = ways(
+            session, arguments.ways, arguments.draft, arguments.slots, arguments.assistant
+        )  # fmt: skip
         for row in measure(session, decoders, arguments, domain):
             speedup = f"{row['speedup']:.2f}" if "speedup" in row else ""
             differ = f"differ {row['differ']} ({row['unexplained']})" if "differ" in row else ""

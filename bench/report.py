@@ -29,6 +29,7 @@ COLUMNS = {
     "step_over_replay_us": "µs a step over replays",
     "host_us": "host µs",
     "goals": "goals",
+    "times_one": "× one token",
     "times_triton": "× Triton",
     "times_reference": "× reference",
     "times_sdpa": "× SDPA with a mask",

@@ -186,12 +186,11 @@ class SpeculativeDecoder(BatchDecoder):
         """Every row in the lane of its arm; returns the lanes that have rows."""
         offers = [lane.offer() for lane in self.lanes]
         prediction, drafted = self._predict(last), []
+        chosen = self.controller.drafter(offers) if len(self.lanes) > 1 else None
         for lane in self.lanes:
-            rows = live
-            if len(self.lanes) > 1:
-                rows = live & (self.controller.drafter(offers) == lane.index)
-                if self.early_exit and not rows.any():
-                    continue
+            rows = live if chosen is None else live & (chosen == lane.index)
+            if chosen is not None and self.early_exit and not rows.any():
+                continue
             lane.draft(last, rows, budget, room, prediction)
             drafted.append(lane)
         return drafted
