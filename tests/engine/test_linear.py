@@ -14,7 +14,7 @@ def layout(request, monkeypatch):
     if request.param != "panels":
         monkeypatch.setattr(linear.native, "serves", lambda weight: False)
     if request.param == "blocks without bf16":
-        monkeypatch.setattr(linear, "_multiplies", lambda dtype: dtype == torch.float32)
+        monkeypatch.setattr(linear, "multiplies", lambda dtype: dtype == torch.float32)
     return Panels if request.param == "panels" else Blocks
 
 
@@ -52,7 +52,7 @@ def test_bf16_products_are_exact_ones_rounded_and_alike_for_any_width(layout, bi
 
 def test_many_rows_in_bf16_are_for_one_dnn_where_the_cpu_multiplies_it(monkeypatch):
     for multiplies in (False, True):
-        monkeypatch.setattr(linear, "_multiplies", lambda dtype, m=multiplies: m)
+        monkeypatch.setattr(linear, "multiplies", lambda dtype, m=multiplies: m)
         monkeypatch.setattr(linear, "Blocks", lambda weight, bias, rows: "blocks")
         weight = torch.randn(48, 64).bfloat16()
         assert isinstance(linear.packed(weight, None, 8), Panels)

@@ -1,9 +1,9 @@
 """A Llama-family decoder in plain PyTorch: static cache, rows of their own length, trees.
 
-Every token's numbers depend on its own row alone and not on how many tokens, up to 64, are fed with
-it: the products are the same for any width, and ``tree_attention`` takes the cache in one order.
-That keeps greedy decoding of one token at a time and of a verified draft the same in bf16 too,
-where other fused attention kernels order their sums by the width.
+On a CPU with the native library a layer is one operator, and a token's numbers depend on its own row
+alone, not on how many tokens are fed with it: products and attention sum in one order for any
+width. That keeps greedy decoding of one token at a time and of a verified draft the same in bf16
+too, where kernels that order their sums by the width differ.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from .config import DecoderConfig
 from .linear import Linear, Panels
 from .rotary import Rotary, rotate
 
-WIDE = 64  # a forward over more tokens reads a prompt: its sums may be in any order
-FUSED = ("cpu",)  # devices on which ``tree_attention`` has a kernel
+WIDE = 64  # tokens of a row from which PyTorch's fused attention is faster than products of groups
+FUSED = ("cpu",) if native.HERE else ()  # devices on which ``tree_attention`` has a kernel
 
 
 class RMSNorm(nn.Module):
@@ -73,7 +73,7 @@ class Step:
         self.visible = cache.slots if length is None else min(visible(length), cache.slots)
         positions = self.slots if branches is None else branches.position_ids
         self.turn = rotary(positions)  # two of [B, n, head_dim]
-        self.fused = start.device.type in FUSED and self.n <= WIDE
+        self.fused = start.device.type in FUSED
         self.tree_mask: Tensor | None = None  # bits
         if self.fused and branches is not None:
             self.tree_mask = branches.bits()

@@ -48,7 +48,7 @@ class Blocks:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int):
         self.dtype = weight.dtype
-        dtype = self.dtype if _multiplies(self.dtype) else torch.float32
+        dtype = self.dtype if multiplies(self.dtype) else torch.float32
         self.blocks = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype), rows)
         self.bias = None if bias is None else bias.to(dtype)
 
@@ -73,8 +73,9 @@ def at_least_fewest(x: Tensor) -> Tensor:
     return x.expand(FEWEST, -1) if rows == 1 else functional.pad(x, (0, 0, 0, FEWEST - rows))
 
 
-def _multiplies(dtype: torch.dtype) -> bool:
-    """Whether oneDNN has products of this dtype here."""
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has products of this dtype here; PyTorch's own in bf16 take several times
+    as long as those in float32 on a CPU that has none."""
     return dtype == torch.float32 or (
         dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
@@ -86,7 +87,7 @@ def packed(weight: Tensor, bias: Tensor | None, rows: int) -> Packed | None:
         return None
     available = torch.backends.mkldnn.is_available()
     one_dnn = available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    many = one_dnn and rows >= MANY and weight.dtype == torch.bfloat16 and _multiplies(weight.dtype)
+    many = one_dnn and rows >= MANY and weight.dtype == torch.bfloat16 and multiplies(weight.dtype)
     if native.serves(weight) and not many:
         return Panels(weight, bias)
     if one_dnn and weight.dtype in (torch.float32, torch.bfloat16):

@@ -16,6 +16,7 @@ import torch
 from ..errors import EngineError
 from ..loading import LoadedModel, load
 from ..models import Decoder
+from ..models.linear import multiplies
 from ..models.weights import decoder_of
 from ..progress import progress_bar
 from ..prompts import DEMO_PROMPTS
@@ -46,10 +47,13 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
     train, judged = split(shards)
     student = _student(arguments, loaded, target, train)
     seconds = (1 - DATA) * 60 * arguments.minutes
+    dtype = torch.bfloat16
+    if torch.device(arguments.device).type == "cpu" and not multiplies(dtype):
+        dtype = torch.float32
+    full_head = target.head.rows(torch.arange(target.config.vocab_size)).to(dtype)
     trainer = Trainer(
-        student, target.head.rows(torch.arange(target.config.vocab_size)), train, judged, seconds,
-        work / "checkpoint.pt", arguments.seed,
-    )  # fmt: skip
+        student, full_head, train, judged, seconds, work / "checkpoint.pt", arguments.seed
+    )
     with progress_bar(round(seconds), "s", "training") as bar:
         trainer.run(lambda progress, losses: bar.update(int(progress.seconds) - bar.n))
     student.save(out, loaded.name)

@@ -43,7 +43,7 @@ class Trainer:
     ----------
     student : Student
     full_head : Tensor
-        [V, hidden]: the target's head.
+        [V, hidden]: the target's head; its dtype is that of all products.
     train : sequence of Path
         Shards to learn from.
     judged : dict of str to list of Batch
@@ -113,11 +113,12 @@ class Trainer:
             group["lr"] = RATE * _schedule(self.progress.seconds / self.seconds)
         device = self.teacher_head.device
         batch = batch.to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        dtype = self.teacher_head.dtype
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             features = self.student.features(batch, self._steps())
         rows = batch.taught.flatten().nonzero()[:, 0]
         student = features.flatten(1, 2)[:, rows]
-        teacher = batch.hidden.flatten(0, 1)[rows]
+        teacher = batch.hidden.flatten(0, 1)[rows].to(dtype)
         loss, losses = Distill.apply(
             student, teacher, self.student.head, self.teacher_head, self.weights[: len(student)]
         )

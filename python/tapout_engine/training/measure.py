@@ -31,12 +31,14 @@ def measure(student: Student, full_head: torch.Tensor, batches: Sequence[Batch])
     count = 0
     for batch in batches:
         batch = batch.to(full_head.device)
-        with torch.autocast(full_head.device.type, torch.bfloat16):
+        narrow = full_head.dtype == torch.bfloat16
+        with torch.autocast(full_head.device.type, torch.bfloat16, enabled=narrow):
             features = student.features(batch, student.steps)
         rows = batch.taught.flatten().nonzero()[:, 0]
         count += len(rows)
         for part in rows.split(512):
-            p_target = (batch.hidden.flatten(0, 1)[part] @ full_head.T).float().softmax(-1)
+            hidden = batch.hidden.flatten(0, 1)[part].to(full_head.dtype)
+            p_target = (hidden @ full_head.T).float().softmax(-1)
             best = p_target.argmax(-1)
             p_target = p_target[:, student.vocab]
             head = student.head.to(full_head.dtype)
