@@ -1,8 +1,8 @@
 """A Llama-family decoder in plain PyTorch: static cache, rows of their own length, trees.
 
-On a CPU with the native library a layer is one operator, and a token's numbers depend on its own row
-alone, not on how many tokens are fed with it: products and attention sum in one order for any
-width. That keeps greedy decoding of one token at a time and of a verified draft the same in bf16
+On a CPU with the native library a layer is one operator, and a token's numbers depend on its own
+row alone, not on how many tokens are fed with it: products and attention sum in one order for any
+width.  That keeps greedy decoding of one token at a time and of a verified draft the same in bf16
 too, where kernels that order their sums by the width differ.
 """
 
