@@ -59,7 +59,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What Triton's interpreter takes too long for is slow there, and only there."""
-    from helpers import device
+    from helpers import device, slices
 
     for item in items:
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
@@ -69,6 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             and item.get_closest_marker("interpreted_slow")
         ):
             item.add_marker(pytest.mark.slow)
+    slices.mark(items, [name.removesuffix("_emulated") for name in BACKENDS])
 
 
 collect_ignore = []

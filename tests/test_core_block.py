@@ -147,6 +147,7 @@ STOPS: dict[str, Stops] = {
 @pytest.mark.parametrize("kind", ["random", "zeros", "equal", "disjoint"])
 @pytest.mark.parametrize("slots", [1, 2, 3])
 @pytest.mark.parametrize("vocab", [2, 3])
+@pytest.mark.sliced(5)
 def test_block_has_the_law_of_the_target(core, vocab, slots, kind, stop, one_hot):
     p, q = tables(vocab, kind)
     block = Block(core, p, q, one_hot)

@@ -66,6 +66,7 @@ def last_program_first(monkeypatch):
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("bandit", ["ucb1_token", "epsilon", "exp3_token", "normalhedge"])
+@pytest.mark.sliced(2)
 def test_the_order_of_programs_does_not_matter(op, bandit, request):
     """Among others: at token level the round is learnt from arms that other programs replace."""
     level = "token" if bandit.endswith("token") else "sequence"
