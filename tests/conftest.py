@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from ctypes import CDLL
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -135,6 +136,14 @@ def triton(request: pytest.FixtureRequest) -> ModuleType:
     from tapout_kernels import _triton
 
     return _triton
+
+
+@pytest.fixture(scope="session")
+def core(tmp_path_factory: pytest.TempPathFactory) -> CDLL:
+    """``csrc/core``, compiled alone: functions without a state."""
+    from helpers import core_probe
+
+    return core_probe.load(tmp_path_factory.mktemp("core"))
 
 
 @pytest.fixture

@@ -13,17 +13,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from helpers import core_probe
 from helpers.oracle import complete, markov, softmax
 
 LATTICE = 1 << 52
 EXACT = 1e-12
 START = 0
-
-
-@pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return core_probe.load(tmp_path_factory.mktemp("block"))
 
 
 def measure(holds: Callable[[float], int]) -> float:

@@ -26,7 +26,8 @@ def mark(items: Sequence[pytest.Item], backends: Sequence[str]) -> None:
     for item in items:
         sliced = item.get_closest_marker("sliced")
         if sliced and not item.get_closest_marker("slow"):
-            groups[item.nodeid.partition("[")[0], backend_of(item), *sliced.args].append(item)
+            key = item.nodeid.partition("[")[0], backend_of(item), sliced.args[0]
+            groups[key].append(item)
     for (_, backend, n), cases in groups.items():
         chosen = positions(len(cases), n, backends.index(backend) if backend else 0)
         for i in set(range(len(cases))) - set(chosen):
