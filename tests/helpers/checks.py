@@ -218,7 +218,9 @@ _EXACT = "test_law_exact.py::test_law_is_exact"
 CHECKS = {
     "token, full": Check(f"{_EXACT}[token-draft-0]", exact_law("token", "draft")),
     "token, one-hot": Check(f"{_EXACT}[token-one_hot-0]", exact_law("token", "one_hot")),
-    "token, masks": Check(f"{_EXACT}[token-draft-0]", exact_law("token", "draft", mask="different")),
+    "token, masks": Check(
+        f"{_EXACT}[token-draft-0]", exact_law("token", "draft", mask="different")
+    ),
     "token, vocabulary": Check(f"{_EXACT}[token-draft-0]", exact_law("token", "draft", "smaller")),
     "token, foreign ids": Check(f"{_EXACT}[token-draft-0]", exact_law("token", "draft", "foreign")),
     "block, foreign ids": Check(f"{_EXACT}[block-draft-0]", exact_law("block", "draft", "foreign")),
