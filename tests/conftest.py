@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from ctypes import CDLL
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -59,7 +60,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What Triton's interpreter takes too long for is slow there, and only there."""
-    from helpers import device
+    from helpers import device, slices
 
     for item in items:
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
@@ -69,6 +70,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             and item.get_closest_marker("interpreted_slow")
         ):
             item.add_marker(pytest.mark.slow)
+    slices.mark(items, [name.removesuffix("_emulated") for name in BACKENDS])
 
 
 collect_ignore = []
@@ -134,6 +136,14 @@ def triton(request: pytest.FixtureRequest) -> ModuleType:
     from tapout_kernels import _triton
 
     return _triton
+
+
+@pytest.fixture(scope="session")
+def core(tmp_path_factory: pytest.TempPathFactory) -> CDLL:
+    """``csrc/core``, compiled alone: functions without a state."""
+    from helpers import core_probe
+
+    return core_probe.load(tmp_path_factory.mktemp("core"))
 
 
 @pytest.fixture

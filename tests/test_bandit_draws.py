@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import math
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from helpers import chi2, core_probe
+from helpers import chi2
 from helpers.mutants import Edit, Reference
 from helpers.rounds import select
 
@@ -267,6 +266,7 @@ def arm_by_hand(policy: str, seed: int, lane: int, call: int, slot: int) -> int:
 @pytest.mark.parametrize("policy", ["thompson_gaussian", "thompson_beta", "epsilon_greedy"])
 @pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize(("seed", "call"), [(0, 0), (-1, MASK), ((1 << 62) + 5, (1 << 40) + 3)])
+@pytest.mark.sliced(2)
 def test_draws_are_where_they_are_documented_to_be(backend, policy, level, seed, call):
     """lane = row, word = (slot A + arm) 32 + draw, round = the call's number before it."""
     params = {"epsilon": 0.5} if policy == "epsilon_greedy" else {}
@@ -282,11 +282,6 @@ def test_draws_are_where_they_are_documented_to_be(backend, policy, level, seed,
 
 
 # ---- the core's draws are the reference's --------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return core_probe.load(tmp_path_factory.mktemp("core"))
 
 
 @pytest.mark.parametrize("pulls", PULLS)

@@ -8,15 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import core_probe
 from helpers.core_probe import doubles
 from helpers.vectors import PHILOX, words
-
-
-@pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return core_probe.load(tmp_path_factory.mktemp("core"))
-
 
 # ---- random numbers ----------------------------------------------------------------------------
 

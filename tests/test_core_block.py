@@ -13,17 +13,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from helpers import core_probe
 from helpers.oracle import complete, markov, softmax
 
 LATTICE = 1 << 52
 EXACT = 1e-12
 START = 0
-
-
-@pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return core_probe.load(tmp_path_factory.mktemp("block"))
 
 
 def measure(holds: Callable[[float], int]) -> float:
@@ -147,6 +141,7 @@ STOPS: dict[str, Stops] = {
 @pytest.mark.parametrize("kind", ["random", "zeros", "equal", "disjoint"])
 @pytest.mark.parametrize("slots", [1, 2, 3])
 @pytest.mark.parametrize("vocab", [2, 3])
+@pytest.mark.sliced(5)
 def test_block_has_the_law_of_the_target(core, vocab, slots, kind, stop, one_hot):
     p, q = tables(vocab, kind)
     block = Block(core, p, q, one_hot)

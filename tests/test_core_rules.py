@@ -9,14 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import core_probe
 from helpers.core_probe import doubles
-
-
-@pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return core_probe.load(tmp_path_factory.mktemp("core"))
-
 
 # ---- sampling ----------------------------------------------------------------------------------
 

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 
 import numpy as np
 import pytest
-from helpers import core_probe
 from helpers.learning import EPISODES, PRE_DRAFT
 
 from tapout_kernels import StopRules
 from tapout_kernels.reference.stop import KINDS
-
-
-@pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return core_probe.load(tmp_path_factory.mktemp("core"))
-
 
 MAX_CONFIDENCE, SVIP, SVIP_DIFFERENCE, LOGIT_MARGIN, ADAEDL, SURVIVAL = 1, 2, 3, 4, 5, 6
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from helpers import core_probe, setups
+from helpers import setups
 from helpers.oracle import complete, markov, processed, softmax
 from test_core_block import Block
 
@@ -22,11 +22,6 @@ VOCAB, SLOTS, START = 3, 3, 0
 LATTICE = 1 << 52
 EXACT = 1e-9
 TARGET, DRAFT = setups.chains(VOCAB, seed=3)
-
-
-@pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return core_probe.load(tmp_path_factory.mktemp("law"))
 
 
 def measure(below: Callable[[float], bool]) -> float:
@@ -158,6 +153,7 @@ def round_law(
 @pytest.mark.parametrize("one_hot", [False, True], ids=["full", "one_hot"])
 @pytest.mark.parametrize("arm", [*setups.ARMS, setups.ESTIMATED])
 @pytest.mark.parametrize("rule", ["token", "block"])
+@pytest.mark.sliced(3)
 def test_law_of_core_functions_is_exact(core, rule, arm, one_hot):
     integrated = Core(core)
     for target, draft in setups.FILTER_PAIRS:

@@ -42,6 +42,9 @@ def save(folder: Path, name: str, domain: str, more: tuple[str, ...] = ()) -> No
     save_trace(trace, folder / f"{name}.safetensors")
 
 
+pytestmark = pytest.mark.xdist_group("study")  # replayed once
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A study of three small traces: its folder, its rows."""

@@ -36,14 +36,9 @@ def compiled_for(target: str, cases: str, cache: Path) -> dict:
     return json.loads(run.stdout)
 
 
-@pytest.fixture(scope="module")
-def sm_90(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    return compiled_for("sm_90", "usual", tmp_path_factory.mktemp("sm_90"))
-
-
-@pytest.fixture(scope="module")
-def everything(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    return compiled_for("sm_90", "all", tmp_path_factory.mktemp("everything"))
+@pytest.fixture(scope="module", params=["usual", pytest.param("all", marks=SLOW)])
+def sm_90(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return compiled_for("sm_90", request.param, tmp_path_factory.mktemp("sm_90"))
 
 
 pytestmark = pytest.mark.xdist_group("triton compile")  # once, so on one worker
@@ -60,18 +55,9 @@ def test_other_sizes_compile_nothing(sm_90):
 
 
 def test_nothing_spills(sm_90):
-    nothing_spills(sm_90)
-
-
-@SLOW
-def test_nothing_spills_in_any_case(everything):
-    nothing_spills(everything)
-
-
-def nothing_spills(found: dict) -> None:
     """Registers that do not suffice go to the stack, in local memory. A few scalars may (32 bytes
     were seen): ptxas lets another block of threads run for it."""
-    for name, variants in found["kernels"].items():
+    for name, variants in sm_90["kernels"].items():
         for variant in variants:
             assert variant["reg"] > 0
             assert variant["local"] == 0, (name, variant)
@@ -93,8 +79,9 @@ def test_no_sum_depends_on_the_order_of_atomics(sm_90):
 
 
 @SLOW
+@pytest.mark.parametrize("sm_90", ["all"], indirect=True)
 @pytest.mark.parametrize("target", ["sm_80", "gfx942"])
-def test_every_operator_compiles_for_other_gpus(target, everything, tmp_path):
+def test_every_operator_compiles_for_other_gpus(target, sm_90, tmp_path):
     found = compiled_for(target, "all", tmp_path)
-    assert found["by_op"] == everything["by_op"]
-    assert found["compiled"] == everything["compiled"]
+    assert found["by_op"] == sm_90["by_op"]
+    assert found["compiled"] == sm_90["compiled"]
