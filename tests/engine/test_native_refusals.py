@@ -33,7 +33,7 @@ WRONG = {
     [("linear", name) for name in ("x", "panels", "bias", "y")]
     + [("rms_norm", name) for name in ("x", "delta", "weight", "normed")],
 )
-def test_wrong_tensors_are_refused_and_nothing_is_written(op, name, wrong):
+def test_wrong_rows_are_refused_and_nothing_is_written(op, name, wrong):
     args = (
         inputs.linear(3, 9, 20, torch.float32, biased=True)
         if op == "linear"
@@ -69,7 +69,7 @@ TENSORS = (*FLOATS, "slot", "start", "past", "tree_mask", "keys", "values", "qkv
 
 
 @pytest.mark.parametrize("name", TENSORS)
-def test_wrong_tensors_are_refused_and_nothing_is_written(name):
+def test_wrong_parts_of_a_layer_are_refused_and_nothing_is_written(name):
     def args() -> dict[str, object]:
         case = LayerCase(qk_norm=True, qkv_bias=True, among=6, counts=(3, 0, 5))
         return case.arguments()
