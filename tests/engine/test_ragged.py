@@ -84,7 +84,7 @@ def test_what_hides_its_ragged_forward_is_no_ragged_target(decoder):
     assert not isinstance(Padded(decoder), RaggedTarget)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("arms", [ARMS, TWO], ids=["one drafter", "two drafters"])
 def test_padding_changes_no_round(decoder, draft, arms, temperature, seed):
