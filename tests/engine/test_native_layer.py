@@ -23,6 +23,7 @@ CASES = {
     "groups": LayerCase(heads=6, qk_norm=True, qkv_bias=True, counts=(1, 9), past=(0, 54)),
     "long": LayerCase(counts=(2, 20), past=(120, 100), slots=192),
     "trees": LayerCase(counts=(6, 0, 4), among=6),
+    "padded trees": LayerCase(counts=(2, 0, 3), among=9, padding=3),
     "levels": LayerCase(counts=(3, 2, 1), among=37, past=(5, 0, 20), heads=3, kv_heads=3),
 }  # fmt: skip
 
@@ -46,7 +47,7 @@ def plain(case: LayerCase, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tens
 def _computed(case: LayerCase, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     """Padding is stored where nothing was computed; that of the operator is not."""
     kept = before.clone()
-    first = [past + max(case.among, n) - n for past in case.past for n in [max(case.counts)]]
+    first = [past + max(case.among, n) - n for past in case.past for n in [case.width]]
     for row, (begin, count) in enumerate(zip(first, case.counts, strict=True)):
         kept[:, :, row, :, begin : begin + count] = after[:, :, row, :, begin : begin + count]
     return kept

@@ -75,7 +75,12 @@ class LayerCase:
     past: tuple[int, ...] = (7, 2, 40)
     slots: int = 64
     among: int = 0
+    padding: int = 0  # columns of tokens beyond those of any request
     dtype: torch.dtype = torch.float32
+
+    @property
+    def width(self) -> int:
+        return max(self.counts) + self.padding
 
     def layer(self) -> Layer:
         """Not packed; every weight is random."""
@@ -107,7 +112,7 @@ class LayerCase:
         """Of the dtype of ``cache``, with the angles rounded to this one's."""
         frequencies = 0.5 ** torch.arange(self.head_dim // 2)
         rotary = Rotary(frequencies, 1.0, POSITIONS, self.dtype).to(cache.entries.dtype)
-        ids = torch.zeros(len(self.counts), max(self.counts), dtype=torch.int64)
+        ids = torch.zeros(len(self.counts), self.width, dtype=torch.int64)
         past = torch.tensor(self.past)
         return Step(rotary, ids, past, cache, None, self.branches(), self.counts)
 
@@ -123,7 +128,7 @@ class LayerCase:
                 parent = int(torch.randint(node, (), generator=generator))
                 tree[node] = tree[parent]
                 tree[node, node] = True
-        seen = seen[:, -max(self.counts) :]
+        seen = seen[:, -self.width :]
         depth = seen.sum(-1) - 1
         return Branches(torch.tensor(self.past)[:, None] + depth, seen)
 
