@@ -19,7 +19,7 @@ CALL = "import torch, tapout_kernels as t; t.row_stats(torch.zeros(1, 4), backen
 
 def python(*arguments: str, isa: str | None) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "TAPOUT_CPU_ISA"}
-    environment["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, ROOT / "python", ROOT / "tests")))
     if isa is not None:
         environment["TAPOUT_CPU_ISA"] = isa
     command = [sys.executable, *arguments]

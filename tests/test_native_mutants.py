@@ -19,7 +19,7 @@ import test_peers
 import test_tree_expand
 import test_tree_streams
 import torch
-from helpers import lossy_mutants, stop_mutants
+from helpers import decoder_mutants, lossy_mutants, stop_mutants
 from helpers.killers import Killer, Mutant
 from helpers.mutants import Edit
 from helpers.native_mutants import NativeMutants, chosen
@@ -180,6 +180,7 @@ MUTANTS = {
     **stop_mutants.CPU,
     **lossy_mutants.CORE,
     **lossy_mutants.CPU,
+    **decoder_mutants.CPU,
     "drawn children stay in the masses": Mutant(
         (Edit("cpu/remaining.h", "law.scratch.mass[home] = chunk_scale(law, home)"
               " * law.scratch.chunk[home].sum;", "home;"),), DRAWN,

@@ -3,14 +3,14 @@
 namespace tapout::bind {
 namespace {
 
-// Where requests begin: they follow each other, and none ends after the last token.
+// Where requests begin: they follow each other, and every token belongs to one.
 const int32_t* starts(const Arguments& arguments, const Tensor& start, int64_t batch,
                       int64_t tokens) {
   const int32_t* found = arguments.input<int32_t>("start", start, {batch + 1});
   for (int64_t b = 0; b <= batch; ++b) {
-    const int64_t least = b == 0 ? 0 : found[b - 1], most = b == batch ? tokens : found[b + 1];
-    if (found[b] < least || found[b] > most || (b == 0 && found[b] != 0)) {
-      arguments.fail("start", "rising from 0 to at most " + std::to_string(tokens),
+    const bool ends = (b > 0 || found[b] == 0) && (b < batch || found[b] == tokens);
+    if (!ends || (b > 0 && found[b] < found[b - 1])) {
+      arguments.fail("start", "rising from 0 to " + std::to_string(tokens),
                      std::to_string(found[b]));
     }
   }

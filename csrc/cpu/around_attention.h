@@ -51,9 +51,9 @@ inline void norm_row(const Scalar* x, const Scalar* weight, int64_t size, float 
 
 // x / (1 + e^-x)
 inline Vec16 silu16(Vec16 x) {
-  const Vec16 least = set16(-87.0f);  // e^-x stays finite; silu is 0 to all digits there
+  const Vec16 own = max16(set16(-87.0f), x);  // e^-x stays finite, and silu all but 0
   const Vec16 rate = set16(static_cast<float>(-kLog2E));
-  return div16(x, add16(exp2_16(max16(least, x), rate), set16(1.0f)));
+  return div16(own, add16(exp2_16(own, rate), set16(1.0f)));
 }
 
 template <class Scalar>

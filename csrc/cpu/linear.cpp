@@ -85,7 +85,8 @@ void multiply_panels(const LinearParams& params, const float* x, int64_t begin, 
 template <class Scalar>
 void linear_of(const LinearParams& params, const float* x, const Team& team) {
   const int64_t panels = (params.outputs + kPanel - 1) / kPanel;
-  const int64_t bytes = params.inputs * kPanel * static_cast<int64_t>(sizeof(Scalar));
+  const int64_t inputs = params.inputs > 0 ? params.inputs : 1;
+  const int64_t bytes = inputs * kPanel * static_cast<int64_t>(sizeof(Scalar));
   const int64_t pairs = kTaskBytes / (2 * bytes), each = pairs > 1 ? 2 * pairs : 2;
   for_each(team, (panels + each - 1) / each, [&](int64_t, int64_t task) {
     const int64_t begin = task * each, end = begin + each;

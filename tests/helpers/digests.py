@@ -1,7 +1,7 @@
 """Run every operator of the cpu backend on one instruction set and print a digest per case.
 
 Started by tests/test_isa.py once per instruction set (``TAPOUT_CPU_ISA``), with the argument n:
-of the matrix, every n-th case.
+of the matrix, every n-th case. The operators of the engine's decoder are among them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tapout_kernels.backends import cpu_isa
 from tapout_kernels.reference.accept import LOSSY_RULES
 from tapout_kernels.testing import CASES, Case
 
-from . import raw
+from . import decoder_inputs, raw
 
 LARGEST = 8193  # the scalar kernels are slow; 49152 runs once per operator below
 
@@ -61,6 +61,20 @@ def hard_rows() -> Iterator[tuple[str, dict[str, object], str]]:
         yield f"min_p-{temperature}", _row_stats(rows, temperature, min_p=0.3), "row_stats"
 
 
+def decoder_cases() -> Iterator[tuple[str, dict[str, object], str]]:
+    """Blocks of rows of every instruction set, and sizes that are no multiple of anything."""
+    for dtype in decoder_inputs.DTYPES:
+        for rows in (1, 7, 13, 31):
+            args = decoder_inputs.linear(rows, 131, 45, dtype, biased=rows == 7)
+            yield f"linear-{rows}-{dtype}", args, "linear"
+        yield f"rms_norm-{dtype}", decoder_inputs.rms_norm(3, 83, dtype, more=True), "rms_norm"
+        for head_dim, among in ((16, 0), (80, 5)):
+            case = decoder_inputs.LayerCase(
+                head_dim=head_dim, qk_norm=True, qkv_bias=True, among=among, dtype=dtype
+            )
+            yield f"decoder_layer-{head_dim}-{dtype}", case.arguments(), "decoder_layer"
+
+
 def _row_stats(
     logits: torch.Tensor,
     temperature: float = 1.0,
@@ -90,6 +104,8 @@ def main() -> None:
     torch.set_num_threads(1)
     call = raw.caller("cpu")
     found = {name: digest(raw.run(call, op, arguments)) for name, arguments, op in cases()}
+    for name, arguments, op in decoder_cases():
+        found[name] = digest(raw.run(decoder_inputs.call, op, arguments))
     json.dump({"isa": cpu_isa(), "digests": found}, sys.stdout)
 
 

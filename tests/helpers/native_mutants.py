@@ -23,7 +23,7 @@ from types import SimpleNamespace
 
 import torch
 
-from tapout_kernels._schema import SCHEMAS
+from tapout_kernels._schema import DECODER_SCHEMAS, SCHEMAS
 
 from .core_probe import F64, ROOT, U32, compiler
 from .mutants import Edit
@@ -87,6 +87,8 @@ class NativeMutants:
         for name, schema in SCHEMAS.items():
             for overload in ("", ".cpu"):
                 self._definitions.define(f"{name}{overload}{schema}")
+        for name, schema in DECODER_SCHEMAS.items():
+            self._definitions.define(name + schema)
         torch.ops.load_library(path)
 
     @contextlib.contextmanager
@@ -110,6 +112,8 @@ class _Operators:
 
     def __getattr__(self, name: str) -> SimpleNamespace:
         packet = getattr(torch.ops.tapout_mutants, name)
+        if name in DECODER_SCHEMAS:
+            return SimpleNamespace(default=packet.default)
         reference = getattr(self._shipped, name).reference
         return SimpleNamespace(default=packet.default, cpu=packet.cpu, reference=reference)
 
@@ -123,7 +127,7 @@ def _copy(edits: Sequence[tuple[int, Edit]], folder: Path) -> list[Path]:
         path.write_text(chosen(path.read_text(), file, [e for e in edits if e[1].file == file]))
     registration = folder / "csrc/bind/backend.h"
     text = registration.read_text()
-    assert text.count(REGISTRATION) == 3, f"{REGISTRATION} must be there for each kind of library"
+    assert text.count(REGISTRATION) == 4, f"{REGISTRATION} must be there for each kind of library"
     registration.write_text(text.replace("_IMPL(tapout_kernels,", f"_IMPL({NAMESPACE},"))
     (folder / "csrc/bind/cuda.cpp").unlink()
     (folder / "mutant.h").write_text(HEADER)

@@ -41,7 +41,8 @@ tests() {
 
 # One file per way into the compiled operators: shapes and laws on the best instruction set, the
 # inputs made to break things on every one that runs here.
-edges=(tests/test_fuzz.py tests/test_inputs.py tests/test_invariance.py tests/test_known_answers.py)
+edges=(tests/test_fuzz.py tests/test_inputs.py tests/test_invariance.py tests/test_known_answers.py
+  tests/engine/test_native*.py)
 tests "${edges[@]}" tests/test_conformance.py tests/test_verify_rules.py tests/test_peers.py \
   tests/test_stop_rules.py tests/test_wrong_arguments.py
 best=$(sanitized -c "from tapout_kernels.backends import cpu_isa; print(cpu_isa())")

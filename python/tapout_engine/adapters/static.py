@@ -50,7 +50,8 @@ class StaticModel:
         )
         self.cached = [0] * len(prompts)  # confirmed tokens of each row in the cache
         self.tail = [list(prompt) for prompt in prompts]  # those that are not; never empty
-        self.fed = 0  # tokens fed to each row since, the first being the last of its tail
+        # tokens fed to each row since, the first being the last of its tail
+        self.fed = [0] * len(prompts)
         while any(len(tail) > 1 for tail in self.tail):
             parts = [tail[: min(len(tail) - 1, PREFILL)] for tail in self.tail]
             self._run(padded(parts), self.cached, [len(part) for part in parts])
@@ -76,12 +77,15 @@ class StaticModel:
         ``counts`` tokens of each row."""
         batch, n = input_ids.shape
         counts = [n] * batch if counts is None else counts
-        missing = [tail[:-1] for tail in self.tail] if self.fed == 0 else [[]] * batch
-        start = [
-            n + (len(tail) - 1 + self.fed if self.fed else 0)
-            for n, tail in zip(self.cached, self.tail, strict=True)
+        missing = [
+            tail[:-1] if count and not fed else []
+            for tail, fed, count in zip(self.tail, self.fed, counts, strict=True)
         ]
-        self.fed += n
+        start = [
+            n + (len(tail) - 1 + fed if fed else 0)
+            for n, tail, fed in zip(self.cached, self.tail, self.fed, strict=True)
+        ]
+        self.fed = [fed + count for fed, count in zip(self.fed, counts, strict=True)]
         if not any(missing):
             return self._run(input_ids, start, counts)
         ids, columns = _joined(missing, input_ids)
@@ -96,7 +100,7 @@ class StaticModel:
             self._run(padded(missing), self.cached, [len(row) for row in missing])
             self.cached = [n + len(row) for n, row in zip(self.cached, missing, strict=True)]
             self.tail = [tail[-1:] for tail in self.tail]
-        self.fed = input_ids.shape[1]
+        self.fed = [input_ids.shape[1]] * len(self.tail)
         states = self._run(input_ids, self.cached, branches=Branches.of(layout))
         return self.decoder.logits(states)
 
@@ -111,15 +115,15 @@ class StaticModel:
 
     def commit(self, emitted: Sequence[Sequence[int]]) -> None:
         for row, tokens in enumerate(emitted):
-            tail = self.tail[row]
-            if not self.fed:
+            tail, fed = self.tail[row], self.fed[row]
+            if not fed:
                 tail.extend(tokens)
                 continue
             # Of the last token and the drafts after it, those the emitted ones repeat are right.
-            right = min(self.fed, len(tokens))
+            right = min(fed, len(tokens))
             self.cached[row] += len(tail) - 1 + right
             self.tail[row] = [tail[-1], *tokens][right:]
-        self.fed = 0
+        self.fed = [0] * len(self.tail)
 
     def score(self, emitted: Sequence[Sequence[int]]) -> Tensor:
         return scored(self, [tail[-1] for tail in self.tail], emitted)

@@ -101,8 +101,10 @@ class Step:
     def tokens(self) -> native.Tokens:
         cos, sin = (self.flat(x) for x in self.turn)
         start = torch.tensor([0, *accumulate(self.counts)], dtype=torch.int32)
-        slot = self.flat(self.slots)[:, 0]
-        return native.Tokens(cos, sin, slot, start, self.past, self.tree_mask, self.among)
+        slot, mask = self.flat(self.slots)[:, 0], self.tree_mask
+        if mask is not None:
+            mask = mask[:, : max(self.counts)].contiguous()
+        return native.Tokens(cos, sin, slot, start, self.past, mask, self.among)
 
     @cached_property
     def hidden(self) -> Tensor:

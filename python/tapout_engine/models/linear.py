@@ -126,7 +126,8 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is None:
             return functional.linear(x, self.weight, self.bias)
-        return self.packed.product(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+        y = self.packed.product(x.reshape(-1, x.shape[-1]))
+        return y.view(*x.shape[:-1], y.shape[-1])
 
 
 def weights_read(module: nn.Module) -> int:

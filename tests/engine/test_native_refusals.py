@@ -1,0 +1,115 @@
+"""Wrong arguments of the decoder's operators: one clear error, and nothing written."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import decoder_inputs as inputs
+from helpers import raw
+from helpers.decoder_inputs import LayerCase, call
+
+
+def refused(op: str, args: dict[str, object], name: str, message: str) -> None:
+    before = raw.clone(args)
+    with pytest.raises(RuntimeError, match=rf"{op}: {name} must .*{message}"):
+        call(op, **args)
+    for key, value in before.items():
+        if isinstance(value, torch.Tensor) and args[key].is_contiguous():
+            assert raw.equal_bits(args[key], value), f"{key} was written"
+
+
+WRONG = {
+    "float64": (lambda x: x.double(), "got float64"),
+    "another dtype": (lambda x: x.half(), "float16"),
+    "a longer dimension": (lambda x: torch.cat([x, x[:1]]), r", got \["),
+    "a dimension more": (lambda x: x[None], r"got \["),
+    "strides": (lambda x: torch.stack([x, x], -1).flatten(-2)[..., ::2], "contiguous"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [("linear", name) for name in ("x", "panels", "bias", "y")]
+    + [("rms_norm", name) for name in ("x", "delta", "weight", "normed")],
+)
+def test_wrong_rows_are_refused_and_nothing_is_written(op, name, wrong):
+    args = (
+        inputs.linear(3, 9, 20, torch.float32, biased=True)
+        if op == "linear"
+        else inputs.rms_norm(3, 9, torch.float32, more=True)
+    )
+    spoil, message = WRONG[wrong]
+    args[name] = spoil(args[name])
+    first = {"linear": "y", "rms_norm": "x"}[op]  # what says how many there are of each
+    blamed = r"\w+" if name in ("x", first) else name
+    refused(op, args, blamed, "" if blamed != name else message)
+
+
+def test_tensors_of_a_device_without_memory_are_not_read():
+    args = inputs.linear(3, 9, 20, torch.float32)
+    call("linear", **{**args, "x": args["x"].to("meta")})  # asks for shapes: the fake kernel
+    assert args["y"].eq(-7).all()
+
+
+FLOATS = (
+    "x",
+    "cos",
+    "sin",
+    "before",
+    "qkv",
+    "q_norm",
+    "k_norm",
+    "out",
+    "between",
+    "gate_up",
+    "down",
+)
+TENSORS = (*FLOATS, "slot", "start", "past", "tree_mask", "keys", "values", "qkv_bias")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_wrong_parts_of_a_layer_are_refused_and_nothing_is_written(name):
+    def args() -> dict[str, object]:
+        case = LayerCase(qk_norm=True, qkv_bias=True, among=6, counts=(3, 0, 5))
+        return case.arguments()
+
+    value = args()[name]
+    strided = torch.stack([value, value], -1).flatten(-2)[..., ::2]
+    other = value.double() if value.is_floating_point() else value.bool()
+    wrong = [other, value[None], torch.cat([value, value[:1]]), value[:-1].clone(), strided]
+    if name in FLOATS[1:]:
+        wrong.append(value.half())
+    for bad in wrong:
+        refused("decoder_layer", {**args(), name: bad}, r"\w+", "got ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "message"),
+    [
+        ({"start": [0, 3, 2, 8]}, "start", "rising from 0 to 8, got 2"),
+        ({"start": [1, 3, 3, 8]}, "start", "rising from 0 to 8, got 1"),
+        ({"start": [0, 3, 3, 9]}, "start", "rising from 0 to 8, got 9"),
+        ({"start": [0, 3, 3, 7]}, "start", "rising from 0 to 8, got 7"),
+        ({"start": [0, 3, 100, 8]}, "start", "rising from 0 to 8, got 8"),
+        ({"start": [0, -3, 3, 8]}, "start", "rising from 0 to 8, got -3"),
+        ({"heads": 3}, "heads", "a multiple of kv_heads"),
+        ({"heads": 0}, "heads", "a multiple of kv_heads"),
+        ({"heads": -4}, "heads", "a multiple of kv_heads"),
+        ({"among": 0}, "among", "at least 1, got 0"),
+        ({"among": -1}, "among", "at least 1, got -1"),
+        ({"among": 33}, "tree_mask", r"must be \[3, 5, 2\]"),
+    ],
+    ids=str,
+)
+def test_wrong_values_are_refused_and_nothing_is_written(changes, name, message):
+    args = LayerCase(among=6).arguments()
+    for key, value in changes.items():
+        args[key] = torch.tensor(value, dtype=torch.int32) if key == "start" else value
+    refused("decoder_layer", args, name, message.removeprefix("must "))
+
+
+def test_heads_of_an_odd_size_are_refused():
+    args = LayerCase(counts=(1,), past=(3,)).arguments()
+    args["keys"], args["values"] = (args[name][..., :15].clone() for name in ("keys", "values"))
+    refused("decoder_layer", args, "heads", "with an even head_dim")

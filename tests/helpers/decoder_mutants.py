@@ -1,0 +1,67 @@
+"""Kernels of the engine's decoder gone wrong, and the test that must notice."""
+
+from __future__ import annotations
+
+import torch
+from engine import test_native as rows
+from engine import test_native_layer as layer
+
+from .killers import Killer, Mutant
+from .mutants import Edit
+
+F32 = torch.float32
+PRODUCT = Killer(rows.test_products_are_exact_ones_rounded, size=(33, 15), dtype=F32, biased=True)
+NORM = Killer(rows.test_norms_are_exact_ones_rounded, size=33, dtype=F32, more=True)
+ZEROS = Killer(rows.test_a_norm_of_zeros_is_zero_and_of_nothing_nothing)
+PLAIN, NORMS, TREES = (
+    Killer(layer.test_a_layer_is_what_pytorch_computes, name=name, dtype=F32)
+    for name in ("plain", "norms", "trees")
+)
+NO_SLOT = Killer(layer.test_a_token_that_has_no_slot_is_not_stored)
+GATES = Killer(layer.test_gates_of_any_size_are_bounded)
+
+_LAYER, _AROUND = "cpu/decoder_layer.cpp", "cpu/around_attention.h"
+CPU: dict[str, Mutant] = {
+    "a product without its bias": Mutant(
+        (Edit("cpu/linear.cpp", "values[i] += params.bias[begin + i];", ";"),), PRODUCT
+    ),
+    "blocks of rows that all read the first": Mutant(
+        (Edit("cpu/linear.cpp", "x += row * inputs;", "x += 0 * inputs;"),), PRODUCT
+    ),
+    "the rest of the rows one too early": Mutant(
+        (Edit("cpu/linear.cpp", "params.rows - rest",
+              "params.rows - rest - (params.rows > rest)"),), PRODUCT,
+    ),
+    "what is added before a norm forgotten": Mutant(
+        (Edit(_AROUND, "to_f32(x[i]) + to_f32(delta[i])", "to_f32(x[i])"),), NORM
+    ),
+    "a norm of whole vectors alone": Mutant(
+        (Edit(_AROUND, "total = fmaf(x[i], x[i], total);", "total += 0.0f;"),), NORM
+    ),
+    "a norm without its epsilon": Mutant((Edit(_AROUND, "mean + eps", "mean"),), ZEROS),
+    "heads turned one way only": Mutant(
+        (Edit(_AROUND, "left * to_f32(sin[i + half])", "left * to_f32(sin[i])"),), PLAIN
+    ),
+    "silu of large negative numbers over e^87": Mutant(
+        (Edit(_AROUND, "return div16(own, add16(exp2_16(own, rate), set16(1.0f)));",
+              "return div16(x, add16(exp2_16(own, rate), set16(1.0f)));"),), GATES,
+    ),
+    "requests with the past of the first": Mutant(
+        (Edit(_LAYER, "params.past + b", "params.past"),), PLAIN
+    ),
+    "requests of one token each": Mutant(
+        (Edit(_LAYER, "params.start[b] * size", "b * size"),), PLAIN
+    ),
+    "masks as wide as the request": Mutant(
+        (Edit(_LAYER, "b * params.width * words", "b * own.tokens * words"),), TREES
+    ),
+    "keys normed as queries": Mutant(
+        (Edit(_LAYER, "head < params.heads ? params.q_norm : params.k_norm", "params.q_norm"),),
+        NORMS,
+    ),
+    "tokens without a slot kept in the last": Mutant(
+        (Edit(_LAYER, "params.slot[token]",
+              "params.slot[token] < params.slots ? params.slot[token] : params.slots - 1"),),
+        NO_SLOT,
+    ),
+}  # fmt: skip
