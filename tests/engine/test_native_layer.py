@@ -33,6 +33,7 @@ def plain(case: LayerCase, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tens
     # More tokens than are few: attention is PyTorch's, and so are the norms without the library.
     with (
         mock.patch.object(decoder_module, "WIDE", 0),
+        mock.patch.object(decoder_module, "FUSED", ()),
         mock.patch.object(native, "HERE", False),
         torch.no_grad(),
     ):
