@@ -77,7 +77,7 @@ class Lane:
         self.memory: Tensor | None = None
         if self.rule == "lossy_adasd":
             self.memory = torch.zeros(batch, 4, dtype=torch.float64, device=device)
-        cost = [slot_cost(self.drafter, batch, slots, device)]
+        cost = [slot_cost(self.drafter, batch, slots, self.target)]
         self.cost = torch.tensor(cost, dtype=torch.float32, device=device)
 
     def offer(self) -> Tensor | None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from .engine import Drafter, draft_cost
+from .engine import Drafter, Target, draft_cost
 
 
 class ForwardTime(NamedTuple):
@@ -23,20 +23,30 @@ class ForwardTime(NamedTuple):
         return max(1.0, self.fixed + self.token * tokens)
 
 
-CPU = ForwardTime(0.75, 0.04)  # two cores, docs/study.md
+# Two cores, in float32 and in two bytes a weight, which are read in half the time: docs/kernels.md.
+AVX2 = (ForwardTime(0.85, 0.088), ForwardTime(0.8, 0.14))
+AVX512 = (ForwardTime(0.85, 0.044), ForwardTime(0.8, 0.07))  # twice the arithmetic; not measured
 GPU = ForwardTime(0.0, 1 / 200)  # an H200 in bf16, by its data sheet; not measured
 
 
-def verify_cost(batch: int, slots: int, device: torch.device) -> float:
+def forward_time(target: Target) -> ForwardTime:
+    """By where the target is, and its dtype."""
+    if target.device.type != "cpu":
+        return GPU
+    times = AVX512 if torch.backends.cpu.get_cpu_capability() == "AVX512" else AVX2
+    return times[target.dtype != torch.float32]
+
+
+def verify_cost(batch: int, slots: int, target: Target) -> float:
     """One token more in every row of a verification, in forwards without drafts of as many rows.
 
     One number for drafts of every length: the mean up to ``slots``, where it is greatest.
     """
-    time = CPU if device.type == "cpu" else GPU
+    time = forward_time(target)
     alone = time.of(batch)
     return (time.of(batch * (1 + slots)) - alone) / (slots * alone)
 
 
-def slot_cost(drafter: Drafter, batch: int, slots: int, device: torch.device) -> float:
+def slot_cost(drafter: Drafter, batch: int, slots: int, target: Target) -> float:
     """A step of the drafter, and a token more in every row of the verification."""
-    return draft_cost(drafter) + verify_cost(batch, slots, device)
+    return draft_cost(drafter) + verify_cost(batch, slots, target)

@@ -15,7 +15,7 @@ def meta_of(recorder: Recorder, domains: Sequence[str] = ("all",)) -> TraceMeta:
     lanes, slots = recorder.lanes, recorder.slots
     return TraceMeta(
         target="test", drafters=recorder.names, always=[not lane.blocks for lane in lanes],
-        cost_ratio=[slot_cost(lane.drafter, 1, slots, lane.target.device) for lane in lanes],
+        cost_ratio=[slot_cost(lane.drafter, 1, slots, lane.target) for lane in lanes],
         slots=slots,
         rule=recorder.rule, temperature=0.0, seed=0, domains=list(domains),
         verify_seconds=[0.01 * (1 + 0.02 * n) for n in range(slots + 1)],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from tapout_engine import Controller, EngineError, PlainDecoder, Request, Specul
 from tapout_engine.adapters.prompt_lookup import PromptLookupDrafter
 from tapout_engine.adapters.toy import ToyLM
 from tapout_engine.arms import DRAFTER_ARMS, parse_arms
-from tapout_engine.slot_cost import CPU, GPU, ForwardTime, verify_cost
+from tapout_engine.slot_cost import ForwardTime, forward_time, verify_cost
 
 VOCAB = 6  # small enough for n-grams to come back
 PROMPTS = ([1, 2, 3, 1, 2, 3], [4, 4], [5, 1, 0], [2] * 7)
@@ -137,7 +139,7 @@ def test_arms_are_charged_what_their_drafter_costs():
 def test_a_slot_more_costs_a_token_in_every_row(batch):
     draft = ToyLM(VOCAB)
     draft.cost = 0.1
-    told = 0.1 + verify_cost(batch, 8, torch.device("cpu"))
+    told = 0.1 + verify_cost(batch, 8, ToyLM(VOCAB))
     decoder = SpeculativeDecoder(ToyLM(VOCAB), draft, Controller(reward="throughput"))
     decoder.generate([Request([1], 20) for _ in range(batch)])
     (lane,) = decoder.lanes
@@ -151,12 +153,16 @@ def test_a_slot_more_costs_a_token_in_every_row(batch):
 def test_tokens_are_nearly_free_until_arithmetic_takes_as_long_as_the_weights():
     time = ForwardTime(0.5, 0.1)
     assert [time.of(n) for n in (1, 5, 6, 15)] == [1.0, 1.0, pytest.approx(1.1), pytest.approx(2)]
-    for device, own in ((torch.device("cpu"), CPU), (torch.device("cuda"), GPU)):
-        costs = [verify_cost(batch, 8, device) for batch in (1, 4, 64, 4096)]
+    first = []
+    for device, dtype in (("cpu", torch.float32), ("cpu", torch.bfloat16), ("cuda", torch.float32)):
+        target = SimpleNamespace(device=torch.device(device), dtype=dtype)
+        costs = [verify_cost(batch, 8, target) for batch in (1, 4, 64, 4096)]
         assert costs == sorted(costs)
-        assert costs[0] == (own.of(9) - 1) / 8
+        assert costs[0] == (forward_time(target).of(9) - 1) / 8
         assert costs[-1] == pytest.approx(1.0, rel=0.01)  # all arithmetic: a token is a token
-    assert verify_cost(16, 8, torch.device("cuda")) == 0.0
+        first.append(costs[0])
+    assert verify_cost(16, 8, target) == 0.0
+    assert first[1] > first[0] > first[2]  # weights are read sooner in bf16
 
 
 def test_drafters_that_are_not_there_are_refused():

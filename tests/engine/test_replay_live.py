@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from tapout_engine import Controller, Request, SpeculativeDecoder
 from tapout_engine.adapters.prompt_lookup import PromptLookupDrafter
@@ -63,9 +62,7 @@ def requests(temperature: float) -> list[Request]:
 def live_costs(player: Player, batch: int = 1):
     """The bandit is told what live decoding tells it, whatever rounds cost."""
     costs = measured_costs(player.meta, batch)
-    alone, together = (
-        verify_cost(rows, player.meta.slots, torch.device("cpu")) for rows in (1, batch)
-    )
+    alone, together = (verify_cost(rows, player.meta.slots, ToyLM(VOCAB)) for rows in (1, batch))
     told = np.array(player.meta.cost_ratio) + together - alone
     ratio = np.tile(told.astype(np.float32), (batch, 1))
     return replace(costs, ratio=ratio)

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
         target=session.name, drafters=list(drafters),
         always=[not lane.blocks for lane in recorder.lanes],
         cost_ratio=[
-            slot_cost(drafter, 1, arguments.slots, session.target.device)
+            slot_cost(drafter, 1, arguments.slots, session.target)
             for drafter in drafters.values()
         ],
         slots=arguments.slots, rule=arguments.rule, temperature=arguments.temperature,
