@@ -109,8 +109,8 @@ SCHEMAS: dict[str, str] = {
     ),
 }
 
-# What the engine's decoder calls between attentions, on a CPU with the native library: no public
-# functions, and one kernel each.
+# What the engine's decoder calls on a CPU with the native library: no public functions, and one
+# kernel each.
 DECODER_SCHEMAS: dict[str, str] = {
     "linear": "(Tensor x, Tensor panels, Tensor? bias, Tensor(a!) y) -> ()",
     "rms_norm": (

@@ -37,7 +37,7 @@ void run(const DecoderLayerParams& params);
 
 }  // namespace tapout::bind
 
-// An operator of the engine's decoder: there is no other kernel of it.
+// An operator of the engine's decoder: it has no other kernel.
 #define TAPOUT_REGISTER_DECODER(op) \
   STABLE_TORCH_LIBRARY_IMPL(tapout_kernels, CPU, m) { m.impl(#op, TORCH_BOX(&tapout::bind::op)); }
 

@@ -1,4 +1,4 @@
-// PODs of the engine's decoder on a CPU: what is around attention in a forward of few tokens.
+// PODs of the engine's decoder on a CPU: a layer, a norm, a product.
 #pragma once
 
 #include "tree_params.h"

@@ -65,11 +65,7 @@ class PlainDecoder(BatchDecoder):
         rows = torch.tensor(live, device=self.target.device).nonzero()[:, 0]
         with self._clock("kernels"):
             tokens[rows] = tk.sample(
-                logits,
-                self.sampling,
-                self.rng,
-                rule=self.rule,
-                rows=rows.int(),
+                logits, self.sampling, self.rng, rule=self.rule, rows=rows.int(),
                 backend=self.backend,
-            )
+            )  # fmt: skip
         return tokens

@@ -41,7 +41,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor, delta: Tensor | None = None) -> Tensor:
         """``x`` normed; ``delta`` is added to it before, in place."""
         if native.serves(x):
-            return native.rms_norm(x.contiguous(), delta, self.weight, self.eps)
+            rows = x if delta is not None else x.contiguous()
+            return native.rms_norm(rows, delta, self.weight, self.eps)
         if delta is not None:
             x += delta
         return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)

@@ -1,4 +1,4 @@
-"""What a decoder computes between attentions, in the native library's CPU kernels where they are.
+"""A decoder's layers, norms and products in the native library's CPU kernels, where they are.
 
 Each function is what PyTorch's operators would compute one after the other, in one call: a forward
 of one token is some three hundred of theirs, which cost as much as half of reading the weights.
