@@ -33,7 +33,7 @@ def equal_to_the_reference(
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("batch", [64, 129])
-@pytest.mark.sliced(2)
+@pytest.mark.sliced(3)
 def test_batches_around_a_block_of_rows(compiled, op, batch):
     for level in ("sequence", "token"):
         bandit = "ucb1_token" if level == "token" else "ucb_tuned"
@@ -45,7 +45,7 @@ def test_batches_around_a_block_of_rows(compiled, op, batch):
     ("op", "batch"),
     [("bandit_select", 260), ("bandit_update", 260), ("proposal_reset", 64 * 64 + 1)],
 )
-@pytest.mark.sliced(2)
+@pytest.mark.sliced(3)
 def test_more_than_two_blocks_of_rows(compiled, op, batch):
     equal_to_the_reference(compiled, op, Case(op, batch=batch, slots=1).inputs())
 
@@ -81,7 +81,7 @@ def tables(policy: str, arms: int, groups: int, batch: int, seed: int) -> dict[s
         "normalhedge",
     ],
 )
-@pytest.mark.sliced(4)
+@pytest.mark.sliced(5)
 def test_any_number_of_arms(compiled, policy, arms, batch):
     for groups in (1, 3):
         args = tables(policy, arms, groups, batch, seed=arms)

@@ -71,7 +71,7 @@ BOUNDS = {
 
 @pytest.mark.interpreted_slow
 @pytest.mark.parametrize("policy", BOUNDS)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_regret_is_within_its_bound(backend, policy):
     rounds = few(backend, ROUNDS, 1200)
     bound = BOUNDS[policy](rounds)

@@ -266,7 +266,7 @@ def arm_by_hand(policy: str, seed: int, lane: int, call: int, slot: int) -> int:
 @pytest.mark.parametrize("policy", ["thompson_gaussian", "thompson_beta", "epsilon_greedy"])
 @pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize(("seed", "call"), [(0, 0), (-1, MASK), ((1 << 62) + 5, (1 << 40) + 3)])
-@pytest.mark.sliced(2)
+@pytest.mark.sliced(3)
 def test_draws_are_where_they_are_documented_to_be(backend, policy, level, seed, call):
     """lane = row, word = (slot A + arm) 32 + draw, round = the call's number before it."""
     params = {"epsilon": 0.5} if policy == "epsilon_greedy" else {}

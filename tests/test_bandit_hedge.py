@@ -177,7 +177,7 @@ def bias(call: raw.Call, rules: StopRules, stops: tuple, limit: int, accepted: i
 
 @pytest.mark.parametrize("accepted", [0, 1, 2, 4])
 @pytest.mark.parametrize("limit", [4, 3, 2, 1, 0])
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_estimates_are_unbiased_over_the_draw(backend, limit, accepted):
     call = raw.caller(backend)
     assert bias(call, RULES, STOPPED_AT, limit, accepted) < 1e-12

@@ -22,7 +22,7 @@ def cases(op: str, seed: int, bandit: str, backend: str = "cpu"):
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("bandit", PENDING)
-@pytest.mark.sliced(4)
+@pytest.mark.sliced(5)
 def test_pending_pulls_equal_a_loop_that_scores_everything_afresh(backend, bandit, seed):
     for case in cases("bandit_select", seed, bandit):
         args = case.inputs()
@@ -42,7 +42,7 @@ def test_a_large_batch_of_one_group_equals_the_loop(backend, policy):
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("bandit", BANDITS)
-@pytest.mark.sliced(4)
+@pytest.mark.sliced(5)
 def test_credit_and_discount_equal_a_loop(backend, bandit, seed):
     for case in cases("bandit_update", seed, bandit):
         args = case.inputs()
@@ -54,7 +54,7 @@ def test_credit_and_discount_equal_a_loop(backend, bandit, seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("bandit", [interpreted_if(b in INTERPRETED, b) for b in BANDITS])
-@pytest.mark.sliced(4)
+@pytest.mark.sliced(5)
 def test_compiled_backends_equal_the_reference(compiled, bandit, seed):
     for op in ("bandit_select", "bandit_update", "bandit_step"):
         for case in cases(op, seed, bandit):
@@ -86,7 +86,7 @@ def one_after_the_other(call: raw.Call, args: dict[str, object]) -> dict[str, to
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("bandit", [interpreted_if(b in IN_A_STEP, b) for b in BANDITS])
-@pytest.mark.sliced(4)
+@pytest.mark.sliced(5)
 def test_a_step_is_an_update_and_a_selection(backend, bandit, seed):
     for case in cases("bandit_step", seed, bandit, backend):
         args, call = case.inputs(), raw.caller(backend)
@@ -100,7 +100,7 @@ def test_a_step_is_an_update_and_a_selection(backend, bandit, seed):
 
 
 @pytest.mark.parametrize("bandit", [interpreted_if(b in INTERPRETED, b) for b in BANDITS])
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_a_step_chooses_by_what_it_learns(backend, bandit):
     """Else choosing before learning would pass for it (``fixed`` learns nothing)."""
     changed = False
@@ -118,7 +118,7 @@ def test_a_step_chooses_by_what_it_learns(backend, bandit):
 
 
 @pytest.mark.parametrize("bandit", BANDITS)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_rows_name_where_a_batch_row_keeps_its_state(backend, bandit):
     """The same call without rows, its arms and memory moved there and back by hand."""
     rows = torch.tensor([5, 0, 3, 6], dtype=torch.int32)
@@ -168,7 +168,7 @@ SPOILED = {
 
 @pytest.mark.parametrize("what", SPOILED)
 @pytest.mark.parametrize("bandit", [interpreted_if(b in INTERPRETED, b) for b in BANDITS])
-@pytest.mark.sliced(4)
+@pytest.mark.sliced(5)
 def test_rows_that_take_no_part_change_nothing(backend, bandit, what):
     """A discount too has nothing to forget."""
     name, value = SPOILED[what]

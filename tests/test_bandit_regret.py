@@ -114,7 +114,7 @@ def share_of_best(picked: Tensor) -> Tensor:
 
 @pytest.mark.interpreted_slow
 @pytest.mark.parametrize(("policy", "reward"), LEARNERS)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_the_best_arm_wins(backend, policy, reward):
     play = Play(raw.caller(backend), WORLDS[reward], policy, reward)
     share = share_of_best(play.run(ROUNDS))
@@ -148,7 +148,7 @@ def idle_share(call: raw.Call, policy: str, reward: str) -> float:
 @pytest.mark.interpreted_slow
 @pytest.mark.parametrize("policy", ["ucb1", "ucb_tuned", "thompson_beta", "epsilon_greedy"])
 @pytest.mark.parametrize("reward", ["simple", "decision", "token_accept"])
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_an_arm_that_drafts_nothing_is_not_played_for_ever(backend, policy, reward):
     assert idle_share(raw.caller(backend), policy, reward) < 0.35
 

@@ -133,7 +133,7 @@ INTERPRETED = interpreted_slice()
     "case", [interpreted_if(case in INTERPRETED, case) for case in CASES],
     ids=lambda case: case.name,
 )  # fmt: skip
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_matches_the_reference(compiled, case):
     if is_refused(compiled, case):
         return
@@ -153,7 +153,7 @@ def test_matches_the_reference(compiled, case):
 @pytest.mark.parametrize(  # top_k = 5 would cut nothing
     "sampling", ["plain", "mixed", interpreted_if(False, "all")]
 )
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_equal_decisions_at_five_ids(compiled, op, sampling, rule):
     """The same noise, the same decisions: ties the compiled backend to the exact law."""
     batch = few(compiled, 3000, 30, emulated=600)
@@ -235,7 +235,7 @@ USES = {  # the axes an operator has arguments for
 
 @pytest.mark.parametrize("op", raw.ALL_OPS)
 @pytest.mark.parametrize(("axis", "value"), AXES)
-@pytest.mark.sliced(2)
+@pytest.mark.sliced(3)
 def test_every_axis_changes_the_inputs(op, axis, value):
     base = Case(op, vocab=7)
     left, right = base.inputs(), base.with_(**{axis: value}).inputs()

@@ -47,7 +47,7 @@ INTERPRETED = {(7, torch.float32), (8193, torch.float32), (8193, torch.bfloat16)
     ("vocab", "dtype"),
     [interpreted_if((v, d) in INTERPRETED, v, d) for v in VOCABS for d in DTYPES],
 )
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_cutoff_equals_a_sort(compiled, vocab, dtype):
     torch.set_num_threads(2)
     logits = cutoffs.rows(vocab, dtype)

@@ -102,7 +102,7 @@ INTERPRETED = {(7, torch.float32), (8193, torch.bfloat16)}
     [interpreted_if((v, d) in INTERPRETED, v, d)
      for v in (1, 7, 1023, 1025, 8193, 49152, 128256) for d in DTYPES],
 )  # fmt: skip
-@pytest.mark.sliced(4)
+@pytest.mark.sliced(5)
 def test_draw_equals_a_plain_argmax(compiled, vocab, dtype, threads):
     torch.set_num_threads(threads)
     z = rows(vocab, dtype)

@@ -37,7 +37,7 @@ BAD_IDS = [-1, -2, 3, 1 << 31, 1 << 32, (1 << 32) + 1, 1 << 40, -(1 << 40), (1 <
 
 @pytest.mark.parametrize("rule", ["token", "greedy"])
 @pytest.mark.parametrize("bad", BAD_IDS)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_an_id_outside_the_vocabulary_ends_the_draft(backend, bad, rule):
     """Status BAD_DRAFT and one sample of the target's row at that slot, as if the draft ended."""
     verdict = check([[[0.0, 50.0, 0.0]] * 4], [[1, bad, 1]], backend, rule=rule)
@@ -48,7 +48,7 @@ def test_an_id_outside_the_vocabulary_ends_the_draft(backend, bad, rule):
 
 
 @pytest.mark.parametrize("bad", BAD_IDS)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_an_id_outside_with_logits_has_no_draft_probability(backend, bad):
     logits = torch.zeros(1, 2, 3)
     verdict = check([[[0.0, 50.0, 0.0]] * 3], [[bad, 1]], backend, draft_logits=logits)
@@ -73,7 +73,7 @@ def test_a_token_the_draft_cannot_have_drawn_ends_the_draft(backend):
 @pytest.mark.parametrize(("bad", "status"), [(math.nan, NAN), (INF, NAN), (None, EMPTY)])
 @pytest.mark.parametrize("where", [0, 1, 2])
 @pytest.mark.parametrize("rule", ["token", "greedy"])
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_an_invalid_target_row_emits_nothing_more(backend, bad, status, where, rule):
     logits = torch.zeros(1, 3, 2000)
     logits[..., 7] = 50.0
@@ -173,7 +173,7 @@ ROW = torch.tensor([[3.0, 1.0, 2.0, 2.0, 0.0, -INF]])
         (0, 0.6, 3), (3, 0.6, 3), (1, 0.0, 1),
     ],
 )  # fmt: skip
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_filters_at_their_limits(backend, top_k, top_p, kept):
     sampling = SamplingParams(
         top_k=torch.tensor([top_k], dtype=torch.int32), top_p=torch.tensor([top_p])

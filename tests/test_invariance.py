@@ -93,7 +93,7 @@ def run(backend: str, case: Case, args: dict) -> dict[str, Tensor]:
 
 
 @cases
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_batch_permutation(backend, case):
     if is_refused(backend, case):
         return
@@ -105,7 +105,7 @@ def test_batch_permutation(backend, case):
 
 
 @cases
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_single_row(backend, case):
     if is_refused(backend, case):
         return
@@ -119,7 +119,7 @@ def test_single_row(backend, case):
 
 
 @each([case for case in CASES if case.op in STATE])
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_dead_rows_beside(backend, case):
     """Dead rows between the others change nothing, and nothing of theirs changes."""
     if is_refused(backend, case):
@@ -154,7 +154,7 @@ def test_dead_rows_of_a_bandit_change_nothing(backend):
 
 
 @pytest.mark.parametrize("case", testing.CASES[::2], ids=lambda case: case.name)
-@pytest.mark.sliced(4)
+@pytest.mark.sliced(5)
 def test_thread_counts_and_repetition(native, case):
     same_on_any_number_of_threads(native, case)
 
@@ -164,7 +164,7 @@ FEW = [case for case in testing.CASES[::19] if case.vocab <= 8193]
 
 @pytest.mark.interpreted_slow  # it has no threads
 @pytest.mark.parametrize("case", FEW, ids=lambda case: case.name)
-@pytest.mark.sliced(4)
+@pytest.mark.sliced(5)
 def test_thread_counts_and_repetition_elsewhere(backend, case):
     """The reference has torch's threads; the others are as repeatable."""
     if not is_refused(backend, case):
@@ -199,7 +199,7 @@ def expected_copy(args: dict, name: str) -> dict:
 
 @pytest.mark.parametrize("dtype", testing.DTYPES)
 @pytest.mark.parametrize("vocab", [7, interpreted_if(False, 1025)])
-@pytest.mark.sliced(2)
+@pytest.mark.sliced(3)
 def test_strided_logits(backend, dtype, vocab):
     """Views of a larger buffer need no copy: logits[:, :-1], every other row, a padded row."""
     for op in ("row_stats", "sample", "draft_step"):
@@ -261,7 +261,7 @@ def test_more_slots_than_needed(backend, drafts):
 
 @pytest.mark.parametrize("sampling", ["plain", "mixed", "zero"])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_sample_equals_verify_of_an_empty_draft(backend, sampling, rule):
     batch = few(backend, 50, 4)
     case = Case("sample", batch=batch, vocab=1025, sampling=sampling)

@@ -257,7 +257,7 @@ def hugging_face(scores: torch.Tensor, temperature: float, top_k: int, top_p: fl
 
 @pytest.mark.parametrize("top_p", [0.0, 0.3, 0.9, 0.999, 1.0])
 @pytest.mark.parametrize("top_k", [0, 1, 7, 40, 5000])
-@pytest.mark.sliced(4)
+@pytest.mark.sliced(5)
 def test_filters_are_hugging_faces_on_tie_free_rows(backend, top_k, top_p):
     generator = torch.Generator().manual_seed(top_k + 10)
     logits = 3 * torch.randn(3, 300, generator=generator)

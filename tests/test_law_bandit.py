@@ -51,7 +51,7 @@ def two_rounds_error(reference: Reference, setup: law.Setup, policy: str, level:
 @pytest.mark.parametrize("level", ["sequence", "token"])
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("rule", ["token", "block"])
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_two_rounds_under_one_bandit_are_exact(rule, policy, level):
     layout = law.Layout(token_level=level == "token")
     setup = plain(rule, "draft", -1, "smaller", target_filter="min_p", layout=layout)

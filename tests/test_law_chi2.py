@@ -115,14 +115,14 @@ def rounds_p_value(
 @pytest.mark.interpreted_slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_consecutive_rounds_have_the_target_law(backend, rule, case):
     assert rounds_p_value(caller(backend), REPLICAS[backend], rule, case) > THRESHOLD
 
 
 @pytest.mark.interpreted_slow
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_consecutive_rounds_have_the_target_law_with_an_arm_for_each_slot(compiled, rule):
     found = rounds_p_value(caller(compiled), REPLICAS[compiled], rule, level="token")
     assert found > THRESHOLD
@@ -170,7 +170,7 @@ LEVELS = ("sequence", "token")
 @pytest.mark.interpreted_slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_two_prompts_under_one_bandit_are_independent(backend, rule, level):
     found = two_prompts_p_values(caller(backend), REPLICAS[backend], rule, level)
     assert min(found.values()) > THRESHOLD, found

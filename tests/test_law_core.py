@@ -153,7 +153,7 @@ def round_law(
 @pytest.mark.parametrize("one_hot", [False, True], ids=["full", "one_hot"])
 @pytest.mark.parametrize("arm", [*setups.ARMS, setups.ESTIMATED])
 @pytest.mark.parametrize("rule", ["token", "block"])
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_law_of_core_functions_is_exact(core, rule, arm, one_hot):
     integrated = Core(core)
     for target, draft in setups.FILTER_PAIRS:

@@ -88,7 +88,7 @@ def test_law_is_exact_with_greedy_drafts(rule):
 
 @pytest.mark.parametrize("source", ["draft", "loaded"])
 @pytest.mark.parametrize("rule", ["token", "block"])
-@pytest.mark.sliced(2)
+@pytest.mark.sliced(3)
 def test_law_of_the_shipped_operators_is_exact_up_to_float32_statistics(rule, source):
     rows = [row for row in COVERING if row["cell"][:2] == (rule, source)]
     ends = 1 if rule == "token" else 3  # K <= 2 below

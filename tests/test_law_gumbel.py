@@ -69,7 +69,7 @@ def alone(call, run: Chain) -> torch.Tensor:
     [interpreted_if(where == INTERPRETED, *where)
      for where in itertools.product(CASES, ("draft", "one_hot"), (1, 2, 5))],
 )  # fmt: skip
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_output_is_the_targets_own(backend, case, source, slots):
     call, batch = caller(backend), few(backend, BATCH, 8)
     tokens, run = speculate(call, case, slots, batch, one_hot=source == "one_hot")

@@ -77,7 +77,7 @@ def learning_p_value(call: Call, batch: int, rule: str, case: str, level: str) -
      pytest.param("filters", "sequence", marks=pytest.mark.slow)],
 )  # fmt: skip
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_rules_that_learn_keep_the_target_law(backend, rule, case, level):
     found = learning_p_value(caller(backend), REPLICAS[backend], rule, case, level)
     assert found > THRESHOLD
@@ -116,7 +116,7 @@ ALONE = [
 
 @pytest.mark.interpreted_slow
 @pytest.mark.parametrize("arm", ALONE, ids=[name for name, _ in ALONE])
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_two_prompts_of_one_memory_are_independent(backend, arm):
     found = memory_p_values(caller(backend), REPLICAS[backend], arm, second_key=1)
     assert min(found.values()) > THRESHOLD, found

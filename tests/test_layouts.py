@@ -82,7 +82,7 @@ def near_verdict(found: Verdict, expected: Verdict) -> None:
 
 
 @rules
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_a_mask_is_minus_infinity(backend, rule):
     batch = size_of(backend)
     drafts, targets = table(1, batch, SLOTS, VOCAB), 0.2 * table(2, batch, SLOTS + 1, VOCAB)
@@ -104,7 +104,7 @@ def test_a_mask_is_minus_infinity(backend, rule):
 
 
 @rules
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_the_bonus_row_has_its_mask(backend, rule):
     """vllm#44297: every draft is accepted and the bonus token ignored the grammar."""
     batch = few(backend, BATCH, 8)
@@ -142,7 +142,7 @@ def test_nothing_allowed_is_empty_and_a_masked_nan_is_harmless(backend):
 
 @rules
 @pytest.mark.parametrize("masked", [interpreted_if(False, False), True])
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_a_draft_vocabulary_is_a_target_vocabulary_with_holes(backend, rule, masked):
     """Sorted ids keep every sum in order, so the two rounds make the same decisions."""
     batch = size_of(backend)
@@ -163,7 +163,7 @@ def test_a_draft_vocabulary_is_a_target_vocabulary_with_holes(backend, rule, mas
 
 
 @rules
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_ragged_rows_are_the_dense_ones(backend, rule):
     batch = size_of(backend)
     drafts, targets = table(9, batch, SLOTS, VOCAB), table(10, batch, SLOTS + 1, VOCAB)
@@ -193,7 +193,7 @@ def test_rows_that_do_not_exist_are_empty(backend):
 
 
 @rules
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_state_rows_are_gathered_ones(backend, rule):
     """rows[b] names request b's row of everything kept per request slot."""
     batch = size_of(backend)
@@ -214,7 +214,7 @@ def test_state_rows_are_gathered_ones(backend, rule):
 
 
 @rules
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_kept_logits_may_live_in_request_slots(backend, rule):
     batch = size_of(backend)
     drafts, targets = table(15, batch, SLOTS, VOCAB), table(16, batch, SLOTS + 1, VOCAB)

@@ -30,7 +30,7 @@ def refused(backend: str, rule: str) -> bool:
 
 
 @each_rule
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_every_draft_is_judged_as_the_text_says(backend, rule):
     """All drafts of three tokens out of four; long ones that miss the argmax once or twice."""
     if refused(backend, rule):
@@ -41,7 +41,7 @@ def test_every_draft_is_judged_as_the_text_says(backend, rule):
 
 
 @each_rule
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_every_combination_at_five_ids(compiled, rule):
     """Drafts x masks x layouts x outputs x filters, with spoiled requests among them."""
     if refused(compiled, rule):
@@ -54,7 +54,7 @@ def test_every_combination_at_five_ids(compiled, rule):
 
 
 @each_rule
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_combinations_over_chunks(compiled, rule):
     if refused(compiled, rule):
         return
@@ -206,7 +206,7 @@ def test_a_draft_of_argmaxes_is_greedys(native, rule):
 
 
 @each_rule
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_what_the_mask_forbids_is_never_accepted(backend, rule):
     if refused(backend, rule):
         return

@@ -44,7 +44,7 @@ def first_tokens(backend, count, draft_sampling, target_sampling) -> torch.Tenso
 @pytest.mark.parametrize(
     "draft_sampling", [{"temperature": 2.0}, {"top_k": 2}, {"top_p": 0.5}, {"temperature": 0.0}]
 )
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_p_draft_is_what_the_draft_was_sampled_from(backend, draft_sampling):
     """transformers#47932, DeepSpec#31: q taken from raw logits, or with the target's parameters."""
     count = many(backend)
@@ -113,7 +113,7 @@ def test_a_nan_row_is_not_a_token(backend, rule):
 
 @pytest.mark.interpreted_slow
 @pytest.mark.parametrize("vocab", [1, 1023, 1025, 2047])
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_no_recovered_id_lies_outside_the_vocabulary(backend, vocab):
     """GHSA-8wr5-jm2h-8r4f: a recovered id of V or more crashed the server. Equal logits put the
     largest uniforms at the very end of the row."""
@@ -138,7 +138,7 @@ def test_each_row_has_its_own_seed_whatever_the_batch(backend):
 
 @pytest.mark.parametrize("field", ["temperature", "top_k", "top_p", "min_p"])
 @pytest.mark.parametrize("op", ["row_stats", "sample", "draft_step", "verify"])
-@pytest.mark.sliced(2)
+@pytest.mark.sliced(3)
 def test_no_sampling_parameter_is_silently_ignored(backend, op, field):
     """vllm#31982, TensorRT-LLM#17955: a parameter accepted and then not used."""
     value = {"temperature": 0.2, "top_k": 1, "top_p": 0.05, "min_p": 0.9}[field]

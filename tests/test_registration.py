@@ -35,7 +35,7 @@ from tapout_kernels.testing import Case
     [interpreted_if(drafts == "full" or not op.startswith("tree"), op, drafts)
      for op in SCHEMAS for drafts in ("full", "one_hot")],
 )  # fmt: skip
-@pytest.mark.sliced(4)
+@pytest.mark.sliced(5)
 def test_opcheck(backend, op, drafts):
     if is_refused(backend, Case(op)):
         return
@@ -69,7 +69,7 @@ def test_default_is_the_compiled_backend(native):
 
 
 @pytest.mark.parametrize("op", SCHEMAS)
-@pytest.mark.sliced(2)
+@pytest.mark.sliced(3)
 def test_state_carries_no_graph(backend, op):
     """An engine outside no_grad must not grow a graph from round to round."""
     if is_refused(backend, Case(op)):
@@ -84,7 +84,7 @@ def test_state_carries_no_graph(backend, op):
 
 @pytest.mark.parametrize("op", SCHEMAS)
 @pytest.mark.parametrize("drafts", ["full", "one_hot"])
-@pytest.mark.sliced(2)
+@pytest.mark.sliced(3)
 def test_the_reference_never_reads_a_tensor_on_the_host(op, drafts):
     """Fake tensors have no values: an .item() or a branch on data would raise."""
     mode = FakeTensorMode(allow_non_fake_inputs=False)
@@ -189,7 +189,7 @@ def test_interpreted_triton_is_never_the_default():
 @pytest.mark.parametrize(
     "op", [interpreted_if(op not in ("tree_expand", "tree_verify"), op) for op in SCHEMAS]
 )
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_compiled_graph_equals_eager(backend, op):
     """fullgraph=True through the public function; state is mutated alike."""
     if is_refused(backend, Case(op)):

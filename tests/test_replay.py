@@ -93,7 +93,7 @@ CONFIGURATIONS = [
 
 @pytest.mark.parametrize(("policy", "reward", "level"), CONFIGURATIONS)
 @pytest.mark.parametrize(("batch", "padded"), [(1, False), (3, False), (3, True)])
-@pytest.mark.sliced(4)
+@pytest.mark.sliced(5)
 def test_every_round_is_that_of_the_operators(policy, reward, level, batch, padded):
     settings = {"arm": 6} if policy == "fixed" else {"discount": 0.97}
     rules, own, other = tk.StopRules(*RULES), *(

@@ -30,7 +30,7 @@ SLOTS = 4
 
 
 @pytest.mark.parametrize("episode", EPISODES)
-@pytest.mark.sliced(2)
+@pytest.mark.sliced(3)
 def test_memory_by_hand(backend, episode):
     check_episode(raw.caller(backend), episode)
 
@@ -52,7 +52,7 @@ SILENT = {
 
 @pytest.mark.parametrize("why", SILENT)
 @pytest.mark.parametrize("rule", sorted(LEARNERS))
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_what_teaches_nothing_is_not_remembered(backend, rule, why):
     learner = Learner(raw.caller(backend), StopRules(rule, rule), SLOTS)
     before = learner.memory
@@ -65,7 +65,7 @@ def test_what_teaches_nothing_is_not_remembered(backend, rule, why):
 
 @pytest.mark.parametrize("reason", [NONE, MAX_LENGTH, PRE_DRAFT])
 @pytest.mark.parametrize("rule", sorted(LEARNERS))
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_a_round_without_a_draft(backend, rule, reason):
     """Nothing is learnt; hysteresis counts the rounds that it refused itself."""
     learner = Learner(raw.caller(backend), StopRules(rule, rule), SLOTS)

@@ -28,7 +28,7 @@ def queries(tokens: int, dtype: torch.dtype = torch.float32, size: int = 64, bat
 
 @pytest.mark.parametrize("size", [interpreted_if(x in (80, 128), x) for x in (8, 64, 80, 128, 256)])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_equals_torchs_attention_with_an_explicit_mask(trees, dtype, size):
     layout = tk.tree_layout(torch.tensor([PARENTS] * 3, dtype=torch.int32), backend=trees)
     keys, values = cache(90, dtype, size)

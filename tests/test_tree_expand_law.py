@@ -212,7 +212,7 @@ def rounds(shape: TreeShape, drawn: bool, stopped: bool, batch: int, backend: st
 
 @pytest.mark.interpreted_slow
 @pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_consecutive_rounds_have_the_target_law(trees, name):
     tokens = rounds(SHAPES[name], "drawn" in name, "stopped" in name, replicas(trees), trees)
     law = markov(np.stack([processed(z) for z in TABLES[0]]), 0, TOKENS)

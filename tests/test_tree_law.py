@@ -60,7 +60,7 @@ def float64_reference() -> Reference:
 
 @pytest.mark.parametrize("one_hot", [False, True], ids=["drawn", "one_hot"])
 @pytest.mark.parametrize("name", TOPOLOGIES)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_law_is_exact(name, one_hot):
     assert tree_error(float64_reference(), setup_of(name, one_hot=one_hot)) <= EXACT
 
@@ -89,7 +89,7 @@ TRAVERSED = [(name, "plain", True) for name in TOPOLOGIES] + [
 
 
 @pytest.mark.parametrize(("name", "filters", "one_hot"), TRAVERSED)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_law_of_leaves_first_is_exact(name, filters, one_hot):
     """One uniform for each node, each alone in deciding about what leads to it."""
     setup = setup_of(name, filters, one_hot=one_hot, rule=TRAVERSAL)
@@ -220,7 +220,7 @@ def analytic_law(setup: TreeSetup) -> np.ndarray:
 @pytest.mark.parametrize("one_hot", [False, True], ids=["drawn", "one_hot"])
 @pytest.mark.parametrize("filters", FILTERS)
 @pytest.mark.parametrize("name", TOPOLOGIES)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_law_is_exact_in_closed_form(name, filters, one_hot):
     setup = setup_of(name, filters, one_hot=one_hot)
     for law in (analytic_law, traversed_law):

@@ -90,7 +90,7 @@ def brute_force(parents) -> np.ndarray:
 
 
 @pytest.mark.parametrize("nodes", [1, 31, 32, 33, 64, 100, interpreted_if(False, 1024)])
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_layouts_follow_the_pointers(trees, nodes):
     generator = np.random.default_rng(nodes)
     parents = [[int(generator.integers(-1, i)) if i else -1 for i in range(nodes)]

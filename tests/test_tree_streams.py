@@ -34,7 +34,7 @@ BATCH, SLOTS, VOCAB = 300, 4, 1500
     "filters", [{}, interpreted_if(False, {"temperature": 0.8, "top_k": 200, "top_p": 0.95})]
 )
 @pytest.mark.parametrize("rule", [interpreted_if(rule == "token", rule) for rule in RULES])
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_a_chain_emits_what_verify_emits(trees, rule, filters, one_hot):
     """Node i hangs on node i - 1: the coins of slot i and node i have one address, to the bit."""
     if refused(trees, rule):
@@ -136,7 +136,7 @@ def law() -> np.ndarray:
 @pytest.mark.interpreted_slow
 @pytest.mark.parametrize("one_hot", [False, True], ids=["drawn", "one_hot"])
 @pytest.mark.parametrize("parents", [(-1, -1, -1), (-1, -1, 0, 0, 1), (-1, 0, -1, 1, 1, 2)])
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_consecutive_rounds_have_the_target_law(trees, parents, one_hot):
     """216 cells of three tokens, over rounds whose trees depend on what was emitted."""
     tokens = generate(Drafter(parents, one_hot), replicas(trees), trees)
@@ -144,7 +144,7 @@ def test_consecutive_rounds_have_the_target_law(trees, parents, one_hot):
 
 
 @pytest.mark.parametrize("one_hot", [False, True], ids=["drawn", "one_hot"])
-@pytest.mark.sliced(2)
+@pytest.mark.sliced(3)
 def test_traversed_rounds_have_the_target_law(trees, one_hot):
     if refused(trees, "tree_traversal"):
         return

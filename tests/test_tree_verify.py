@@ -53,7 +53,7 @@ def greedy_tree(backend: str, tokens=(2, 3, 4, 5, 6)) -> tk.TreeProposal:
         ((2, 4, 0, 7, 6, 1), [0, 2], [2, 4, 7]),
     ],
 )
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_paths_of_a_certain_target(trees, rule, rows, path, tokens):
     """A target of one id a row: every rule goes where it points, and emits it where no child is."""
     if refused(trees, rule):
@@ -81,7 +81,7 @@ def test_rejected_branches_are_not_read(trees):
 @pytest.mark.parametrize(("value", "status"), [(torch.nan, NAN), (torch.inf, NAN),
                                                (-torch.inf, EMPTY)])  # fmt: skip
 @pytest.mark.parametrize("rule", TREE_RULES)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_an_invalid_row_ends_the_path(trees, rule, value, status):
     if refused(trees, rule):
         return
@@ -101,7 +101,7 @@ def test_an_invalid_row_ends_the_path(trees, rule, value, status):
 
 @pytest.mark.parametrize("bad", [-1, 8, 1 << 40, -(1 << 62)])
 @pytest.mark.parametrize("rule", TREE_RULES)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_a_child_that_cannot_be_ends_its_row(trees, rule, bad):
     """Node 0 is nobody's id: node 1 after it is not looked at."""
     if refused(trees, rule):

@@ -42,7 +42,7 @@ def spoil_scratch() -> None:
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("bandit", ["ucb1", "ucb_tuned_token", "beta", "exp3_token", "hedge"])
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_what_scratch_memory_held_before_does_not_matter(op, bandit):
     case = Case(op, batch=70, slots=2, bandit=bandit)
     args = case.inputs()
@@ -67,7 +67,7 @@ def last_program_first(monkeypatch):
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("bandit", ["ucb1_token", "epsilon", "exp3_token", "normalhedge"])
-@pytest.mark.sliced(2)
+@pytest.mark.sliced(3)
 def test_the_order_of_programs_does_not_matter(op, bandit, request):
     """Among others: at token level the round is learnt from arms that other programs replace."""
     level = "token" if bandit.endswith("token") else "sequence"

@@ -64,7 +64,7 @@ class TorchCalls(TorchDispatchMode):
 
 
 @launches
-@pytest.mark.sliced(2)
+@pytest.mark.sliced(3)
 def test_number_of_launches(triton, monkeypatch, case):
     """And nothing of torch's beside them, once the workspace is there."""
     args, programs = case.inputs(), []
@@ -116,7 +116,7 @@ def run(case: Case, args: dict, garbage: int = 0xFF) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("case", SPLIT, ids=lambda case: case.name)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_the_number_of_programs_changes_nothing(triton, monkeypatch, case):
     args, plan = case.inputs(), getattr(launching, PLAN)
     found, splits = [], set()
@@ -132,7 +132,7 @@ def test_the_number_of_programs_changes_nothing(triton, monkeypatch, case):
 
 
 @pytest.mark.parametrize("case", SPLIT, ids=lambda case: case.name)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_the_order_of_programs_changes_nothing(triton, monkeypatch, case):
     """The interpreter runs them in order; a GPU does not."""
     from triton.runtime.interpreter import interpreter_builder as builder
@@ -180,7 +180,7 @@ def test_tickets_are_zero_between_launches(triton):
 
 
 @pytest.mark.parametrize("garbage", [0x00, 0x7F, 0xFF])  # zeros, large numbers, NaN and -1
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_scratch_may_hold_anything(triton, garbage):
     for case in EVERY_OP:
         args = case.inputs()

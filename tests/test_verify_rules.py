@@ -59,7 +59,7 @@ def product(rule: str, **shape: int) -> list[Case]:
 
 @pytest.mark.parametrize("bad", [False, True], ids=["valid", "spoiled"])
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_every_combination_at_five_ids(compiled, rule, bad):
     statuses, lengths = set(), set()
     every = few(compiled, 1, 37)  # prime: no axis is left out
@@ -74,7 +74,7 @@ def test_every_combination_at_five_ids(compiled, rule, bad):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("vocab", [interpreted_if(False, 1025), 3000])
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_combinations_over_chunks(compiled, rule, vocab, dtype):
     """A sample of the product where a row is more than one chunk."""
     cases = product(rule, batch=5, slots=3, vocab=vocab)
@@ -101,7 +101,7 @@ def test_block_between_its_levels(compiled, options):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_drafts_longer_than_a_warp(compiled, rule):
     """GPU kernels look at 32 slots at a time: these drafts end around there."""
     case = Case("verify", batch=few(compiled, 8, 2), slots=40, vocab=5, rule=rule, extras=True)
@@ -116,7 +116,7 @@ def test_drafts_longer_than_a_warp(compiled, rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_ragged_rows_that_do_not_exist(compiled, rule):
     """A row outside [max(start, 0), min(next start, n)) is EMPTY, wherever the starts point."""
     case = Case("verify", batch=6, slots=3, vocab=7, rule=rule, ragged=True, extras=True)
@@ -132,7 +132,7 @@ def test_ragged_rows_that_do_not_exist(compiled, rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_raw_logprobs_are_those_of_the_row_as_it_came(compiled, rule):
     """No mask, temperature or filter; NaN where the row has one, though it is masked out."""
     case = Case("verify", batch=6, slots=2, vocab=40, rule=rule, masked=True, extras=True,
@@ -184,7 +184,7 @@ def same_as_part(backend: str, args: dict, index: torch.Tensor, whole: dict, con
 
 
 @arranged
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_order_and_parts_of_the_batch(compiled, case):
     case = affordable(compiled, case, 6)
     args = spoil(case.inputs())
@@ -198,7 +198,7 @@ def test_order_and_parts_of_the_batch(compiled, case):
 
 
 @arranged
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_dead_rows_beside(compiled, case):
     case = affordable(compiled, case, 6)
     args = spoil(case.inputs())
@@ -219,7 +219,7 @@ def test_dead_rows_beside(compiled, case):
 
 
 @arranged
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_threads(native, case):
     args = spoil(case.inputs())
     for index in (torch.arange(case.batch), torch.arange(2)):  # requests shared out, and rows

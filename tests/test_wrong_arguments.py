@@ -145,14 +145,14 @@ def test_every_tensor_of_every_schema_is_checked():
 
 
 @pytest.mark.parametrize(("op", "name"), ARGUMENTS)
-@pytest.mark.sliced(2)
+@pytest.mark.sliced(3)
 def test_right_arguments_pass_the_public_function(op, name):
     """What the next test spoils is sound before it is spoiled."""
     public.call(op, fresh(op, name), "reference")
 
 
 @pytest.mark.parametrize(("op", "name"), ARGUMENTS)
-@pytest.mark.sliced(4)
+@pytest.mark.sliced(5)
 def test_public_functions_name_op_argument_expected_and_got(backend, op, name):
     if rule_with(name) != "token" and is_refused(backend, Case(op, rule=rule_with(name))):
         return
@@ -177,7 +177,7 @@ def test_public_functions_name_op_argument_expected_and_got(backend, op, name):
 
 
 @pytest.mark.parametrize(("op", "name"), ARGUMENTS)
-@pytest.mark.sliced(2)
+@pytest.mark.sliced(3)
 def test_raw_operators_refuse_and_write_nothing(library, op, name):
     """Whoever calls torch.ops meets the library's own checks."""
     if is_refused(library, Case(op, rule=rule_with(name))):

@@ -124,7 +124,7 @@ def moves(monkeypatch) -> list[int]:
     ("family", "attention"),
     [(f, a) for f in FAMILIES for a in ("eager", "sdpa") if (f, a) != ("local", "sdpa")],
 )
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_logits_are_those_of_each_row_alone_after_rollbacks(family, attention, role, moves):
     test = Rollbacks(tiny(family, attention))
     test.run(role(test))

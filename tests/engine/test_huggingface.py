@@ -44,7 +44,7 @@ def plain(llama):
 @pytest.mark.parametrize("slots", [1, 4, 9])
 @pytest.mark.parametrize("arms", [TAPOUT_ARMS, LENGTH_ARMS], ids=["rules", "lengths"])
 @pytest.mark.parametrize("kind", ["self", "lookup", "other", "itself"])
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_greedy_equals_plain_decoding(kind, arms, slots, llama, plain):
     decoder = SpeculativeDecoder(HFModel(llama), drafter(kind, llama), Controller(arms, slots))
     result = decoder.generate([Request(PROMPT, 40)])[0]

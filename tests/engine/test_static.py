@@ -76,7 +76,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("lengths", [(9,), (9, 1, 70, 3)], ids=["one row", "four rows"])
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_logits_are_those_of_transformers_after_rollbacks(model, lengths, packed):
     decoder = decoder_of(model)
     static = StaticModel(decoder.pack() if packed else decoder)

@@ -39,7 +39,7 @@ def tokens_of(results) -> list[list[int]]:
 @pytest.mark.parametrize("slots", [1, 3, 8])
 @pytest.mark.parametrize("rule", ["token", "block", "gumbel", "greedy"])
 @pytest.mark.parametrize("noise", [0.0, 0.6, 5.0])
-@pytest.mark.sliced(3)
+@pytest.mark.sliced(4)
 def test_greedy_batch_equals_plain_decoding(rule, slots, noise, early_exit):
     target = ToyLM()
     plain = tokens_of(PlainDecoder(target).generate(requests()))

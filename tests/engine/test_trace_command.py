@@ -49,8 +49,8 @@ def test_a_trace_of_files(record):
     assert [trace.meta.domains[i] for i in trace.domain] == ["prose", "prose", "code"]
     assert trace.meta.drafters == ["self", "prompt-lookup"]
     assert trace.meta.always == [True, False]
-    assert 0 < trace.meta.cost_ratio[0] < 1
-    assert trace.meta.cost_ratio[1] == 0, "five tokens are verified in the time of one"
+    draft, lookup = trace.meta.cost_ratio
+    assert 0 < lookup < draft < 1, "a slot of lookup costs its verification, nearly nothing"
     assert f"{trace.positions} positions of 3 requests" in printed
     assert "self: " in printed
     assert [file.name for file in path.parent.iterdir() if "part" in file.name] == []
