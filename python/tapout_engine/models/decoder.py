@@ -28,7 +28,7 @@ from .config import DecoderConfig
 from .linear import Linear, Panels
 from .rotary import Rotary, rotate
 
-WIDE = 64  # tokens of a row from which PyTorch's fused attention is faster than products of groups
+WIDE = 64  # more tokens of a row read a prompt: not as products of groups, where nothing is fused
 FUSED = ("cpu",) if native.HERE else ()  # devices on which ``tree_attention`` has a kernel
 
 
