@@ -7,26 +7,25 @@
 namespace tapout {
 inline namespace TAPOUT_ISA {
 
+// Rows for which registers hold the sums with a panel, and with two, beside the weights and x.
 #if defined(TAPOUT_USE_AVX512)
-constexpr int kSums = 12;  // vectors of sums that registers hold beside one of weights and one of x
+constexpr int kMostRows = 12, kMostRowsOfPairs = 6;
 #else
-constexpr int kSums = 6;
+constexpr int kMostRows = 6, kMostRowsOfPairs = 2;
 #endif
 constexpr int64_t kAhead = 1536;  // bytes of a panel that are asked for before they are needed
 constexpr int64_t kTaskBytes = 1 << 17;  // of weights that a worker reads in one go
 
 // One row's sums with a panel, to where they belong.
 template <class Scalar>
-inline void store_sums(const LinearParams& params, int64_t row, int64_t panel, Vec16 sums) {
-  alignas(64) float values[kPanel];
-  store16(values, sums);
+inline void store_sums(const LinearParams& params, int64_t row, int64_t panel, float* sums) {
   const int64_t begin = panel * kPanel, left = params.outputs - begin;
   const int64_t count = left < kPanel ? left : kPanel;
   if (params.bias) {
-    for (int64_t i = 0; i < count; ++i) values[i] += params.bias[begin + i];
+    for (int64_t i = 0; i < count; ++i) sums[i] += params.bias[begin + i];
   }
   Scalar* to = static_cast<Scalar*>(params.y) + row * params.outputs + begin;
-  for (int64_t i = 0; i < count; ++i) from_f32(values[i], to + i);
+  for (int64_t i = 0; i < count; ++i) from_f32(sums[i], to + i);
 }
 
 template <int kRows, int kPanels, class Scalar>
@@ -49,8 +48,12 @@ inline void multiply(const LinearParams& params, const float* x, int64_t row, in
       for (int p = 0; p < kPanels; ++p) sums[r][p] = fma16(all, own[p], sums[r][p]);
     }
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int p = 0; p < kPanels; ++p) store_sums<Scalar>(params, row + r, panel + p, sums[r][p]);
+  for (int r = 0; r < kRows; ++r) {  // vectors that are passed on would not stay in registers
+    for (int p = 0; p < kPanels; ++p) {
+      alignas(64) float found[kPanel];
+      store16(found, sums[r][p]);
+      store_sums<Scalar>(params, row + r, panel + p, found);
+    }
   }
 }
 
@@ -58,7 +61,7 @@ inline void multiply(const LinearParams& params, const float* x, int64_t row, in
 template <int kRows, class Scalar>
 void multiply_rows(const LinearParams& params, const float* x, int64_t row, int64_t begin,
                    int64_t end) {
-  if constexpr (2 * kRows <= kSums) {
+  if constexpr (kRows <= kMostRowsOfPairs) {
     for (; begin + 2 <= end; begin += 2) multiply<kRows, 2, Scalar>(params, x, row, begin);
   }
   for (; begin < end; ++begin) multiply<kRows, 1, Scalar>(params, x, row, begin);
@@ -67,7 +70,7 @@ void multiply_rows(const LinearParams& params, const float* x, int64_t row, int6
 // The rows after the last whole block of them, kRows at most.
 template <int kRows, class Scalar>
 void multiply_rest(const LinearParams& params, const float* x, int64_t begin, int64_t end) {
-  const int64_t rest = params.rows % kSums;
+  const int64_t rest = params.rows % kMostRows;
   if (rest == kRows) return multiply_rows<kRows, Scalar>(params, x, params.rows - rest, begin, end);
   if constexpr (kRows > 1) multiply_rest<kRows - 1, Scalar>(params, x, begin, end);
 }
@@ -75,11 +78,11 @@ void multiply_rest(const LinearParams& params, const float* x, int64_t begin, in
 template <class Scalar>
 void multiply_panels(const LinearParams& params, const float* x, int64_t begin, int64_t end) {
   for (int64_t panel = begin; panel < end; ++panel) {  // it stays near while the rows pass
-    for (int64_t row = 0; row + kSums <= params.rows; row += kSums) {
-      multiply<kSums, 1, Scalar>(params, x, row, panel);
+    for (int64_t row = 0; row + kMostRows <= params.rows; row += kMostRows) {
+      multiply<kMostRows, 1, Scalar>(params, x, row, panel);
     }
   }
-  multiply_rest<kSums - 1, Scalar>(params, x, begin, end);
+  multiply_rest<kMostRows - 1, Scalar>(params, x, begin, end);
 }
 
 template <class Scalar>

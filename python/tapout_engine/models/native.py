@@ -13,6 +13,8 @@ from torch import Tensor
 
 import tapout_kernels as tk
 
+from .huge_pages import settled
+
 HERE: bool = "cpu" in tk.available_backends("tree_attention", "cpu")
 PANEL = 16  # outputs that lie side by side
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -26,7 +28,7 @@ def serves(x: Tensor) -> bool:
 def panels_of(weight: Tensor) -> Tensor:
     """[out, in] -> [ceil(out / 16), in, 16], the last panel padded with zeros."""
     padded = torch.nn.functional.pad(weight, (0, 0, 0, -len(weight) % PANEL))
-    return padded.unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()
+    return settled(padded.unflatten(0, (-1, PANEL)).transpose(1, 2))
 
 
 def linear(x: Tensor, panels: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
