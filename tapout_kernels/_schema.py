@@ -112,7 +112,7 @@ SCHEMAS: dict[str, str] = {
 # What the engine's decoder calls on a CPU with the native library: no public functions, and one
 # kernel each.
 DECODER_SCHEMAS: dict[str, str] = {
-    "linear": "(Tensor x, Tensor panels, Tensor? bias, Tensor(a!) y) -> ()",
+    "linear": "(Tensor x, Tensor panels, Tensor? scale, Tensor? bias, Tensor(a!) y) -> ()",
     "rms_norm": (
         "(Tensor(a!) x, Tensor? delta, Tensor weight, float eps, Tensor(b!) normed) -> ()"
     ),

@@ -19,6 +19,7 @@ std::string dtype_name(ScalarType dtype) {
     case ScalarType::Long: return "int64";
     case ScalarType::Bool: return "bool";
     case ScalarType::Byte: return "uint8";
+    case ScalarType::Char: return "int8";
     default: return torch::headeronly::toString(dtype);
   }
 }

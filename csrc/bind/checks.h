@@ -39,6 +39,10 @@ struct ScalarTypeOf<int64_t> {
   static constexpr ScalarType value = ScalarType::Long;
 };
 template <>
+struct ScalarTypeOf<int8_t> {
+  static constexpr ScalarType value = ScalarType::Char;
+};
+template <>
 struct ScalarTypeOf<uint8_t> {
   static constexpr ScalarType value = ScalarType::Byte;
 };

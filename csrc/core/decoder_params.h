@@ -13,9 +13,10 @@ struct LinearParams {  // y = x W^T + bias
   int64_t rows;
   int64_t inputs;
   int64_t outputs;
-  DType dtype;         // of all but the bias
+  DType dtype;         // of x, y and, without scales, the weights
   const void* x;       // [rows, inputs]
-  const void* panels;  // [ceil(outputs / 16), inputs, 16]
+  const void* panels;  // [ceil(outputs / 16), inputs, 16]; int8 with scales
+  const float* scale;  // [outputs]: what an output's weights are multiples of
   const float* bias;   // [outputs]
   void* y;             // [rows, outputs]
 };

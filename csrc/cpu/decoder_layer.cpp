@@ -100,7 +100,7 @@ struct Sizes {
 
 void product(const DecoderLayerParams& params, const char* x, int64_t inputs, const void* panels,
              const float* bias, char* y, int64_t outputs, const Team& team) {
-  linear({params.tokens, inputs, outputs, params.dtype, x, panels, bias, y}, team);
+  linear({params.tokens, inputs, outputs, params.dtype, x, panels, nullptr, bias, y}, team);
 }
 
 template <class Scalar>

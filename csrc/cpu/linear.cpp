@@ -21,6 +21,9 @@ template <class Scalar>
 inline void store_sums(const LinearParams& params, int64_t row, int64_t panel, float* sums) {
   const int64_t begin = panel * kPanel, left = params.outputs - begin;
   const int64_t count = left < kPanel ? left : kPanel;
+  if (params.scale) {
+    for (int64_t i = 0; i < count; ++i) sums[i] *= params.scale[begin + i];
+  }
   if (params.bias) {
     for (int64_t i = 0; i < count; ++i) sums[i] += params.bias[begin + i];
   }
@@ -28,10 +31,10 @@ inline void store_sums(const LinearParams& params, int64_t row, int64_t panel, f
   for (int64_t i = 0; i < count; ++i) from_f32(sums[i], to + i);
 }
 
-template <int kRows, int kPanels, class Scalar>
+template <int kRows, int kPanels, class Scalar, class Weight>
 inline void multiply(const LinearParams& params, const float* x, int64_t row, int64_t panel) {
   const int64_t inputs = params.inputs, size = inputs * kPanel;
-  const Scalar* weights = static_cast<const Scalar*>(params.panels) + panel * size;
+  const Weight* weights = static_cast<const Weight*>(params.panels) + panel * size;
   x += row * inputs;
   Vec16 sums[kRows][kPanels];
   for (int r = 0; r < kRows; ++r) {
@@ -58,43 +61,49 @@ inline void multiply(const LinearParams& params, const float* x, int64_t row, in
 }
 
 // Few rows take two panels at a time: one sum has to wait for itself.
-template <int kRows, class Scalar>
+template <int kRows, class Scalar, class Weight>
 void multiply_rows(const LinearParams& params, const float* x, int64_t row, int64_t begin,
                    int64_t end) {
   if constexpr (kRows <= kMostRowsOfPairs) {
-    for (; begin + 2 <= end; begin += 2) multiply<kRows, 2, Scalar>(params, x, row, begin);
+    for (; begin + 2 <= end; begin += 2) multiply<kRows, 2, Scalar, Weight>(params, x, row, begin);
   }
-  for (; begin < end; ++begin) multiply<kRows, 1, Scalar>(params, x, row, begin);
+  for (; begin < end; ++begin) multiply<kRows, 1, Scalar, Weight>(params, x, row, begin);
 }
 
 // The rows after the last whole block of them, kRows at most.
-template <int kRows, class Scalar>
+template <int kRows, class Scalar, class Weight>
 void multiply_rest(const LinearParams& params, const float* x, int64_t begin, int64_t end) {
   const int64_t rest = params.rows % kMostRows;
-  if (rest == kRows) return multiply_rows<kRows, Scalar>(params, x, params.rows - rest, begin, end);
-  if constexpr (kRows > 1) multiply_rest<kRows - 1, Scalar>(params, x, begin, end);
+  if (rest == kRows) return multiply_rows<kRows, Scalar, Weight>(params, x, params.rows - rest, begin, end);
+  if constexpr (kRows > 1) multiply_rest<kRows - 1, Scalar, Weight>(params, x, begin, end);
 }
 
-template <class Scalar>
+template <class Scalar, class Weight>
 void multiply_panels(const LinearParams& params, const float* x, int64_t begin, int64_t end) {
   for (int64_t panel = begin; panel < end; ++panel) {  // it stays near while the rows pass
     for (int64_t row = 0; row + kMostRows <= params.rows; row += kMostRows) {
-      multiply<kMostRows, 1, Scalar>(params, x, row, panel);
+      multiply<kMostRows, 1, Scalar, Weight>(params, x, row, panel);
     }
   }
-  multiply_rest<kMostRows - 1, Scalar>(params, x, begin, end);
+  multiply_rest<kMostRows - 1, Scalar, Weight>(params, x, begin, end);
+}
+
+template <class Scalar, class Weight>
+void linear_with(const LinearParams& params, const float* x, const Team& team) {
+  const int64_t panels = (params.outputs + kPanel - 1) / kPanel;
+  const int64_t inputs = params.inputs > 0 ? params.inputs : 1;
+  const int64_t bytes = inputs * kPanel * static_cast<int64_t>(sizeof(Weight));
+  const int64_t pairs = kTaskBytes / (2 * bytes), each = pairs > 1 ? 2 * pairs : 2;
+  for_each(team, (panels + each - 1) / each, [&](int64_t, int64_t task) {
+    const int64_t begin = task * each, end = begin + each;
+    multiply_panels<Scalar, Weight>(params, x, begin, end < panels ? end : panels);
+  });
 }
 
 template <class Scalar>
 void linear_of(const LinearParams& params, const float* x, const Team& team) {
-  const int64_t panels = (params.outputs + kPanel - 1) / kPanel;
-  const int64_t inputs = params.inputs > 0 ? params.inputs : 1;
-  const int64_t bytes = inputs * kPanel * static_cast<int64_t>(sizeof(Scalar));
-  const int64_t pairs = kTaskBytes / (2 * bytes), each = pairs > 1 ? 2 * pairs : 2;
-  for_each(team, (panels + each - 1) / each, [&](int64_t, int64_t task) {
-    const int64_t begin = task * each, end = begin + each;
-    multiply_panels<Scalar>(params, x, begin, end < panels ? end : panels);
-  });
+  if (params.scale) return linear_with<Scalar, int8_t>(params, x, team);
+  linear_with<Scalar, Scalar>(params, x, team);
 }
 
 // The inputs of narrow numbers, widened once.

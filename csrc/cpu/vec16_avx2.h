@@ -21,6 +21,10 @@ inline __m256 load8(const Bf16* from) {
 inline __m256 load8(const F16* from) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 }
+inline __m256 load8(const int8_t* from) {
+  const __m128i bits = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bits));
+}
 
 template <class Scalar>
 inline Vec16 load16(const Scalar* from) {

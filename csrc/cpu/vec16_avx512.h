@@ -20,6 +20,10 @@ inline Vec16 load16(const Bf16* from) {
 inline Vec16 load16(const F16* from) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))};
 }
+inline Vec16 load16(const int8_t* from) {
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bits))};
+}
 
 inline void store16(float* to, Vec16 a) { _mm512_storeu_ps(to, a.all); }
 inline Vec16 set16(float value) { return {_mm512_set1_ps(value)}; }

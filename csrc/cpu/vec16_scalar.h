@@ -24,6 +24,10 @@ inline Vec16 load16(const Scalar* from) {
   return make16([&](int i) { return to_f32(from[i]); });
 }
 
+inline Vec16 load16(const int8_t* from) {
+  return make16([&](int i) { return static_cast<float>(from[i]); });
+}
+
 inline void store16(float* to, Vec16 a) { memcpy(to, a.lane, sizeof a.lane); }
 inline Vec16 set16(float value) {
   return make16([&](int) { return value; });

@@ -69,7 +69,7 @@ class BatchDecoder:
                 reports = self._advance(rows)
                 for index, (row, report) in enumerate(zip(rows, reports, strict=True)):
                     if row.live:
-                        tokens, text = row.take(report)
+                        tokens, text = row.take(report, stream is not None)
                         if stream is not None:
                             stream(index, tokens, text)
         self.times.total = perf_counter() - begin
@@ -221,7 +221,8 @@ class SpeculativeDecoder(BatchDecoder):
     def _forward_ragged(self, input_ids: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
         """Rows pay for their own drafts; one that has ended, for nothing."""
         length = self._merged(lambda lane: lane.proposal.length)
-        counts = torch.where(live, length + 1, 0).tolist()
+        pairs = zip(length.tolist(), live.tolist(), strict=True)
+        counts = [n + 1 if alive else 0 for n, alive in pairs]
         row_start = torch.tensor([0, *accumulate(counts)], dtype=torch.int32, device=live.device)
         return self.target.forward_ragged(input_ids[:, : max(counts)], counts), row_start
 

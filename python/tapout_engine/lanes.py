@@ -77,6 +77,7 @@ class Lane:
         self.memory: Tensor | None = None
         if self.rule == "lossy_adasd":
             self.memory = torch.zeros(batch, 4, dtype=torch.float64, device=device)
+        self.own_index = torch.full_like(self.proposal.length, self.index)
         cost = [slot_cost(self.drafter, batch, slots, self.target)]
         self.cost = torch.tensor(cost, dtype=torch.float32, device=device)
 
@@ -162,7 +163,6 @@ class Lane:
         columns = (
             verdict.num_emitted, verdict.num_accepted, proposal.length,
             verdict.status, proposal.stop_reason, self.controller.state.arm,
-            torch.full_like(proposal.length, self.index),
+            self.own_index,
         )  # fmt: skip
-        counts = torch.stack([column.long() for column in columns], dim=1)
-        return torch.cat([counts, verdict.tokens], dim=1)
+        return torch.cat([torch.stack(columns, dim=1), verdict.tokens], dim=1)

@@ -62,8 +62,9 @@ class Row:
         wanted = self.request.max_new_tokens - len(self.result.tokens)
         return int(min(wanted, self.max_length - self.length))
 
-    def take(self, report: RoundReport) -> tuple[list[int], str]:
-        """Add a round; returns the tokens and the text that are new and final."""
+    def take(self, report: RoundReport, streams: bool) -> tuple[list[int], str]:
+        """Add a round; returns the tokens and, where it ``streams``, the text that are new and
+        final."""
         result = self.result
         before = len(result.tokens)
         for token in report.emitted:
@@ -81,7 +82,8 @@ class Row:
         if not self.live:
             self.stream.finish()
             result.text = self.stream.text
-        return result.tokens[before:], self.stream.release(final=not self.live)
+        text = self.stream.release(final=not self.live) if streams else ""
+        return result.tokens[before:], text
 
     def _add(self, token: int) -> None:
         self.result.tokens.append(token)

@@ -27,32 +27,34 @@ class TextStream:
 
     def push(self, token: int) -> bool:
         """Add a token; True when it completes a stop string."""
-        if self.tokenizer is not None:
-            self._tokens.append(token)
-            before, now = self._window()
-            if not now.endswith(_UNFINISHED):
-                self._append(now[len(before) :])
-                self._start, self._read = self._read, len(self._tokens)
+        self._tokens.append(token)
+        if self.stop:
+            self._decode()
         return self.stopped
 
     def finish(self) -> None:
         """No more tokens: what was held back is text after all."""
-        if self.tokenizer is not None and not self.stopped:
-            before, now = self._window()
-            self._append(now[len(before) :])
-            self._read = len(self._tokens)
-            self._start = self._read
+        if not self.stopped:
+            self._decode(final=True)
 
     def release(self, final: bool = False) -> str:
         """Text that is certain and was not released before."""
+        self._decode()
         end = len(self.text) if final or self.stopped else len(self.text) - self._held()
         piece, self._released = self.text[self._released : end], max(end, self._released)
         return piece
 
-    def _window(self) -> tuple[str, str]:
+    def _decode(self, final: bool = False) -> None:
+        """The tokens that are not text yet; an unfinished character stays behind unless final."""
+        if self.tokenizer is None or self._read == len(self._tokens):
+            return
         # Decoding from an earlier token on keeps spaces that depend on the token before.
         decode = self.tokenizer.decode
-        return decode(self._tokens[self._start : self._read]), decode(self._tokens[self._start :])
+        before = decode(self._tokens[self._start : self._read])
+        now = decode(self._tokens[self._start :])
+        if final or not now.endswith(_UNFINISHED):
+            self._append(now[len(before) :])
+            self._start, self._read = self._read, len(self._tokens)
 
     def _append(self, piece: str) -> None:
         longest = max((len(stop) for stop in self.stop), default=1)

@@ -35,15 +35,18 @@ def within(found: torch.Tensor, exact: torch.Tensor, bound: torch.Tensor) -> Non
     assert ((found.double() - exact).abs() <= bound).all()
 
 
-def check_product(rows: int, size: tuple[int, int], dtype: torch.dtype, biased: bool) -> None:
-    args = inputs.linear(rows, *size, dtype, biased)
+def check_product(
+    rows: int, size: tuple[int, int], dtype: torch.dtype, biased: bool, rounded: bool = False
+) -> None:
+    args = inputs.linear(rows, *size, dtype, biased, rounded=rounded)
     call("linear", **args)
     x = args["x"].double()
-    weight = inputs.dense(args["panels"], size[1]).double()
+    weight = inputs.dense(args["panels"], args["scale"], size[1])
     bias = args["bias"].double() if biased else torch.zeros(size[1], dtype=torch.float64)
-    # A chain of n fma and the bias: (n + 1) roundings of at most the sum of magnitudes.
+    # A chain of n fma, the scale and the bias: (n + 2) roundings of at most the sum of magnitudes.
     most = x.abs() @ weight.abs().T + bias.abs()
-    within(args["y"], x @ weight.T + bias, 1.01 * (size[0] + 1) * F32 * most)
+    roundings = size[0] + 1 + rounded
+    within(args["y"], x @ weight.T + bias, 1.01 * roundings * F32 * most)
 
 
 @pytest.mark.parametrize("biased", [False, True])
@@ -55,9 +58,28 @@ def test_products_are_exact_ones_rounded(size, dtype, biased):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_row_of_a_product_has_its_bits_beside_any_others(dtype):
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_products_of_rounded_weights_are_exact_ones_rounded(size, dtype):
+    for rows in (1, 3, 6, 13, 30):
+        check_product(rows, size, dtype, biased=rows == 6, rounded=True)
+
+
+def test_weights_are_rounded_to_half_a_step_of_their_output():
+    weight = inputs.randn(40, 33, seed=1, dtype=torch.float32) * torch.logspace(-30, 30, 40)[:, None]
+    weight[7] = 0
+    rounded, scale = native.in_bytes(weight)
+    assert rounded.dtype == torch.int8 and rounded.abs().amax(1).tolist() == [
+        127 * (row != 7) for row in range(40)
+    ]
+    error = rounded * scale[:, None].double() - weight
+    assert (error.abs() <= 0.5001 * scale[:, None]).all()
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_row_of_a_product_has_its_bits_beside_any_others(dtype, rounded):
     """More panels than one task has, on one thread and on two."""
-    args = inputs.linear(40, 129, 16 * 130 - 3, dtype, biased=True)
+    args = inputs.linear(40, 129, 16 * 130 - 3, dtype, biased=True, rounded=rounded)
     call("linear", **args)
     x, expected = args["x"], args["y"]
     assert expected[0].ne(expected[1]).any()

@@ -30,12 +30,12 @@ WRONG = {
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize(
     ("op", "name"),
-    [("linear", name) for name in ("x", "panels", "bias", "y")]
+    [("linear", name) for name in ("x", "panels", "scale", "bias", "y")]
     + [("rms_norm", name) for name in ("x", "delta", "weight", "normed")],
 )
 def test_wrong_rows_are_refused_and_nothing_is_written(op, name, wrong):
     args = (
-        inputs.linear(3, 9, 20, torch.float32, biased=True)
+        inputs.linear(3, 9, 20, torch.float32, biased=True, rounded=name == "scale")
         if op == "linear"
         else inputs.rms_norm(3, 9, torch.float32, more=True)
     )
@@ -44,6 +44,13 @@ def test_wrong_rows_are_refused_and_nothing_is_written(op, name, wrong):
     first = {"linear": "y", "rms_norm": "x"}[op]  # what says how many there are of each
     blamed = r"\w+" if name in ("x", first) else name
     refused(op, args, blamed, "" if blamed != name else message)
+
+
+def test_weights_of_eight_bits_and_scales_come_together():
+    args = inputs.linear(3, 9, 20, torch.float32, rounded=True)
+    refused("linear", {**args, "scale": None}, "panels", "int8")
+    floats = inputs.linear(3, 9, 20, torch.float32)
+    refused("linear", {**floats, "scale": args["scale"]}, "panels", "float32")
 
 
 def test_tensors_of_a_device_without_memory_are_not_read():

@@ -34,19 +34,25 @@ def randn(*shape: int, seed: int, dtype: torch.dtype, scale: float = 1.0) -> Ten
 
 
 def linear(
-    rows: int, inputs: int, outputs: int, dtype: torch.dtype, biased: bool = False, seed: int = 0
-) -> dict[str, object]:
-    weight = randn(outputs, inputs, seed=seed, dtype=dtype)
+    rows: int, inputs: int, outputs: int, dtype: torch.dtype, biased: bool = False, seed: int = 0,
+    rounded: bool = False,
+) -> dict[str, object]:  # fmt: skip
+    """``rounded``: weights of eight bits."""
+    weight, scale = randn(outputs, inputs, seed=seed, dtype=dtype), None
+    if rounded:
+        weight, scale = native.in_bytes(weight)
     return {
         "x": randn(rows, inputs, seed=seed + 1, dtype=dtype), "panels": native.panels_of(weight),
+        "scale": scale,
         "bias": randn(outputs, seed=seed + 2, dtype=torch.float32) if biased else None,
         "y": torch.full((rows, outputs), -7.0, dtype=dtype),
     }  # fmt: skip
 
 
-def dense(panels: Tensor, outputs: int) -> Tensor:
-    """The weights [out, in] in panels."""
-    return panels.transpose(1, 2).flatten(0, 1)[:outputs]
+def dense(panels: Tensor, scale: Tensor | None, outputs: int) -> Tensor:
+    """The weights [out, in] in panels, float64."""
+    weight = panels.transpose(1, 2).flatten(0, 1)[:outputs].double()
+    return weight if scale is None else weight * scale[:, None].double()
 
 
 def rms_norm(

@@ -23,7 +23,7 @@ GATES = Killer(layer.test_gates_of_any_size_are_bounded)
 _LAYER, _AROUND = "cpu/decoder_layer.cpp", "cpu/around_attention.h"
 CPU: dict[str, Mutant] = {
     "a product without its bias": Mutant(
-        (Edit("cpu/linear.cpp", "values[i] += params.bias[begin + i];", ";"),), PRODUCT
+        (Edit("cpu/linear.cpp", "sums[i] += params.bias[begin + i];", ";"),), PRODUCT
     ),
     "blocks of rows that all read the first": Mutant(
         (Edit("cpu/linear.cpp", "x += row * inputs;", "x += 0 * inputs;"),), PRODUCT

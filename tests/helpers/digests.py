@@ -67,6 +67,8 @@ def decoder_cases() -> Iterator[tuple[str, dict[str, object], str]]:
         for rows in (1, 7, 13, 31):
             args = decoder_inputs.linear(rows, 131, 45, dtype, biased=rows == 7)
             yield f"linear-{rows}-{dtype}", args, "linear"
+        rounded = decoder_inputs.linear(13, 131, 45, dtype, rounded=True)
+        yield f"linear-rounded-{dtype}", rounded, "linear"
         yield f"rms_norm-{dtype}", decoder_inputs.rms_norm(3, 83, dtype, more=True), "rms_norm"
         for head_dim, among in ((16, 0), (80, 5)):
             case = decoder_inputs.LayerCase(

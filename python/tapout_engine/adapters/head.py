@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 import tapout_kernels as tk
 
@@ -53,8 +55,8 @@ class HeadDrafter:
     def step(self, token: Tensor) -> Tensor:
         if self.drafting == 0:
             states = self._read(self.tail)
-            last = torch.tensor([len(tail) - 1 for tail in self.tail], device=self.device)
-            self.feature = states[torch.arange(len(last), device=self.device), last][:, None]
+            last = [row[len(tail) - 1] for row, tail in zip(states, self.tail, strict=True)]
+            self.feature = torch.stack(last)[:, None]
         else:
             begin = [
                 n + len(tail) + self.drafting - 1
@@ -115,13 +117,17 @@ class HeadDrafter:
     def _read(self, parts: list[list[int]]) -> Tensor:
         """Feed confirmed tokens, each beside the target's state after the token before it."""
         ids = padded(parts).to(self.device)
-        states = torch.zeros(*ids.shape, self.head.config.hidden_size, dtype=self.dtype,
-                             device=self.device)  # fmt: skip
-        for row, (at, part) in enumerate(zip(self.entries, parts, strict=True)):
-            known = self.target.states[row, max(at - 1, 0) : max(at + len(part) - 1, 0)]
-            first = int(at == 0)  # nothing is before the first
-            states[row, first : first + len(known)] = known
+        before = [
+            self._before(row, at, len(part))
+            for row, (at, part) in enumerate(zip(self.entries, parts, strict=True))
+        ]
+        states = pad_sequence(before, batch_first=True)
         return self._run(ids, states, self.entries, counts=[len(part) for part in parts])
+
+    def _before(self, row: int, at: int, count: int) -> Tensor:
+        """[count, hidden]: the target's states before tokens ``at`` and after; zeros before 0."""
+        known = self.target.states[row, max(at - 1, 0) : max(at + count - 1, 0)]
+        return known if at or not count else functional.pad(known, (0, 0, 1, 0))
 
     def _run(
         self, ids: Tensor, states: Tensor, start: list[int], branches: Branches | None = None,

@@ -191,7 +191,7 @@ class GraphDecoder:
             if seat is None or not was_live:
                 continue
             report = RoundReport(numbers[n : n + numbers[0]], *numbers[1:n])
-            tokens, text = seat.row.take(report)
+            tokens, text = seat.row.take(report, self.stream is not None)
             if self.stream is not None:
                 self.stream(seat.index, tokens, text)
             if not seat.row.live:

@@ -65,20 +65,34 @@ class Step:
         counts: Sequence[int] | None = None,
     ):
         self.batch, self.n = input_ids.shape
-        self.past, self.branches = start.int(), branches
+        self.rotary, self.start, self.branches = rotary, start, branches
         self.counts = [self.n] * self.batch if counts is None else counts
         self.kept = self._kept()
         self.among = self.n if branches is None else branches.among
-        first = start + self.among - self.n
-        self.slots = first[:, None] + torch.arange(self.n, device=start.device)  # [B, n]
         self.visible = cache.slots if length is None else min(visible(length), cache.slots)
-        positions = self.slots if branches is None else branches.position_ids
-        self.turn = rotary(positions)  # two of [B, n, head_dim]
         self.fused = start.device.type in FUSED
-        self.tree_mask: Tensor | None = None  # bits
-        if self.fused and branches is not None:
-            self.tree_mask = branches.bits()
         self.biases: dict[tuple[int, int], Tensor] = {}
+
+    @cached_property
+    def past(self) -> Tensor:
+        """[B] int32: tokens in the cache."""
+        return self.start.int()
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """[B, n] int64: where the new tokens go."""
+        first = self.start + self.among - self.n
+        return first[:, None] + torch.arange(self.n, device=self.start.device)
+
+    @cached_property
+    def turn(self) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, [B, n, head_dim]."""
+        return self.rotary(self.slots if self.branches is None else self.branches.position_ids)
+
+    @cached_property
+    def tree_mask(self) -> Tensor | None:
+        """Bits, for ``tree_attention``."""
+        return None if self.branches is None else self.branches.bits()
 
     def flat(self, x: Tensor) -> Tensor:
         """[B, n, size] -> [T, size]."""
@@ -100,12 +114,20 @@ class Step:
 
     @cached_property
     def tokens(self) -> native.Tokens:
-        cos, sin = (self.flat(x) for x in self.turn)
         start = torch.tensor([0, *accumulate(self.counts)], dtype=torch.int32)
-        slot, mask = self.flat(self.slots)[:, 0], self.tree_mask
-        if mask is not None:
-            mask = mask[:, : max(self.counts)].contiguous()
+        if self.branches is None:
+            slot = self._slots_in_a_row()
+            return native.Tokens(*self.rotary(slot), slot, start, self.past, None, self.among)
+        cos, sin = (self.flat(x) for x in self.turn)
+        mask = self.tree_mask[:, : max(self.counts)].contiguous()
+        slot = self.flat(self.slots)[:, 0]
         return native.Tokens(cos, sin, slot, start, self.past, mask, self.among)
+
+    def _slots_in_a_row(self) -> Tensor:
+        """[T] int64, by way of the host: few operators, which count where forwards are short."""
+        first = self.start.tolist()
+        spans = (range(at, at + n) for at, n in zip(first, self.counts, strict=True))
+        return torch.tensor([slot for span in spans for slot in span], dtype=torch.int64)
 
     @cached_property
     def hidden(self) -> Tensor:

@@ -88,9 +88,12 @@ class DraftHead(nn.Module):
         self.head = Linear(target.head.rows(self.d2t.long()))
 
     def pack(self, rows: int = 1) -> DraftHead:
-        """Lay out the weights for forwards of about ``rows`` tokens (see :class:`Linear`)."""
-        for part in (self.fuse, *self.layers, self.head):
-            part.pack(rows)
+        """Lay out the weights for forwards of about ``rows`` tokens (see :class:`Linear`); those of
+        the target's head, most of what a step reads, rounded."""
+        for layer in self.layers:
+            layer.pack(rows)
+        for part in (self.fuse, self.head):
+            part.pack(rows, rounded=True)
         return self
 
     def cache(self, batch: int, slots: int) -> StaticCache:
@@ -124,8 +127,8 @@ class DraftHead(nn.Module):
             [B, n, hidden].
         """
         step = Step(self.rotary, input_ids, start, cache, length, branches, counts)
-        tokens = self.token_norm(functional.embedding(input_ids, self.embedding))
-        x = self.fuse(step.flat(torch.cat((tokens, self.state_norm(states)), dim=-1)))
+        tokens = self.token_norm(step.flat(functional.embedding(input_ids, self.embedding)))
+        x = self.fuse(torch.cat((tokens, self.state_norm(step.flat(states))), dim=-1))
         for index, layer in enumerate(self.layers):
             x = layer(x, index, step, cache)
         return step.unflat(self.norm(x))

@@ -34,13 +34,26 @@ class Panels:
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         self.panels, self.outputs = native.panels_of(weight), len(weight)
+        self.scale: Tensor | None = None
         self.bias = None if bias is None else bias.float()
 
     def product(self, x: Tensor) -> Tensor:
-        return native.linear(x.contiguous(), self.panels, self.bias, self.outputs)
+        return native.linear(x.contiguous(), self.panels, self.scale, self.bias, self.outputs)
 
     def rows(self, index: Tensor) -> Tensor:
         return self.panels[index // native.PANEL, :, index % native.PANEL]
+
+
+class Bytes(Panels):
+    """Of weights rounded to eight bits, for drafts: half of the reading or less."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        rounded, scale = native.in_bytes(weight)
+        super().__init__(rounded, bias)
+        self.scale, self.dtype = scale, weight.dtype
+
+    def rows(self, index: Tensor) -> Tensor:
+        return (super().rows(index) * self.scale[index, None]).to(self.dtype)
 
 
 class Blocks:
@@ -81,10 +94,12 @@ def multiplies(dtype: torch.dtype) -> bool:
     )
 
 
-def packed(weight: Tensor, bias: Tensor | None, rows: int) -> Packed | None:
+def packed(weight: Tensor, bias: Tensor | None, rows: int, rounded: bool) -> Packed | None:
     """The best layout of these weights; None where a plain product is."""
     if weight.device.type != "cpu":
         return None
+    if rounded and native.serves(weight):
+        return Bytes(weight, bias)
     available = torch.backends.mkldnn.is_available()
     one_dnn = available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     many = one_dnn and rows >= MANY and weight.dtype == torch.bfloat16 and multiplies(weight.dtype)
@@ -113,9 +128,12 @@ class Linear(nn.Module):
         self.packed: Packed | None = None
         self.size = weight.numel()  # weights one product reads
 
-    def pack(self, rows: int) -> None:
-        """Lay the weights out for products of about ``rows`` rows; frees the plain ones."""
-        self.packed = packed(self.weight.data, self.bias, rows)
+    def pack(self, rows: int, rounded: bool = False) -> None:
+        """Lay the weights out for products of about ``rows`` rows; frees the plain ones.
+
+        ``rounded``: to eight bits, where that saves reading.
+        """
+        self.packed = packed(self.weight.data, self.bias, rows, rounded)
         if self.packed is not None:
             self.weight = self.bias = None
 

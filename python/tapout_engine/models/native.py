@@ -31,25 +31,32 @@ def panels_of(weight: Tensor) -> Tensor:
     return settled(padded.unflatten(0, (-1, PANEL)).transpose(1, 2))
 
 
-def linear(x: Tensor, panels: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
-    """[rows, in] -> [rows, out]: x W^T + bias, the latter in float32.
+def in_bytes(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 [out, in] and float32 [out]: each output's weights as multiples of a scale of its own,
+    the largest being 127 of them."""
+    scale = weight.float().abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    return (weight.float() / scale[:, None]).round().to(torch.int8), scale
+
+
+def linear(
+    x: Tensor, panels: Tensor, scale: Tensor | None, bias: Tensor | None, outputs: int
+) -> Tensor:
+    """[rows, in] -> [rows, out]: x W^T + bias, the latter in float32; ``scale`` for int8 weights.
 
     A row's bits depend on that row alone, not on how many there are.
     """
     y = x.new_empty(len(x), outputs)
-    torch.ops.tapout_kernels.linear.default(x, panels, bias, y)
+    torch.ops.tapout_kernels.linear.default(x, panels, scale, bias, y)
     return y
 
 
 def rms_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight over the last dimension, after ``delta`` was added to ``x`` in place."""
-    normed = torch.empty_like(x)
-    size = x.shape[-1]
-    rows = x.view(-1, size)
-    more = None if delta is None else delta.view(-1, size)
-    out = normed.view(-1, size)
-    torch.ops.tapout_kernels.rms_norm.default(rows, more, weight, eps, out)
-    return normed
+    rows = x if x.dim() == 2 else x.view(-1, x.shape[-1])
+    more = None if delta is None else delta.view(rows.shape)
+    normed = torch.empty_like(rows)
+    torch.ops.tapout_kernels.rms_norm.default(rows, more, weight, eps, normed)
+    return normed if x.dim() == 2 else normed.view(x.shape)
 
 
 class LayerWeights(NamedTuple):

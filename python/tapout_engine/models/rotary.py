@@ -26,17 +26,16 @@ class Rotary(nn.Module):
             torch.arange(length, device=frequencies.device).float(), frequencies.float()
         )
         cos, sin = angles.cos() * factor, angles.sin() * factor
-        self.register_buffer("cos", torch.cat((cos, cos), dim=-1).to(dtype), persistent=False)
-        self.register_buffer("sin", torch.cat((-sin, sin), dim=-1).to(dtype), persistent=False)
+        both = torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)))
+        self.register_buffer("both", both.to(dtype), persistent=False)  # [2, length, head_dim]
 
     @property
     def length(self) -> int:
-        return self.cos.shape[0]
+        return self.both.shape[1]
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, n] -> two of [B, n, head_dim]. Padding may lie beyond the last position."""
-        positions = positions.clamp(max=self.length - 1)
-        return self.cos[positions], self.sin[positions]
+        """[..] -> two of [.., head_dim]. Padding may lie beyond the last position."""
+        return self.both[:, positions.clamp(max=self.length - 1)].unbind()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
