@@ -55,6 +55,6 @@ def test_many_rows_in_bf16_are_for_one_dnn_where_the_cpu_multiplies_it(monkeypat
         monkeypatch.setattr(linear, "multiplies", lambda dtype, m=multiplies: m)
         monkeypatch.setattr(linear, "Blocks", lambda weight, bias, rows: "blocks")
         weight = torch.randn(48, 64).bfloat16()
-        assert isinstance(linear.packed(weight, None, 8), Panels)
-        assert (linear.packed(weight, None, 32) == "blocks") == multiplies
-        assert isinstance(linear.packed(weight.float(), None, 32), Panels)
+        assert isinstance(linear.packed(weight, None, 8, False), Panels)
+        assert (linear.packed(weight, None, 32, False) == "blocks") == multiplies
+        assert isinstance(linear.packed(weight.float(), None, 32, False), Panels)

@@ -62,7 +62,7 @@ class HeadDrafter:
                 n + len(tail) + self.drafting - 1
                 for n, tail in zip(self.entries, self.tail, strict=True)
             ]
-            self.feature = self._run(token[:, None], self.feature, begin)
+            self.feature = self._run(token[:, None], self.feature, begin, counts=[1] * len(begin))
         self.drafting += 1
         return self.head.logits(self.feature)[:, 0]
 

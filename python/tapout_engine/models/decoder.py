@@ -66,7 +66,8 @@ class Step:
     ):
         self.batch, self.n = input_ids.shape
         self.rotary, self.start, self.branches = rotary, start, branches
-        self.counts = [self.n] * self.batch if counts is None else counts
+        self.counted = counts is not None
+        self.counts = counts if self.counted else [self.n] * self.batch
         self.kept = self._kept()
         self.among = self.n if branches is None else branches.among
         self.visible = cache.slots if length is None else min(visible(length), cache.slots)
@@ -115,16 +116,18 @@ class Step:
     @cached_property
     def tokens(self) -> native.Tokens:
         start = torch.tensor([0, *accumulate(self.counts)], dtype=torch.int32)
-        if self.branches is None:
+        mask = self.tree_mask
+        if self.counted and mask is None:
             slot = self._slots_in_a_row()
-            return native.Tokens(*self.rotary(slot), slot, start, self.past, None, self.among)
+            return native.Tokens(*self.rotary(slot), slot, start, self.past, mask, self.among)
         cos, sin = (self.flat(x) for x in self.turn)
-        mask = self.tree_mask[:, : max(self.counts)].contiguous()
+        if mask is not None:
+            mask = mask[:, : max(self.counts)].contiguous()
         slot = self.flat(self.slots)[:, 0]
         return native.Tokens(cos, sin, slot, start, self.past, mask, self.among)
 
     def _slots_in_a_row(self) -> Tensor:
-        """[T] int64, by way of the host: few operators, which count where forwards are short."""
+        """[T] int64, by way of the host, which knows them: fewer operators."""
         first = self.start.tolist()
         spans = (range(at, at + n) for at, n in zip(first, self.counts, strict=True))
         return torch.tensor([slot for span in spans for slot in span], dtype=torch.int64)
@@ -340,7 +343,8 @@ class Decoder(nn.Module):
         branches : Branches, optional
             How the new tokens are parts of trees. Without it each sees those before it.
         counts : sequence of int, optional
-            Of each row's n tokens only so many are computed, the first ones.
+            Of each row's n tokens only so many are computed, the first ones. Given, the host knows
+            what is fed; without it no value of a tensor is asked for.
 
         Returns
         -------
