@@ -10,7 +10,8 @@ def test_settled_tensors_are_contiguous_copies_that_do_not_overlap():
         x += 1
     for before, after in zip(plain, settled, strict=True):
         assert torch.equal(after, before + 1)
-        assert after.is_contiguous() and after.data_ptr() % huge_pages.ALIGN == 0
+        assert after.is_contiguous()
+        assert after.data_ptr() % huge_pages.ALIGN == 0
 
 
 def test_settles_more_than_a_chunk_and_nothing(monkeypatch):
@@ -25,4 +26,5 @@ def test_without_huge_pages_only_the_layout_changes(monkeypatch):
     monkeypatch.setattr(huge_pages, "HERE", False)
     x = torch.randn(3, 5).t()
     settled = huge_pages.settled(x)
-    assert settled.is_contiguous() and torch.equal(settled, x)
+    assert settled.is_contiguous()
+    assert torch.equal(settled, x)

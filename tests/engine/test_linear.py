@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tapout_engine.models import linear
-from tapout_engine.models.linear import Blocks, Linear, Panels
+from tapout_engine.models.linear import Blocks, Bytes, Linear, Panels
 
 
 @pytest.fixture(params=["panels", "blocks", "blocks without bf16"])
@@ -58,3 +58,17 @@ def test_many_rows_in_bf16_are_for_one_dnn_where_the_cpu_multiplies_it(monkeypat
         assert isinstance(linear.packed(weight, None, 8, False), Panels)
         assert (linear.packed(weight, None, 32, False) == "blocks") == multiplies
         assert isinstance(linear.packed(weight.float(), None, 32, False), Panels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounded_weights_multiply_as_their_rows_say(dtype):
+    weight, x = torch.randn(70, 33).to(dtype), torch.randn(5, 33).to(dtype)
+    rounded = Linear(weight.clone())
+    rounded.pack(8, rounded=True)
+    rows = rounded.rows(torch.arange(70))
+    assert isinstance(rounded.packed, Bytes)
+    assert rows.dtype == dtype
+    step = weight.float().abs().amax(1, keepdim=True) / 127
+    assert ((rows - weight).abs() <= step * (0.501 + 127 * torch.finfo(dtype).eps)).all()
+    exact = x.double() @ rows.double().T
+    torch.testing.assert_close(rounded(x).double(), exact, rtol=2**-7, atol=0.05)

@@ -65,12 +65,13 @@ def test_products_of_rounded_weights_are_exact_ones_rounded(size, dtype):
 
 
 def test_weights_are_rounded_to_half_a_step_of_their_output():
-    weight = inputs.randn(40, 33, seed=1, dtype=torch.float32) * torch.logspace(-30, 30, 40)[:, None]
+    weight = (
+        inputs.randn(40, 33, seed=1, dtype=torch.float32) * torch.logspace(-30, 30, 40)[:, None]
+    )
     weight[7] = 0
     rounded, scale = native.in_bytes(weight)
-    assert rounded.dtype == torch.int8 and rounded.abs().amax(1).tolist() == [
-        127 * (row != 7) for row in range(40)
-    ]
+    assert rounded.dtype == torch.int8
+    assert rounded.abs().amax(1).tolist() == [127 * (row != 7) for row in range(40)]
     error = rounded * scale[:, None].double() - weight
     assert (error.abs() <= 0.5001 * scale[:, None]).all()
 
