@@ -2,11 +2,11 @@
 
 namespace tapout::bind {
 
-void linear(const Tensor& x,             // [rows, inputs]
-            const Tensor& panels,        // [ceil(outputs / 16), inputs, 16]
+void linear(const Tensor& x,              // [rows, inputs]
+            const Tensor& panels,         // [ceil(outputs / 16), inputs, 16]
             const OptionalTensor& scale,  // [outputs]
             const OptionalTensor& bias,   // [outputs]
-            const Tensor& y) {           // [rows, outputs]
+            const Tensor& y) {            // [rows, outputs]
   const Arguments arguments("linear", x);
   LinearParams params = {};
   params.rows = arguments.size("x", x, 2, 0);

@@ -11,6 +11,9 @@ from .mutants import Edit
 
 F32 = torch.float32
 PRODUCT = Killer(rows.test_products_are_exact_ones_rounded, size=(33, 15), dtype=F32, biased=True)
+ROUNDED = Killer(
+    rows.test_products_of_rounded_weights_are_exact_ones_rounded, size=(33, 15), dtype=F32
+)
 NORM = Killer(rows.test_norms_are_exact_ones_rounded, size=33, dtype=F32, more=True)
 ZEROS = Killer(rows.test_a_norm_of_zeros_is_zero_and_of_nothing_nothing)
 PLAIN, NORMS, TREES = (
@@ -24,6 +27,9 @@ _LAYER, _AROUND = "cpu/decoder_layer.cpp", "cpu/around_attention.h"
 CPU: dict[str, Mutant] = {
     "a product without its bias": Mutant(
         (Edit("cpu/linear.cpp", "sums[i] += params.bias[begin + i];", ";"),), PRODUCT
+    ),
+    "weights of eight bits without their scale": Mutant(
+        (Edit("cpu/linear.cpp", "sums[i] *= params.scale[begin + i];", ";"),), ROUNDED
     ),
     "blocks of rows that all read the first": Mutant(
         (Edit("cpu/linear.cpp", "x += row * inputs;", "x += 0 * inputs;"),), PRODUCT
