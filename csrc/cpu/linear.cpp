@@ -74,8 +74,9 @@ void multiply_rows(const LinearParams& params, const float* x, int64_t row, int6
 template <int kRows, class Scalar, class Weight>
 void multiply_rest(const LinearParams& params, const float* x, int64_t begin, int64_t end) {
   const int64_t rest = params.rows % kMostRows;
-  if (rest == kRows)
+  if (rest == kRows) {
     return multiply_rows<kRows, Scalar, Weight>(params, x, params.rows - rest, begin, end);
+  }
   if constexpr (kRows > 1) multiply_rest<kRows - 1, Scalar, Weight>(params, x, begin, end);
 }
 

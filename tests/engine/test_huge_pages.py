@@ -1,3 +1,5 @@
+import mmap
+
 import torch
 
 from tapout_engine.models import huge_pages
@@ -20,6 +22,16 @@ def test_settles_more_than_a_chunk_and_nothing(monkeypatch):
     assert torch.equal(huge_pages.settled(many), many)
     assert huge_pages.settled(torch.empty(0, 4)).shape == (0, 4)
     assert torch.equal(huge_pages.settled(many[:8]), many[:8])
+
+
+def test_a_kernel_that_has_none_gives_plain_memory(monkeypatch):
+    class Refusing(mmap.mmap):
+        def madvise(self, option):
+            raise OSError
+
+    monkeypatch.setattr(huge_pages.mmap, "mmap", Refusing)
+    monkeypatch.setattr(huge_pages, "_rest", torch.empty(0, dtype=torch.uint8))
+    assert torch.equal(huge_pages.settled(torch.arange(9)), torch.arange(9))
 
 
 def test_without_huge_pages_only_the_layout_changes(monkeypatch):

@@ -1,12 +1,13 @@
 """Memory for weights in pages of two megabytes, where the system has them.
 
 Every product streams through all of its weights.  In small pages that is an address to look up
-every four kilobytes, which costs a sixth of the time on the CPU of `docs/kernels.md`.
+every four kilobytes: see `docs/kernels.md`.
 """
 
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -33,5 +34,6 @@ def settled(x: Tensor) -> Tensor:
 
 def _chunk(size: int) -> Tensor:
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    with suppress(OSError):  # a kernel without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.uint8)
