@@ -13,7 +13,8 @@ import tapout_kernels as tk
 from tapout_engine import Controller, EngineError, PlainDecoder, Request, SpeculativeDecoder
 from tapout_engine.adapters.head import HeadDrafter
 from tapout_engine.adapters.static import StaticModel
-from tapout_engine.models import DraftHead, StaticCache, load_head, save_head
+from tapout_engine.models import DraftHead, StaticCache, load_head, native, save_head
+from tapout_engine.models.linear import Bytes
 from tapout_engine.models.weights import decoder_of
 
 from .heads import SIZE, VOCAB, guessable_llama, guessing, prompts, trainable
@@ -286,6 +287,8 @@ def test_a_packed_head_drafts_as_a_plain_one(model):
     packed = decoder_of(model).pack()
     d2t = torch.randperm(VOCAB, generator=torch.Generator().manual_seed(3))[:60]
     head = guessing(packed, d2t).pack()
+    if native.HERE:
+        assert all(isinstance(part.packed, Bytes) for part in (head.fuse, head.head))
     requests = [Request(prompt, 30) for prompt in prompts(5, 1)]
     results = speculative(packed, head)[0].generate(requests)
     assert [result.tokens for result in results] == plain(decoder_of(model), requests)

@@ -39,6 +39,32 @@ def test_characters_are_whole(text):
         assert all("\N{REPLACEMENT CHARACTER}" not in piece for piece in pieces)
 
 
+@pytest.mark.parametrize("each", [2, 3, 100])
+@pytest.mark.parametrize(
+    ("tokenizer", "tokens"), [(Bytes(), list("aé🙂b日".encode())), (Words(), list(range(9)))]
+)
+def test_text_is_the_same_however_many_tokens_come_at_once(tokenizer, tokens, each):
+    rounds, silent, pieces = TextStream(tokenizer), TextStream(tokenizer), []
+    for first in range(0, len(tokens), each):
+        for token in tokens[first : first + each]:
+            rounds.push(token)
+            silent.push(token)
+        pieces.append(rounds.release())
+    rounds.finish()
+    silent.finish()
+    pieces.append(rounds.release(final=True))
+    assert "".join(pieces) == rounds.text == silent.text == tokenizer.decode(tokens)
+
+
+def test_nothing_is_decoded_before_somebody_asks():
+    class Refusing:
+        def decode(self, tokens) -> str:
+            raise AssertionError(tokens)
+
+    stream = TextStream(Refusing())
+    assert not any(stream.push(token) for token in range(9))
+
+
 def test_an_unfinished_character_is_text_in_the_end():
     assert "".join(feed(TextStream(Bytes()), "a🙂".encode()[:-1])).startswith("a")
 
