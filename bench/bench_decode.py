@@ -27,7 +27,7 @@ from tapout_engine.divergence import first_divergence
 from tapout_engine.loading import HEAD_FILE
 from tapout_engine.models import load_head
 from tapout_engine.requests import Times
-from tapout_engine.session import SHIPPED_HEAD, Session
+from tapout_engine.session import Session, head_folder
 from tapout_engine.summary import summarise
 from tapout_engine.tree_decode import TreeDecoder, eagle2
 
@@ -68,8 +68,7 @@ def ways(session: Session, names: Sequence[str], draft: str, slots: int,
         return speculative(head.drafter, (("fixed_length", {"n": n}),), policy="fixed")
 
     def fixed_of(vocab: int) -> Decode:
-        path = SHIPPED_HEAD if draft == "head" else Path(draft) / HEAD_FILE
-        smaller = load_head(path, session.target.decoder, vocab).pack()
+        smaller = load_head(head_folder(draft) / HEAD_FILE, session.target.decoder, vocab).pack()
         drafter = HeadDrafter(smaller, session.target)
         return speculative(drafter, (("fixed_length", {"n": 3}),), policy="fixed")
 

@@ -109,6 +109,7 @@ def _add_train_draft(parser: argparse.ArgumentParser) -> None:
     add("--text", **files, help="text files and folders of them, to read")
     add("--prompts", **files, help=".jsonl, .txt or .py (heads of functions), to answer")
     add("--held-out", **files, help=".jsonl or .txt that the drafter will be judged by")
+    add("--init-from", metavar="HEAD", help="a head to go on with: head (the shipped), or a folder")
     add("--minutes", type=float, default=60.0, help="in all (default: %(default)s)")
     add("--layers", type=_positive, default=1, help="(default: %(default)s)")
     add("--vocab", type=_positive, default=8192, help="tokens a head scores (default: %(default)s)")

@@ -17,6 +17,11 @@ SHIPPED_HEAD = Path(__file__).parent / "data" / "smollm2-135m-head" / HEAD_FILE
 """Trained for the default model; its card lies beside it."""
 
 
+def head_folder(name: str) -> Path:
+    """The folder of a draft head by path, or of the shipped one by the name ``head``."""
+    return SHIPPED_HEAD.parent if name == "head" else Path(name)
+
+
 class NamedDrafter(NamedTuple):
     """A drafter or several, the name for a table, and the arms and the reward that suit it."""
 
@@ -68,7 +73,7 @@ class Session:
         if kind == "auto":
             return self._with_lookup("head" if self.path == DEFAULT_TARGET else "self", skip)
         if kind == "head" or (Path(kind) / HEAD_FILE).is_file():
-            return self._head(SHIPPED_HEAD if kind == "head" else Path(kind) / HEAD_FILE)
+            return self._head(head_folder(kind) / HEAD_FILE)
         if kind == "prompt-lookup":
             vocab, device = self.target.vocab_size, self.target.device
             return NamedDrafter(PromptLookupDrafter(vocab, device=device), kind, LENGTH_ARMS)

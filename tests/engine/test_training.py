@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from tapout_engine.adapters.head import HeadDrafter
 from tapout_engine.adapters.static import StaticModel
 from tapout_engine.cli import main
 from tapout_engine.loading import load
-from tapout_engine.models import load_head
+from tapout_engine.models import load_head, read_head
 from tapout_engine.models.weights import decoder_of
 from tapout_engine.training import data, loop
 from tapout_engine.training.batches import Batch, split
@@ -245,6 +246,36 @@ def test_what_is_saved_is_what_was_trained(target, shards, clock, tmp_path):
     assert head.logits(found).shape == (1, length, VOCAB - 6)
 
 
+def test_a_head_that_was_trained_before_goes_on_gently_in_every_step(
+    target, shards, clock, tmp_path, monkeypatch
+):
+    """Its first loss is the last one's, its rate lower, its vocabulary what it was, or the most
+    frequent of it."""
+    monkeypatch.setattr(loop, "RATE", 4e-3)
+    first = trainer_of(target, shards, tmp_path / "first.pt", seconds=30.0)
+    run(first, clock)
+    first.student.save(tmp_path, "tiny")
+    begun = read_head(tmp_path / "head.safetensors", target.config)
+    for name, weight in first.student.module.weights().items():
+        assert torch.equal(begun.weights[name], weight.bfloat16()), name
+
+    torch.manual_seed(1)
+    student = HeadStudent(target, begun.d2t[:50].long(), steps=2, begun=begun)
+    full_head = target.head.rows(torch.arange(VOCAB))
+    second = Trainer(student, full_head, *split(shards), 20.0, tmp_path / "second.pt")
+    rates = run(second, clock)
+    assert max(rates) == pytest.approx(loop.AGAIN, rel=0.01)
+    assert loop.AGAIN < 1e-3, "the rate of new students, unless a test says otherwise"
+    assert all(len(losses) == 2 for _, losses in second.losses)
+    fresh, again = first.losses[0][1][0], second.losses[0][1][0]
+    assert again < 0.7 * fresh
+    (tmp_path / "again").mkdir()
+    student.save(tmp_path / "again", "tiny")
+    assert read_head(tmp_path / "again/head.safetensors", target.config).d2t.tolist() == list(
+        range(50)
+    )
+
+
 # ---- The command --------------------------------------------------------------------------------
 
 
@@ -323,6 +354,45 @@ def test_a_head_from_a_model_directory(command):
     more = check_files(command.out, "head", steps=2)
     assert more["training"]["updates"] > manifest["training"]["updates"]
     assert more["data"]["own"]["texts"] > manifest["data"]["own"]["texts"]
+
+
+def test_a_head_that_goes_on_from_another(command):
+    assert command("--vocab", "40", "--steps", "2").code == 0
+    old = load_head(command.out / "head.safetensors", decoder_of(load(str(command.target)).model))
+    arguments = ("--out", command.out / "more", "--init-from", command.out, "--steps", "2",
+                 "--note", "Of more texts.")  # fmt: skip
+    assert command(*arguments, "--vocab", "30").code == 0
+    manifest = check_files(command.out / "more", "head", steps=2)
+    origin = manifest["init_from"]
+    assert origin["name"] == "out"
+    weights = (command.out / "head.safetensors").read_bytes()
+    assert origin["sha256"] == hashlib.sha256(weights).hexdigest()
+    assert origin["manifest"] == json.loads((command.out / "manifest.json").read_text())
+    card = (command.out / "more/README.md").read_text()
+    assert f"It went on from the head `out` (sha256 {origin['sha256'][:16]}…)" in card
+    assert f"had seen {origin['manifest']['training']['tokens']} positions" in card
+    assert "Of more texts." in card
+    new = load_head(
+        command.out / "more/head.safetensors", decoder_of(load(str(command.target)).model)
+    )
+    assert new.d2t.tolist() == old.d2t[:30].tolist()
+
+    (command.out / "manifest.json").unlink()
+    bare = ("--out", command.out / "bare", "--init-from", command.out, "--steps", "2")
+    assert command(*bare).code == 0
+    assert (
+        json.loads((command.out / "bare/manifest.json").read_text())["init_from"]["manifest"]
+        is None
+    )
+    other = command("--out", command.out / "more", "--steps", "2", "--vocab", "30")
+    assert other.code == 2
+    assert "other settings" in other.error
+    missing = command("--out", command.out / "none", "--init-from", command.out / "nowhere")
+    assert missing.code == 2
+    assert "nowhere" in missing.error
+    llama = command("--out", command.out / "llama", "--init-from", "head", "--kind", "llama")
+    assert llama.code == 2
+    assert "init-from is for heads" in llama.error
 
 
 def test_a_llama_from_a_model_directory(command):

@@ -4,7 +4,7 @@ from .branches import Branches
 from .cache import StaticCache
 from .config import DecoderConfig
 from .decoder import Decoder
-from .head import DraftHead, HeadConfig, load_head, save_head
+from .head import DraftHead, HeadConfig, SavedHead, load_head, read_head, save_head
 
 __all__ = [
     "Branches",
@@ -12,7 +12,9 @@ __all__ = [
     "DecoderConfig",
     "DraftHead",
     "HeadConfig",
+    "SavedHead",
     "StaticCache",
     "load_head",
+    "read_head",
     "save_head",
 ]

@@ -15,6 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -158,8 +159,16 @@ def save_head(
     save_file({**tensors, "d2t": d2t.int()}, path, metadata)
 
 
+class SavedHead(NamedTuple):
+    """What :func:`save_head` wrote."""
+
+    config: HeadConfig
+    weights: dict[str, Tensor]
+    d2t: Tensor  # [D] int32
+
+
 def load_head(path: Path, target: Decoder, vocab: int | None = None) -> DraftHead:
-    """Read a head for ``target``.
+    """A head beside ``target``.
 
     Parameters
     ----------
@@ -173,6 +182,15 @@ def load_head(path: Path, target: Decoder, vocab: int | None = None) -> DraftHea
     EngineError
         If the file is no draft head, or one for another target.
     """
+    config, weights, d2t = read_head(path, target.config)
+    try:
+        return DraftHead(config, weights, target, d2t[:vocab])
+    except KeyError as error:
+        raise EngineError(f"draft: {path} lacks the weights {error}") from None
+
+
+def read_head(path: Path, target: DecoderConfig) -> SavedHead:
+    """Read a head's file; raises as :func:`load_head` does."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -183,13 +201,12 @@ def load_head(path: Path, target: Decoder, vocab: int | None = None) -> DraftHea
         raise EngineError(f"draft: {path} is no draft head: expected format {FORMAT!r}")
     config = HeadConfig(**json.loads(metadata["config"]))
     theirs = (config.hidden_size, config.vocab_size, config.head_dim)
-    own = (target.config.hidden_size, target.config.vocab_size, target.config.head_dim)
+    own = (target.hidden_size, target.vocab_size, target.head_dim)
     if theirs != own:
         raise EngineError(
             f"draft: {path} is for {metadata['target']}: expected hidden, vocabulary and head "
             f"sizes {own}, got {theirs}"
         )
-    try:
-        return DraftHead(config, tensors, target, tensors.pop("d2t")[:vocab])
-    except KeyError as error:
-        raise EngineError(f"draft: {path} lacks the weights {error}") from None
+    if "d2t" not in tensors:
+        raise EngineError(f"draft: {path} lacks the draft vocabulary d2t")
+    return SavedHead(config, weights=tensors, d2t=tensors.pop("d2t"))

@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 
 from ..errors import EngineError
-from ..loading import LoadedModel, load
-from ..models import Decoder
+from ..loading import HEAD_FILE, LoadedModel, load
+from ..models import Decoder, SavedHead, read_head
 from ..models.linear import multiplies
 from ..models.weights import decoder_of
 from ..progress import progress_bar
 from ..prompts import DEMO_PROMPTS
+from ..session import head_folder
 from .batches import split
 from .corpus import HeldOut, check_paths, held_out_files
 from .data import ANSWERS, BATCH, CURIOSITY, Collector, Sources
@@ -29,23 +30,29 @@ from .shards import Shard, Shards
 from .students import HeadStudent, LlamaStudent, Student
 
 DATA = 2 / 3  # of the time goes into texts and hidden states
-SETTINGS = ("target", "kind", "text", "prompts", "held_out", "layers", "vocab", "steps", "seed")
+SETTINGS = (
+    "target", "kind", "text", "prompts", "held_out", "init_from", "layers", "vocab", "steps",
+    "seed",
+)  # fmt: skip
 
 
 def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
     """Train a drafter into ``arguments.out``, or go on with one that was cut off."""
     check_paths(arguments.text, arguments.prompts)
+    if arguments.kind == "llama" and arguments.init_from is not None:
+        raise EngineError("train-draft: init-from is for heads: expected none with --kind llama")
     out = Path(arguments.out)
     work = out / "work"
     work.mkdir(parents=True, exist_ok=True)
     loaded = load(arguments.target, "bfloat16", say)
     target = decoder_of(loaded.model).to(arguments.device)
+    begun = _begun(arguments, target)
     held_out = HeldOut.of(arguments.held_out, *DEMO_PROMPTS.values())
     _same_settings(work / "settings.json", arguments)
     shards = Shards(work / "shards")
     _collect(arguments, loaded, target, held_out, shards)
     train, judged = split(shards)
-    student = _student(arguments, loaded, target, train)
+    student = _student(arguments, loaded, target, train, begun)
     seconds = (1 - DATA) * 60 * arguments.minutes
     dtype = torch.bfloat16
     if torch.device(arguments.device).type == "cpu" and not multiplies(dtype):
@@ -63,6 +70,13 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
     write_card(out, manifest)
     say(f"wrote {out}: use it with --draft {out}")
     return 0
+
+
+def _begun(arguments: argparse.Namespace, target: Decoder) -> SavedHead | None:
+    """The head to go on with."""
+    if arguments.init_from is None:
+        return None
+    return read_head(head_folder(arguments.init_from) / HEAD_FILE, target.config)
 
 
 def _same_settings(path: Path, arguments: argparse.Namespace) -> None:
@@ -93,13 +107,17 @@ def _collect(
 
 
 def _student(
-    arguments: argparse.Namespace, loaded: LoadedModel, target: Decoder, train: list[Path]
-) -> Student:
+    arguments: argparse.Namespace, loaded: LoadedModel, target: Decoder, train: list[Path],
+    begun: SavedHead | None,
+) -> Student:  # fmt: skip
     torch.manual_seed(arguments.seed)
     if arguments.kind == "llama":
         return LlamaStudent(target, loaded.tokenizer, layers=arguments.layers)
-    d2t = frequent(train, target.config.vocab_size, arguments.vocab)
-    return HeadStudent(target, d2t, arguments.layers, arguments.steps)
+    if begun is not None:
+        d2t = begun.d2t[: arguments.vocab].long()
+    else:
+        d2t = frequent(train, target.config.vocab_size, arguments.vocab)
+    return HeadStudent(target, d2t, arguments.layers, arguments.steps, begun)
 
 
 def frequent(train: list[Path], vocab_size: int, size: int) -> torch.Tensor:
@@ -123,6 +141,7 @@ def _manifest(
         "kind": arguments.kind,
         "licence": "Apache-2.0",
         "description": _description(arguments, trainer.student),
+        "init_from": _origin(arguments.init_from),
         "text": [path.name for path in arguments.text],
         "prompts": [path.name for path in arguments.prompts],
         "temperatures": [CURIOSITY, *ANSWERS],
@@ -146,6 +165,19 @@ def _manifest(
     }
 
 
+def _origin(init_from: str | None) -> dict | None:
+    """The head that training went on from: its file, and what it was trained on."""
+    if init_from is None:
+        return None
+    folder = head_folder(init_from)
+    manifest = folder / "manifest.json"
+    return {
+        "name": folder.name,
+        "sha256": hashlib.sha256((folder / HEAD_FILE).read_bytes()).hexdigest(),
+        "manifest": json.loads(manifest.read_text()) if manifest.exists() else None,
+    }
+
+
 def digest_of_demo() -> str:
     """sha256 of the demo's prompts, which every drafter is kept from."""
     return hashlib.sha256("\0".join(DEMO_PROMPTS.values()).encode()).hexdigest()
@@ -156,10 +188,10 @@ def _description(arguments: argparse.Namespace, student: Student) -> str:
     if arguments.kind == "llama":
         return f"A Llama of {arguments.layers} layers, {weights / 1e6:.1f} M weights."
     return (
-        f"An EAGLE-style head of {arguments.layers} decoder layer(s), {weights / 1e6:.1f} M "
-        "weights, on the target's last hidden state, with the target's own embedding and head; "
-        f"it scores {len(student.vocab)} frequent tokens. Trained for {arguments.steps} steps on "
-        "its own features."
+        f"An EAGLE-style head of {len(student.module.layers)} decoder layer(s), "
+        f"{weights / 1e6:.1f} M weights, on the target's last hidden state, with the target's own "
+        f"embedding and head; it scores {len(student.vocab)} frequent tokens. Trained for "
+        f"{arguments.steps} steps on its own features."
     )
 
 

@@ -74,6 +74,10 @@ class TrainableHead(nn.Module):
             name.removesuffix(".weight"): value.detach() for name, value in self.named_parameters()
         }
 
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Those that :meth:`weights` gave."""
+        self.load_state_dict({f"{name}.weight": value for name, value in weights.items()})
+
 
 class _Past:
     """Keys and values of the steps so far, one of each a step."""

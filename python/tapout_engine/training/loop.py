@@ -18,8 +18,9 @@ from .students import Student
 
 TOKENS = 768  # of a batch: many small updates learn faster than few large ones
 RATE = 1e-3  # the highest learning rate
+AGAIN = 4e-4  # of a student that was trained before
 WARMUP = 0.03  # share of the budget during which the rate rises
-ALONE = 0.4  # share of the budget during which only the first step is trained
+ALONE = 0.4  # share of the budget during which a new student is trained in its first step only
 DECAY = 0.8  # what a step's loss counts less than that of the step before
 MEASURES = 6  # measurements of acceptance on the way
 SAVE = 120.0  # seconds between checkpoints
@@ -68,9 +69,11 @@ class Trainer:
         self.teacher_head = full_head[student.vocab]
         self.train, self.judged = train, judged
         self.seconds, self.checkpoint, self.seed = seconds, checkpoint, seed
+        self.rate, self.alone = (AGAIN, 0.0) if student.trained else (RATE, ALONE)
         self.optimizer = torch.optim.AdamW(
-            student.module.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.01, fused=True
-        )
+            student.module.parameters(), lr=self.rate, betas=(0.9, 0.95), weight_decay=0.01,
+            fused=True,
+        )  # fmt: skip
         steps = torch.arange(student.steps, device=full_head.device)
         self.weights = DECAY**steps / (DECAY**steps).sum()
         self.progress = Progress()
@@ -110,7 +113,7 @@ class Trainer:
 
     def _update(self, batch: Batch) -> list[float]:
         for group in self.optimizer.param_groups:
-            group["lr"] = RATE * _schedule(self.progress.seconds / self.seconds)
+            group["lr"] = self.rate * _schedule(self.progress.seconds / self.seconds)
         device = self.teacher_head.device
         batch = batch.to(device)
         dtype = self.teacher_head.dtype
@@ -132,7 +135,7 @@ class Trainer:
 
     def _steps(self) -> int:
         """Later steps learn little before the first one has, and cost as much."""
-        return 1 if self.progress.seconds < ALONE * self.seconds else self.student.steps
+        return 1 if self.progress.seconds < self.alone * self.seconds else self.student.steps
 
     def _measure(self) -> None:
         found = {

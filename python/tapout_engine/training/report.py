@@ -46,10 +46,6 @@ def write_curves(folder: Path, trainer: Trainer) -> None:
 def write_card(folder: Path, manifest: dict) -> None:
     """``README.md``, from the manifest alone."""
     sources = "\n".join(f"- {source}" for source in _sources(manifest))
-    kinds = "\n".join(
-        f"| {kind} | {found['texts']} | {found['tokens']} |"
-        for kind, found in manifest["data"].items()
-    )
     judged = ", ".join(f"{count} {kind}" for kind, count in manifest["judged"].items())
     held_out = "\n".join(
         f"- {file['name']} (sha256 {file['sha256'][:16]}…)" for file in manifest["held_out"]
@@ -66,15 +62,13 @@ Apache-2.0.
 
 {sources}
 
-| kind of text | texts | tokens |
-|---|---|---|
-{kinds}
+{_kinds(manifest["data"])}
 
 Hidden states and distributions of the target on these texts were the teacher. Making them took
 {manifest["data_seconds"] / 60:.0f} min, training {manifest["training"]["seconds"] / 60:.0f} min
 ({manifest["training"]["updates"]} updates, {manifest["training"]["tokens"]} positions) on
 {manifest["machine"]}.
-
+{_origin(manifest["init_from"])}
 ## Not trained on
 
 Texts that share eight words in a row with one of these were dropped
@@ -92,6 +86,24 @@ On texts that were kept back ({judged}), given that every draft before was accep
 
 {manifest["note"]}
 """)
+
+
+def _kinds(data: dict[str, dict[str, int]]) -> str:
+    lines = [f"| {kind} | {found['texts']} | {found['tokens']} |" for kind, found in data.items()]
+    return "\n".join(("| kind of text | texts | tokens |", "|---|---|---|", *lines))
+
+
+def _origin(head: dict | None) -> str:
+    """What is known of the head that training went on from."""
+    if head is None:
+        return ""
+    lines = ["", f"It went on from the head `{head['name']}` (sha256 {head['sha256'][:16]}…)."]
+    before = head["manifest"]
+    if before is not None:
+        lines += [f"That one had seen {before['training']['tokens']} positions of these texts:", ""]
+        lines += [*(f"- {source}" for source in _sources(before)), "", _kinds(before["data"]), ""]
+        lines += [before["note"], _origin(before.get("init_from"))]
+    return "\n".join((*lines, ""))
 
 
 def _sources(manifest: dict) -> list[str]:

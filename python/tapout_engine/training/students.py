@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..loading import HEAD_FILE
-from ..models import Decoder, HeadConfig, save_head
+from ..models import Decoder, HeadConfig, SavedHead, save_head
 from .batches import Batch
 from .head import TrainableHead
 
@@ -23,6 +23,7 @@ class Student(Protocol):
     head: Tensor  # [D, a]: makes logits of its features
     vocab: Tensor  # [D] int64: the target id of each logit
     steps: int
+    trained: bool  # before: it goes on more gently
 
     def features(self, batch: Batch, steps: int) -> Tensor:
         """[steps, B, T, a] for the token after each position."""
@@ -42,14 +43,22 @@ class HeadStudent:
     layers : int
     steps : int
         Steps it is trained for on its own features.
+    begun : SavedHead, optional
+        A head to go on with, whose layers it has then.
     """
 
-    def __init__(self, target: Decoder, d2t: Tensor, layers: int = 1, steps: int = 3):
-        self.config = HeadConfig.of(target.config, layers)
+    def __init__(
+        self, target: Decoder, d2t: Tensor, layers: int = 1, steps: int = 3,
+        begun: SavedHead | None = None,
+    ):  # fmt: skip
+        self.config = HeadConfig.of(target.config, layers) if begun is None else begun.config
         self.module = TrainableHead(self.config, target)
+        if begun is not None:
+            self.module.load(begun.weights)
         self.module.to(target.embedding.device)
         self.vocab, self.steps = d2t.to(target.embedding.device), steps
         self.head = target.head.rows(d2t)
+        self.trained = begun is not None
 
     def features(self, batch: Batch, steps: int) -> Tensor:
         return torch.stack(self.module(batch.tokens, batch.hidden, steps))
@@ -86,7 +95,7 @@ class LlamaStudent:
         self.module, self.tokenizer = LlamaForCausalLM(config), tokenizer
         self.module.to(target.embedding.device)
         self.vocab = torch.arange(c.vocab_size, device=target.embedding.device)
-        self.steps = 1
+        self.steps, self.trained = 1, False
 
     @property
     def head(self) -> Tensor:
