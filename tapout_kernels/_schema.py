@@ -120,6 +120,6 @@ DECODER_SCHEMAS: dict[str, str] = {
         "(Tensor(a!) x, Tensor cos, Tensor sin, Tensor slot, Tensor start, Tensor past, "
         "Tensor? tree_mask, int among, Tensor(b!) keys, Tensor(c!) values, Tensor before, "
         "Tensor qkv, Tensor? qkv_bias, Tensor? q_norm, Tensor? k_norm, Tensor out, "
-        "Tensor between, Tensor gate_up, Tensor down, int heads, float eps) -> ()"
+        "Tensor between, Tensor gate_up, Tensor down, Tensor? scale, int heads, float eps) -> ()"
     ),
 }

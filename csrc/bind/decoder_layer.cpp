@@ -17,8 +17,6 @@ const int32_t* starts(const Arguments& arguments, const Tensor& start, int64_t b
   return found;
 }
 
-int64_t panels_for(int64_t outputs) { return (outputs + kPanel - 1) / kPanel; }
-
 }  // namespace
 
 void decoder_layer(const Tensor& x,                  // [T, hidden]
@@ -37,7 +35,9 @@ void decoder_layer(const Tensor& x,                  // [T, hidden]
                    const OptionalTensor& k_norm,  // [head_dim]
                    const Tensor& out,
                    const Tensor& between,  // [hidden]
-                   const Tensor& gate_up, const Tensor& down, int64_t heads, double eps) {
+                   const Tensor& gate_up, const Tensor& down,
+                   const OptionalTensor& scale,  // [outputs of qkv, out, gate_up, down]
+                   int64_t heads, double eps) {
   const Arguments arguments("decoder_layer", x);
   DecoderLayerParams params = {};
   const int64_t tokens = params.tokens = arguments.size("x", x, 2, 0), hidden = x.size(1);
@@ -74,15 +74,22 @@ void decoder_layer(const Tensor& x,                  // [T, hidden]
   params.keys = arguments.heads("keys", keys, kept, &params.dtype);
   params.values = arguments.heads("values", values, kept, &params.dtype);
   const int64_t all = (heads + 2 * kv_heads) * dim, mixed = heads * dim;
+  params.scale = arguments.input<float>("scale", scale, {all + hidden + 2 * params.feed + hidden});
+  const auto product = [&](const char* name, const Tensor& panels, int64_t outputs,
+                           int64_t inputs) -> const void* {
+    const Shape shape = {(outputs + kPanel - 1) / kPanel, inputs, kPanel};
+    if (params.scale) return arguments.input<int8_t>(name, panels, shape);
+    return floats(name, panels, shape);
+  };
   params.before = floats("before", before, {hidden});
-  params.qkv = floats("qkv", qkv, {panels_for(all), hidden, kPanel});
+  params.qkv = product("qkv", qkv, all, hidden);
   params.qkv_bias = arguments.input<float>("qkv_bias", qkv_bias, {all});
   if (q_norm) params.q_norm = floats("q_norm", *q_norm, {dim});
   if (k_norm) params.k_norm = floats("k_norm", *k_norm, {dim});
-  params.out = floats("out", out, {panels_for(hidden), mixed, kPanel});
+  params.out = product("out", out, hidden, mixed);
   params.between = floats("between", between, {hidden});
-  params.gate_up = floats("gate_up", gate_up, {panels_for(2 * params.feed), hidden, kPanel});
-  params.down = floats("down", down, {panels_for(hidden), params.feed, kPanel});
+  params.gate_up = product("gate_up", gate_up, 2 * params.feed, hidden);
+  params.down = product("down", down, hidden, params.feed);
   if (tokens > 0) run(params);
 }
 

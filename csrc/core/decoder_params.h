@@ -44,7 +44,7 @@ struct DecoderLayerParams {
   int64_t feed;
   int64_t slots;
   int64_t among;  // of a tree
-  DType dtype;    // of all but the bias
+  DType dtype;    // of all but the bias, the scale, and panels beside a scale
   float eps;
   void* x;                   // [T, hidden]
   const void* cos;           // [T, head_dim]
@@ -64,6 +64,7 @@ struct DecoderLayerParams {
   const void* between;  // [hidden]
   const void* gate_up;  // panels
   const void* down;     // panels
+  const float* scale;   // of each output of qkv, out, gate_up and down, whose panels are int8 then
 };
 
 }  // namespace tapout

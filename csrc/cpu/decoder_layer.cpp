@@ -98,9 +98,11 @@ struct Sizes {
   }
 };
 
+// Takes the scale of its outputs, and leaves that of the next product's.
 void product(const DecoderLayerParams& params, const char* x, int64_t inputs, const void* panels,
-             const float* bias, char* y, int64_t outputs, const Team& team) {
-  linear({params.tokens, inputs, outputs, params.dtype, x, panels, nullptr, bias, y}, team);
+             const float*& scale, const float* bias, char* y, int64_t outputs, const Team& team) {
+  linear({params.tokens, inputs, outputs, params.dtype, x, panels, scale, bias, y}, team);
+  if (scale) scale += outputs;
 }
 
 template <class Scalar>
@@ -153,10 +155,11 @@ void activate(const DecoderLayerParams& params, const Buffers& buffers, const Te
 template <class Scalar>
 void layer_of(const DecoderLayerParams& params, const Buffers& buffers, const Team& team) {
   const int64_t hidden = params.hidden, mixed = params.heads * params.head_dim;
+  const float* scale = params.scale;
   const RmsNormParams before = {params.tokens, hidden,        params.dtype, params.x,
                                 nullptr,       params.before, params.eps,   buffers.normed};
   rms_norm(before, team);
-  product(params, buffers.normed, hidden, params.qkv, params.qkv_bias, buffers.qkv,
+  product(params, buffers.normed, hidden, params.qkv, scale, params.qkv_bias, buffers.qkv,
           qkv_heads(params) * params.head_dim, team);
   place<Scalar>(params, buffers.qkv, team);
   for_each_row(team, params.batch, [&](const Team& few, int64_t b) {
@@ -165,14 +168,15 @@ void layer_of(const DecoderLayerParams& params, const Buffers& buffers, const Te
     own.mixed = queries(params, buffers.mixed, b, params.heads);
     if (own.tokens > 0) tree_attention(own, few);
   });
-  product(params, buffers.mixed, mixed, params.out, nullptr, buffers.delta, hidden, team);
+  product(params, buffers.mixed, mixed, params.out, scale, nullptr, buffers.delta, hidden, team);
   const RmsNormParams between = {params.tokens, hidden,         params.dtype, params.x,
                                  buffers.delta, params.between, params.eps,   buffers.normed};
   rms_norm(between, team);
-  product(params, buffers.normed, hidden, params.gate_up, nullptr, buffers.gate_up, 2 * params.feed,
-          team);
+  product(params, buffers.normed, hidden, params.gate_up, scale, nullptr, buffers.gate_up,
+          2 * params.feed, team);
   activate<Scalar>(params, buffers, team);
-  product(params, buffers.active, params.feed, params.down, nullptr, buffers.delta, hidden, team);
+  product(params, buffers.active, params.feed, params.down, scale, nullptr, buffers.delta, hidden,
+          team);
   add_row(static_cast<Scalar*>(params.x), reinterpret_cast<const Scalar*>(buffers.delta),
           params.tokens * hidden);
 }

@@ -13,6 +13,7 @@ from helpers.decoder_inputs import DTYPES, LayerCase, call
 
 from tapout_engine.models import decoder as decoder_module
 from tapout_engine.models import native
+from tapout_engine.models.linear import Linear
 
 from .test_native import threads
 
@@ -24,6 +25,7 @@ CASES = {
     "long": LayerCase(counts=(2, 20), past=(120, 100), slots=192),
     "trees": LayerCase(counts=(6, 0, 4), among=6),
     "padded trees": LayerCase(counts=(2, 0, 3), among=9, padding=3),
+    "eight bits": LayerCase(rounded=True, qk_norm=True, qkv_bias=True, hidden=48),
     "levels": LayerCase(counts=(3, 2, 1), among=37, past=(5, 0, 20), heads=3, kv_heads=3),
 }  # fmt: skip
 
@@ -39,10 +41,22 @@ def plain(case: LayerCase, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tens
     ):
         cache = case.cache()
         cache._over(cache.entries.to(dtype))
-        layer = copy.deepcopy(case.layer()).to(dtype)
+        layer = copy.deepcopy(case.layer())
+        if case.rounded:
+            _round(layer)
+        layer = layer.to(dtype)
         before = cache.entries.clone()
         x = layer(case.x().to(dtype), 0, case.step(cache), cache)
         return x, _computed(case, before, cache.entries)
+
+
+def _round(layer: torch.nn.Module) -> None:
+    """Weights as products with eight bits have them."""
+    for module in layer.modules():
+        if isinstance(module, Linear):
+            rounded, scale = native.in_bytes(module.weight)
+            weight = rounded.double() * scale[:, None].double()
+            module.weight = torch.nn.Parameter(weight, requires_grad=False)
 
 
 def _computed(case: LayerCase, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
@@ -56,8 +70,9 @@ def _computed(case: LayerCase, before: torch.Tensor, after: torch.Tensor) -> tor
 
 def fused(case: LayerCase) -> tuple[torch.Tensor, torch.Tensor]:
     layer, cache, x = case.layer(), case.cache(), case.x()
-    layer.pack(8)
+    layer.pack(8, case.rounded)
     assert layer.native is not None
+    assert (layer.native.scale is not None) == case.rounded
     found = layer(x, 0, case.step(cache), cache)
     assert found is x
     return x, cache.entries

@@ -72,13 +72,14 @@ FLOATS = (
     "gate_up",
     "down",
 )
-TENSORS = (*FLOATS, "slot", "start", "past", "tree_mask", "keys", "values", "qkv_bias")  # fmt: skip
+OTHERS = ("slot", "start", "past", "tree_mask", "keys", "values", "qkv_bias", "scale")
 
 
-@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("name", [*FLOATS, *OTHERS])
 def test_wrong_parts_of_a_layer_are_refused_and_nothing_is_written(name):
     def args() -> dict[str, object]:
-        case = LayerCase(qk_norm=True, qkv_bias=True, among=6, counts=(3, 0, 5))
+        rounded = name == "scale"
+        case = LayerCase(qk_norm=True, qkv_bias=True, among=6, counts=(3, 0, 5), rounded=rounded)
         return case.arguments()
 
     value = args()[name]
@@ -114,6 +115,14 @@ def test_wrong_values_are_refused_and_nothing_is_written(changes, name, message)
     for key, value in changes.items():
         args[key] = torch.tensor(value, dtype=torch.int32) if key == "start" else value
     refused("decoder_layer", args, name, message.removeprefix("must "))
+
+
+@pytest.mark.parametrize("name", ["qkv", "out", "gate_up", "down"])
+def test_panels_of_eight_bits_come_with_a_scale_and_others_without(name):
+    rounded, plain = (LayerCase(rounded=some).arguments() for some in (True, False))
+    refused("decoder_layer", {**plain, name: rounded[name]}, name, "float32 .*got int8")
+    refused("decoder_layer", {**rounded, name: plain[name]}, name, "int8, got float32")
+    refused("decoder_layer", {**rounded, "scale": None}, "qkv", "float32 .*got int8")
 
 
 def test_heads_of_an_odd_size_are_refused():

@@ -82,6 +82,7 @@ class LayerCase:
     slots: int = 64
     among: int = 0
     padding: int = 0  # columns of tokens beyond those of any request
+    rounded: bool = False  # weights of eight bits
     dtype: torch.dtype = torch.float32
 
     @property
@@ -141,7 +142,7 @@ class LayerCase:
     def arguments(self) -> dict[str, object]:
         """Of the operator."""
         cache, layer = self.cache(), self.layer()
-        layer.pack(8)
+        layer.pack(8, self.rounded)
         values = (self.x(), *self.step(cache).tokens, *cache.kinds[0], *layer.native)
         return dict(zip(NAMES["decoder_layer"], values, strict=True))
 

@@ -16,9 +16,9 @@ ROUNDED = Killer(
 )
 NORM = Killer(rows.test_norms_are_exact_ones_rounded, size=33, dtype=F32, more=True)
 ZEROS = Killer(rows.test_a_norm_of_zeros_is_zero_and_of_nothing_nothing)
-PLAIN, NORMS, TREES = (
+PLAIN, NORMS, TREES, BYTES = (
     Killer(layer.test_a_layer_is_what_pytorch_computes, name=name, dtype=F32)
-    for name in ("plain", "norms", "trees")
+    for name in ("plain", "norms", "trees", "eight bits")
 )
 NO_SLOT = Killer(layer.test_a_token_that_has_no_slot_is_not_stored)
 GATES = Killer(layer.test_gates_of_any_size_are_bounded)
@@ -51,6 +51,9 @@ CPU: dict[str, Mutant] = {
     "silu of large negative numbers over e^87": Mutant(
         (Edit(_AROUND, "return div16(own, add16(exp2_16(own, rate), set16(1.0f)));",
               "return div16(x, add16(exp2_16(own, rate), set16(1.0f)));"),), GATES,
+    ),
+    "every product with the scale of the first": Mutant(
+        (Edit(_LAYER, "if (scale) scale += outputs;", ";"),), BYTES
     ),
     "requests with the past of the first": Mutant(
         (Edit(_LAYER, "params.past + b", "params.past"),), PLAIN

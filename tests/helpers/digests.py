@@ -75,6 +75,8 @@ def decoder_cases() -> Iterator[tuple[str, dict[str, object], str]]:
                 head_dim=head_dim, qk_norm=True, qkv_bias=True, among=among, dtype=dtype
             )
             yield f"decoder_layer-{head_dim}-{dtype}", case.arguments(), "decoder_layer"
+        case = decoder_inputs.LayerCase(rounded=True, dtype=dtype)
+        yield f"decoder_layer-rounded-{dtype}", case.arguments(), "decoder_layer"
 
 
 def _row_stats(

@@ -234,11 +234,11 @@ class Layer(nn.Module):
         self.before, self.between = before, between
         self.native: native.LayerWeights | None = None
 
-    def pack(self, rows: int) -> None:
+    def pack(self, rows: int, rounded: bool = False) -> None:
         """As :meth:`Linear.pack`."""
         for module in self.modules():
             if isinstance(module, Linear):
-                module.pack(rows)
+                module.pack(rows, rounded)
         self.native = self._native_weights()
 
     def _native_weights(self) -> native.LayerWeights | None:
@@ -252,10 +252,12 @@ class Layer(nn.Module):
         if any(p.bias is not None for p in others):
             return None
         out, gate_up, down = (p.panels for p in others)
+        scales = [p.scale for p in packed if p.scale is not None]
+        scale = torch.cat(scales) if scales else None
         q_norm, k_norm = (None if n is None else n.weight for n in (a.q_norm, a.k_norm))
         return native.LayerWeights(
             self.before.weight, qkv.panels, qkv.bias, q_norm, k_norm, out, self.between.weight,
-            gate_up, down, a.config.num_heads, self.before.eps,
+            gate_up, down, scale, a.config.num_heads, self.before.eps,
         )  # fmt: skip
 
     def forward(self, x: Tensor, layer: int, step: Step, cache: StaticCache) -> Tensor:

@@ -89,11 +89,9 @@ class DraftHead(nn.Module):
         self.head = Linear(target.head.rows(self.d2t.long()))
 
     def pack(self, rows: int = 1) -> DraftHead:
-        """Lay out the weights for forwards of about ``rows`` tokens (see :class:`Linear`); those of
-        the target's head, most of what a step reads, rounded."""
-        for layer in self.layers:
-            layer.pack(rows)
-        for part in (self.fuse, self.head):
+        """Lay out the weights for forwards of about ``rows`` tokens (see :class:`Linear`),
+        rounded."""
+        for part in (*self.layers, self.fuse, self.head):
             part.pack(rows, rounded=True)
         return self
 

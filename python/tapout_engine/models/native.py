@@ -71,6 +71,7 @@ class LayerWeights(NamedTuple):
     between: Tensor
     gate_up: Tensor
     down: Tensor
+    scale: Tensor | None  # of int8 panels: of each output of the products in their order
     heads: int
     eps: float
 
