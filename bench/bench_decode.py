@@ -87,6 +87,12 @@ def ways(session: Session, names: Sequence[str], draft: str, slots: int,
         **{f"head of {n}, 3": lambda n=n: fixed_of(n) for n in (4096, 8192, 12288)},
         "prompt lookup": lambda: speculative(lookup.drafter, LENGTH_ARMS, reward="throughput"),
         "any drafter": lambda: speculative(both, DRAFTER_ARMS, reward="throughput"),
+        "head, Thompson": lambda: speculative(
+            head.drafter, head.arms, reward=head.reward, policy="thompson_gaussian"
+        ),
+        "any drafter, Thompson": lambda: speculative(
+            both, DRAFTER_ARMS, reward="throughput", policy="thompson_gaussian"
+        ),
     }
     if assistant is not None:
         known |= _of_assistant(session, assistant, speculative)
