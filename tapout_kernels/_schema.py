@@ -116,6 +116,10 @@ DECODER_SCHEMAS: dict[str, str] = {
     "rms_norm": (
         "(Tensor(a!) x, Tensor? delta, Tensor weight, float eps, Tensor(b!) normed) -> ()"
     ),
+    "head_inputs": (
+        "(Tensor ids, Tensor embedding, Tensor states, Tensor token_norm, Tensor state_norm, "
+        "float eps, Tensor(a!) normed) -> ()"
+    ),
     "decoder_layer": (
         "(Tensor(a!) x, Tensor cos, Tensor sin, Tensor slot, Tensor start, Tensor past, "
         "Tensor? tree_mask, int among, Tensor(b!) keys, Tensor(c!) values, Tensor before, "

@@ -127,6 +127,11 @@ void run(const RmsNormParams& params) {
   ops.rms_norm(params, TorchTeam(ops.rms_norm_scratch_bytes(params)).team());
 }
 
+void run(const HeadInputsParams& params) {
+  const CpuOps& ops = cpu_ops();
+  ops.head_inputs(params, TorchTeam(ops.head_inputs_scratch_bytes(params)).team());
+}
+
 void run(const DecoderLayerParams& params) {
   const CpuOps& ops = cpu_ops();
   const TorchTeam team(0);

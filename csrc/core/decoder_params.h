@@ -32,6 +32,19 @@ struct RmsNormParams {  // x += delta, normed = x / rms(x) * weight
   void* normed;  // [rows, size]
 };
 
+struct HeadInputsParams {  // normed = norm(embedding of ids) | norm(states)
+  int64_t rows;
+  int64_t size;
+  DType dtype;             // of all but ids
+  const int64_t* ids;      // [rows]
+  const void* embedding;   // [V, size]
+  const void* states;      // [rows, size]
+  const void* token_norm;  // [size]
+  const void* state_norm;  // [size]
+  float eps;
+  void* normed;  // [rows, 2 size]
+};
+
 // One layer: x += attention(norm(x)), x += feed(norm(x)). Tokens of a request lie side by side.
 struct DecoderLayerParams {
   int64_t batch;

@@ -32,6 +32,8 @@ struct CpuOps {
   void (*linear)(const LinearParams&, const Team&);
   int64_t (*rms_norm_scratch_bytes)(const RmsNormParams&);  // per worker
   void (*rms_norm)(const RmsNormParams&, const Team&);
+  int64_t (*head_inputs_scratch_bytes)(const HeadInputsParams&);  // per worker
+  void (*head_inputs)(const HeadInputsParams&, const Team&);
   int64_t (*decoder_layer_workspace_bytes)(const DecoderLayerParams&, int64_t workers);
   void (*decoder_layer)(const DecoderLayerParams&, char* workspace, const Team&);
 };
@@ -61,6 +63,8 @@ int64_t linear_scratch_bytes(const LinearParams& params);
 void linear(const LinearParams& params, const Team& team);
 int64_t rms_norm_scratch_bytes(const RmsNormParams& params);
 void rms_norm(const RmsNormParams& params, const Team& team);
+int64_t head_inputs_scratch_bytes(const HeadInputsParams& params);
+void head_inputs(const HeadInputsParams& params, const Team& team);
 int64_t decoder_layer_workspace_bytes(const DecoderLayerParams& params, int64_t workers);
 void decoder_layer(const DecoderLayerParams& params, char* workspace, const Team& team);
 

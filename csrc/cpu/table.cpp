@@ -38,6 +38,8 @@ const CpuOps& ops_table() {
                                linear,
                                rms_norm_scratch_bytes,
                                rms_norm,
+                               head_inputs_scratch_bytes,
+                               head_inputs,
                                decoder_layer_workspace_bytes,
                                decoder_layer};
   return table;

@@ -90,8 +90,8 @@ class Controller:
             self._require_drafters(wanted)
         most = max(map(len, wanted))
         order = [[names.index(name) for name in arm] for arm in wanted]
-        padded = [places + places[-1:] * (most - len(places)) for places in order]
-        self.order = torch.tensor(padded, device=self.device)  # [A, drafters tried in turn]
+        self.order = [places + places[-1:] * (most - len(places)) for places in order]
+        """For each arm the drafters that are tried in turn, equally many."""
 
     def _require_drafters(self, wanted: Sequence[Sequence[str]]) -> None:
         """Arms that a hedge can compare by what their drafters say of each token."""
@@ -125,18 +125,19 @@ class Controller:
                 "SpeculativeDecoder(predictor=), got none"
             )
 
-    def drafter(self, offers: Sequence[Tensor | None]) -> Tensor:
-        """[B]: each row's drafter, the first of its arm's that offers a draft, else the last.
+    def drafters_of_rows(self, offers: Sequence[Sequence[bool] | None]) -> list[int]:
+        """Each row's drafter, the first of its arm's that offers a draft, else the last.
 
-        ``offers`` are [B] bool for each drafter, None where it always has one.
+        ``offers`` say of each drafter for which rows it has one, None: for all. The host reads the
+        arms: on a CPU a dozen operators take longer than all of it.
         """
-        arm = self.state.arm.long().clamp(min=0)
-        always = torch.ones_like(arm, dtype=torch.bool)
-        offered = torch.stack([always if offer is None else offer for offer in offers], dim=1)
-        order = self.order[arm]  # [B, drafters tried in turn]
-        tried = offered.gather(1, order)[:, :-1]
-        place = (tried.long().cumsum(1) == 0).sum(1)
-        return order.gather(1, place[:, None])[:, 0]
+
+        def first(row: int, arm: int) -> int:
+            *order, last = self.order[max(arm, 0)]
+            offering = (at for at in order if offers[at] is None or offers[at][row])
+            return next(offering, last)
+
+        return [first(row, arm) for row, arm in enumerate(self.state.arm.tolist())]
 
     def admit(self, seeds: Sequence[int]) -> list[int]:
         """Begin a batch; returns the random key of each request.
@@ -162,20 +163,22 @@ class Controller:
         """Pick an arm for every live row, into ``state.arm``."""
         tk.bandit_select(self.bandit, live=live, out=self.state.arm, backend=backend)
 
+    def learner(self, cost_ratio: Tensor) -> tk.BanditState:
+        """For :meth:`update`: the bandit of this batch where a draft step costs ``cost_ratio`` [1]
+        f32. With full information the tally of rounds alone: see :meth:`observe`."""
+        bandit = self.rounds if self.full_information else self.bandit
+        return replace(bandit, cost_ratio=cost_ratio)
+
     def update(
         self,
+        learner: tk.BanditState,
         proposal: tk.Proposal,
         verdict: tk.Verdict,
-        cost_ratio: Tensor,
         backend: str | None = None,
     ) -> None:
-        """Learn from a verified round, a draft step of which cost ``cost_ratio`` [1] f32.
-
-        With full information the rules' memory and the tally of rounds alone: see :meth:`observe`.
-        """
-        bandit = self.rounds if self.full_information else self.bandit
+        """Learn from a verified round; so do the rules that remember."""
         tk.bandit_update(
-            replace(bandit, cost_ratio=cost_ratio), self.state.arm, proposal, verdict,
+            learner, self.state.arm, proposal, verdict,
             rules=self.rules, state=self.state, backend=backend,
         )  # fmt: skip
 

@@ -121,7 +121,7 @@ class SpeculativeDecoder(BatchDecoder):
     early_exit : bool
         Stop asking the drafter once no row drafts any more, which the host must read after each
         draft step. Off: K steps and one host read a round, fewer steps only where a model could
-        not read more tokens. Tokens are the same.
+        not read more tokens; of several drafters the host also reads which. Tokens are the same.
     backend : str, optional
         Of every kernel, see :func:`tapout_kernels.available_backends`.
     predictor : callable, optional
@@ -186,14 +186,25 @@ class SpeculativeDecoder(BatchDecoder):
         """Every row in the lane of its arm; returns the lanes that have rows."""
         offers = [lane.offer() for lane in self.lanes]
         prediction, drafted = self._predict(last), []
-        chosen = self.controller.drafter(offers) if len(self.lanes) > 1 else None
-        for lane in self.lanes:
-            rows = live if chosen is None else live & (chosen == lane.index)
-            if chosen is not None and self.early_exit and not rows.any():
-                continue
+        for lane, rows in self._rows_of_lanes(live, offers):
             lane.draft(last, rows, budget, room, prediction)
             drafted.append(lane)
         return drafted
+
+    def _rows_of_lanes(
+        self, live: Tensor, offers: Sequence[Sequence[bool] | None]
+    ) -> Iterator[tuple[Lane, Tensor]]:
+        """Lanes that have live rows, and which, [B] bool."""
+        if len(self.lanes) == 1:
+            yield self.lanes[0], live
+            return
+        chosen, alive = self.controller.drafters_of_rows(offers), live.tolist()
+        for lane in self.lanes:
+            mine = [at == lane.index and up for at, up in zip(chosen, alive, strict=True)]
+            if mine == alive:
+                yield lane, live
+            elif any(mine):
+                yield lane, torch.tensor(mine, device=live.device)
 
     def _predict(self, last: Tensor) -> Tensor | None:
         if self.predictor is None:

@@ -93,7 +93,7 @@ class DepthController(Controller):
         self.chain.live.copy_(draft.live)
         self.path.num_accepted.copy_(verdict.num_accepted)
         self.path.status.copy_(verdict.status)
-        self.update(self.chain, self.path, cost_ratio, backend)
+        self.update(self.learner(cost_ratio), self.chain, self.path, backend)
 
 
 def _limits(name: str, params: dict[str, float], depth: int) -> list[float]:

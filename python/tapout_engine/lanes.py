@@ -79,15 +79,17 @@ class Lane:
             self.memory = torch.zeros(batch, 4, dtype=torch.float64, device=device)
         self.own_index = torch.full_like(self.proposal.length, self.index)
         cost = [slot_cost(self.drafter, batch, slots, self.target)]
-        self.cost = torch.tensor(cost, dtype=torch.float32, device=device)
+        self.learner = self.controller.learner(
+            torch.tensor(cost, dtype=torch.float32, device=device)
+        )
 
-    def offer(self) -> Tensor | None:
-        """[B] bool: the rows there is something to propose for; None: all of them."""
+    def offer(self) -> list[bool] | None:
+        """Whether there is something to propose for each row; None: for all of them."""
         if not self.blocks:
             return None
         with self.clock("draft"):
             self.offered = self.drafter.propose(self.controller.slots)  # [B, K]
-            return self.offered[:, 0] >= 0
+            return [token >= 0 for token in self.offered[:, 0].tolist()]
 
     def draft(
         self, last: Tensor, live: Tensor, budget: Tensor, room: int,
@@ -146,7 +148,7 @@ class Lane:
                 allow_lossy=is_lossy(self.rule), lossy_memory=self.memory, out=self.verdict,
                 backend=self.backend,
             )  # fmt: skip
-            self.controller.update(self.proposal, self.verdict, self.cost, self.backend)
+            self.controller.update(self.learner, self.proposal, self.verdict, self.backend)
 
     def commit(self, emitted: Sequence[Sequence[int]], mine: Sequence[bool]) -> None:
         """Tell the drafter what was emitted; of rows of other lanes it was fed nothing true."""

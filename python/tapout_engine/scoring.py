@@ -105,7 +105,7 @@ class Scorer:
 
     def __init__(self, lanes: Sequence[Lane], controller: Controller):
         self.controller = controller
-        self.judges = [Judge(lanes[index]) for index in controller.order[:, 0].tolist()]
+        self.judges = [Judge(lanes[index]) for index, *_ in controller.order]
         judged = {judge.lane.index for judge in self.judges}
         self.others = [lane for lane in lanes if lane.index not in judged]
         for judge in self.judges:

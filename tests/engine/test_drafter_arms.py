@@ -101,8 +101,8 @@ def test_the_first_drafter_that_offers_something_drafts():
     controller.bind(["draft", "worse", "prompt-lookup"])
     controller.admit([0] * 6)
     controller.state.arm.copy_(torch.tensor([3, 3, 2, 2, 1, 0]))
-    lookup = torch.tensor([True, False, True, False, True, True])
-    assert controller.drafter([None, None, lookup]).tolist() == [2, 0, 2, 2, 1, 0]
+    lookup = [True, False, True, False, True, True]
+    assert controller.drafters_of_rows([None, None, lookup]) == [2, 0, 2, 2, 1, 0]
 
 
 def test_lookup_is_used_where_it_finds_something_and_the_draft_elsewhere():
@@ -143,11 +143,13 @@ def test_a_slot_more_costs_a_token_in_every_row(batch):
     decoder = SpeculativeDecoder(ToyLM(VOCAB), draft, Controller(reward="throughput"))
     decoder.generate([Request([1], 20) for _ in range(batch)])
     (lane,) = decoder.lanes
-    assert lane.cost.item() == pytest.approx(told)
+    assert lane.learner.cost_ratio.item() == pytest.approx(told)
     bandit = decoder.controller.bandit
     rounds, drafted = bandit.count.sum().item(), (bandit.cost.sum() - bandit.count.sum()).item()
     assert rounds > 0
-    assert drafted / lane.cost.item() == pytest.approx(round(drafted / lane.cost.item()))
+    assert drafted / lane.learner.cost_ratio.item() == pytest.approx(
+        round(drafted / lane.learner.cost_ratio.item())
+    )
 
 
 def test_tokens_are_nearly_free_until_arithmetic_takes_as_long_as_the_weights():

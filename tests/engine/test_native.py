@@ -160,6 +160,20 @@ def test_a_norm_of_zeros_is_zero_and_of_nothing_nothing():
     assert native.rms_norm(torch.zeros(0, 20), None, weight, 1e-5).shape == (0, 20)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows", [1, 5, 300])
+def test_inputs_of_a_head_are_two_norms_side_by_side(rows, dtype):
+    for size in (1, 33, 576):
+        args = inputs.head_inputs(rows, size, dtype)
+        call("head_inputs", **args)
+        tokens, states = args["embedding"][args["ids"]], args["states"]
+        expected = [
+            native.rms_norm(x, None, args[name], args["eps"])
+            for x, name in ((tokens, "token_norm"), (states, "state_norm"))
+        ]
+        assert raw.equal_bits(args["normed"], torch.cat(expected, dim=1))
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_what_is_not_finite_stays_in_its_row_or_column(value):
     args = inputs.linear(4, 20, 40, torch.bfloat16)
@@ -185,3 +199,4 @@ def test_what_is_not_finite_stays_in_its_row_or_column(value):
 def test_nothing_beside_the_tensors_is_read_or_written(dtype):
     raw.check_nothing_beside(call, "linear", inputs.linear(7, 33, 37, dtype, biased=True))
     raw.check_nothing_beside(call, "rms_norm", inputs.rms_norm(5, 37, dtype, more=True))
+    raw.check_nothing_beside(call, "head_inputs", inputs.head_inputs(5, 37, dtype))

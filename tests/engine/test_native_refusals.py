@@ -31,19 +31,37 @@ WRONG = {
 @pytest.mark.parametrize(
     ("op", "name"),
     [("linear", name) for name in ("x", "panels", "scale", "bias", "y")]
-    + [("rms_norm", name) for name in ("x", "delta", "weight", "normed")],
+    + [("rms_norm", name) for name in ("x", "delta", "weight", "normed")]
+    + [("head_inputs", name) for name in ("ids", "states", "token_norm", "state_norm", "normed")],
 )
 def test_wrong_rows_are_refused_and_nothing_is_written(op, name, wrong):
-    args = (
-        inputs.linear(3, 9, 20, torch.float32, biased=True, rounded=name == "scale")
-        if op == "linear"
-        else inputs.rms_norm(3, 9, torch.float32, more=True)
-    )
+    args = {
+        "linear": inputs.linear(3, 9, 20, torch.float32, biased=True, rounded=name == "scale"),
+        "rms_norm": inputs.rms_norm(3, 9, torch.float32, more=True),
+        "head_inputs": inputs.head_inputs(3, 9, torch.float32),
+    }[op]
     spoil, message = WRONG[wrong]
     args[name] = spoil(args[name])
-    first = {"linear": "y", "rms_norm": "x"}[op]  # what says how many there are of each
-    blamed = r"\w+" if name in ("x", first) else name
+    # What says how many there are of each.
+    first = {"linear": ("x", "y"), "rms_norm": ("x",), "head_inputs": ("states",)}[op]
+    blamed = r"\w+" if name in first else name
     refused(op, args, blamed, "" if blamed != name else message)
+
+
+@pytest.mark.parametrize("wrong", [name for name in WRONG if name != "a longer dimension"])
+def test_wrong_embeddings_are_refused_and_nothing_is_written(wrong):
+    args = inputs.head_inputs(3, 9, torch.float32)
+    spoil, message = WRONG[wrong]
+    refused("head_inputs", {**args, "embedding": spoil(args["embedding"])}, "embedding", message)
+    narrow = args["embedding"][:, 1:].contiguous()
+    refused("head_inputs", {**args, "embedding": narrow}, "embedding", r"\[11, 9\], got \[11, 8\]")
+
+
+@pytest.mark.parametrize("token", [-1, 11, 2**40])
+def test_tokens_outside_the_embedding_are_refused(token):
+    args = inputs.head_inputs(3, 9, torch.float32)
+    args["ids"][2] = token
+    refused("head_inputs", args, "ids", rf"in \[0, 11\), got {token}")
 
 
 def test_weights_of_eight_bits_and_scales_come_together():

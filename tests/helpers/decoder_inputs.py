@@ -66,6 +66,19 @@ def rms_norm(
     }  # fmt: skip
 
 
+def head_inputs(rows: int, size: int, dtype: torch.dtype, seed: int = 0) -> dict[str, object]:
+    vocab = 11
+    generator = torch.Generator().manual_seed(seed)
+    norms = (1 + randn(2, size, seed=seed + 3, dtype=dtype, scale=0.3)).unbind()
+    return {
+        "ids": torch.randint(vocab, (rows,), generator=generator),
+        "embedding": randn(vocab, size, seed=seed + 1, dtype=dtype),
+        "states": randn(rows, size, seed=seed + 2, dtype=dtype, scale=3.0),
+        "token_norm": norms[0].clone(), "state_norm": norms[1].clone(), "eps": 1e-5,
+        "normed": torch.full((rows, 2 * size), -7.0, dtype=dtype),
+    }  # fmt: skip
+
+
 @dataclass(frozen=True)
 class LayerCase:
     """Sizes of a layer and what it is fed; ``among`` > 0: trees of so many nodes."""

@@ -15,6 +15,7 @@ ROUNDED = Killer(
     rows.test_products_of_rounded_weights_are_exact_ones_rounded, size=(33, 15), dtype=F32
 )
 NORM = Killer(rows.test_norms_are_exact_ones_rounded, size=33, dtype=F32, more=True)
+HEAD = Killer(rows.test_inputs_of_a_head_are_two_norms_side_by_side, rows=5, dtype=F32)
 ZEROS = Killer(rows.test_a_norm_of_zeros_is_zero_and_of_nothing_nothing)
 PLAIN, NORMS, TREES, BYTES = (
     Killer(layer.test_a_layer_is_what_pytorch_computes, name=name, dtype=F32)
@@ -43,6 +44,12 @@ CPU: dict[str, Mutant] = {
     ),
     "a norm of whole vectors alone": Mutant(
         (Edit(_AROUND, "total = fmaf(x[i], x[i], total);", "total += 0.0f;"),), NORM
+    ),
+    "a head's inputs from the first token": Mutant(
+        (Edit("cpu/head_inputs.cpp", "params.ids[row]", "params.ids[0]"),), HEAD
+    ),
+    "a state normed as a token": Mutant(
+        (Edit("cpu/head_inputs.cpp", "params.state_norm", "params.token_norm"),), HEAD
     ),
     "a norm without its epsilon": Mutant((Edit(_AROUND, "mean + eps", "mean"),), ZEROS),
     "heads turned one way only": Mutant(

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 class Reader(Protocol):
@@ -23,6 +24,13 @@ def padded(rows: Sequence[Sequence[int]]) -> Tensor:
     """[B, longest]; what follows a shorter row is never looked at and written over."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=torch.int64)
+
+
+def side_by_side(rows: Sequence[Tensor]) -> Tensor:
+    """[n, ..] each -> [B, n, ..], zeros after the shorter ones."""
+    if len({len(row) for row in rows}) == 1:
+        return torch.stack(list(rows))
+    return pad_sequence(list(rows), batch_first=True)
 
 
 def scored(model: Reader, last: Sequence[int], emitted: Sequence[Sequence[int]]) -> Tensor:

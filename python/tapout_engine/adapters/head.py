@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 
 import tapout_kernels as tk
 
 from ..models import Branches, DraftHead, StaticCache
 from ..models.linear import weights_read
-from .batches import padded, scored
+from .batches import padded, scored, side_by_side
 from .static import PREFILL, StaticModel
 
 
@@ -55,8 +54,10 @@ class HeadDrafter:
     def step(self, token: Tensor) -> Tensor:
         if self.drafting == 0:
             states = self._read(self.tail)
-            last = [row[len(tail) - 1] for row, tail in zip(states, self.tail, strict=True)]
-            self.feature = torch.stack(last)[:, None]
+            self.feature = states[:, -1:]
+            if len({len(tail) for tail in self.tail}) > 1:
+                last = [row[len(tail) - 1] for row, tail in zip(states, self.tail, strict=True)]
+                self.feature = torch.stack(last)[:, None]
         else:
             begin = [
                 n + len(tail) + self.drafting - 1
@@ -121,7 +122,7 @@ class HeadDrafter:
             self._before(row, at, len(part))
             for row, (at, part) in enumerate(zip(self.entries, parts, strict=True))
         ]
-        states = pad_sequence(before, batch_first=True)
+        states = side_by_side(before)
         return self._run(ids, states, self.entries, counts=[len(part) for part in parts])
 
     def _before(self, row: int, at: int, count: int) -> Tensor:

@@ -65,6 +65,8 @@ class StaticModel:
     @torch.no_grad()
     def forward_ragged(self, input_ids: Tensor, counts: Sequence[int]) -> Tensor:
         states = self.hidden(input_ids, counts)
+        if set(counts) == {input_ids.shape[1]}:
+            return self.decoder.logits(states.flatten(0, 1))
         rows = [row[:count] for row, count in zip(states, counts, strict=True)]
         return self.decoder.logits(torch.cat(rows))
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import EngineError
+from . import native
 from .branches import Branches
 from .cache import StaticCache
 from .config import DecoderConfig
@@ -126,11 +127,19 @@ class DraftHead(nn.Module):
             [B, n, hidden].
         """
         step = Step(self.rotary, input_ids, start, cache, length, branches, counts)
-        tokens = self.token_norm(step.flat(functional.embedding(input_ids, self.embedding)))
-        x = self.fuse(torch.cat((tokens, self.state_norm(step.flat(states))), dim=-1))
+        x = self.fuse(self._inputs(step.flat(input_ids)[:, 0], step.flat(states)))
         for index, layer in enumerate(self.layers):
             x = layer(x, index, step, cache)
         return step.unflat(self.norm(x))
+
+    def _inputs(self, ids: Tensor, states: Tensor) -> Tensor:
+        """[T], [T, hidden] -> [T, 2 hidden]: normed, side by side."""
+        token_norm, state_norm, eps = self.token_norm, self.state_norm, self.config.norm_eps
+        if native.serves(states):
+            norms = token_norm.weight, state_norm.weight, eps
+            return native.head_inputs(ids.contiguous(), self.embedding, states.contiguous(), *norms)
+        tokens = token_norm(functional.embedding(ids, self.embedding))
+        return torch.cat((tokens, state_norm(states)), dim=-1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[.., hidden] -> [.., D]."""

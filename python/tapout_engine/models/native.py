@@ -59,6 +59,18 @@ def rms_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> Ten
     return normed if x.dim() == 2 else normed.view(x.shape)
 
 
+def head_inputs(
+    ids: Tensor, embedding: Tensor, states: Tensor, token_norm: Tensor, state_norm: Tensor,
+    eps: float,
+) -> Tensor:  # fmt: skip
+    """[T], [V, size], [T, size] -> [T, 2 size]: embeddings of tokens, normed, beside states,
+    normed."""
+    normed = states.new_empty(len(states), 2 * states.shape[1])
+    operator = torch.ops.tapout_kernels.head_inputs.default
+    operator(ids, embedding, states, token_norm, state_norm, eps, normed)
+    return normed
+
+
 class LayerWeights(NamedTuple):
     """What ``decoder_layer`` reads of a layer: products in panels, the bias in float32."""
 

@@ -86,7 +86,7 @@ class Player:
             arms of several drafters.
         """
         controller = self.check(play, seed)
-        drafters = controller.order.numpy().astype(np.int32)
+        drafters = np.array(controller.order, dtype=np.int32)
         return replay(
             self.table, controller.rules, controller.bandit, costs, drafters, requests, batch,
             controller.horizon if controller.full_information else None,
@@ -101,7 +101,7 @@ class Player:
         controller.bind(self.meta.drafters)
         if play.reward == UNKNOWN:
             raise EngineError("replay: a trace does not hold what the reward overlap reads")
-        if play.level == "token" and (controller.order != controller.order[0]).any():
+        if play.level == "token" and len(set(map(tuple, controller.order))) > 1:
             raise EngineError("replay: arms must name the same drafters at level token")
         return controller
 
