@@ -69,6 +69,8 @@ def ways(session: Session, names: Sequence[str], draft: str, slots: int,
 
     def fixed_of(vocab: int) -> Decode:
         smaller = load_head(head_folder(draft) / HEAD_FILE, session.target.decoder, vocab).pack()
+        if len(smaller.d2t) < vocab:
+            raise SystemExit(f"--draft {draft} scores {len(smaller.d2t)} tokens, not {vocab}")
         drafter = HeadDrafter(smaller, session.target)
         return speculative(drafter, (("fixed_length", {"n": 3}),), policy="fixed")
 

