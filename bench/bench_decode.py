@@ -60,8 +60,8 @@ def ways(session: Session, names: Sequence[str], draft: str, slots: int,
     head, lookup = session.drafter(draft), session.drafter("prompt-lookup")
     both = {"draft": head.drafter, "prompt-lookup": lookup.drafter}
 
-    def speculative(drafter, arms, **policy: object) -> Decode:
-        controller = Controller(arms, slots, **policy)
+    def speculative(drafter, arms, policy: str = "ucb1", **settings: object) -> Decode:
+        controller = Controller(arms, slots, policy, **settings)
         return SpeculativeDecoder(session.target, drafter, controller, session.tokenizer).generate
 
     def fixed(n: int) -> Decode:

@@ -75,7 +75,10 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--skip-layers", type=_layers, help="layers that --draft self leaves out, as 3,5,7")
     _add_computing(parser)
     _add_rule(parser)
-    add("--bandit", default="ucb1", choices=list(POLICIES), help="fixed plays the first arm")
+    add(
+        "--bandit", choices=list(POLICIES),
+        help="fixed plays the first arm (default: thompson_gaussian for auto and heads, else ucb1)",
+    )  # fmt: skip
     add(
         "--arms",
         help="such as fixed_length:n=4,svip:threshold=0.6 (default: suits the drafter); with "

@@ -114,8 +114,10 @@ def _decoders(session: Session, both: NamedDrafter) -> dict[str, Decoder]:
         "plain": PlainDecoder(session.target, session.tokenizer),
         "lookup, bandit": speculative(lookup, LENGTH_ARMS, reward="throughput"),
         "draft, fixed": speculative(draft, fixed, policy="fixed"),
-        "draft, TapOut": speculative(draft, HEAD_ARMS, reward="throughput"),
-        "draft or lookup, TapOut": speculative(both.drafter, both.arms, reward=both.reward),
+        "draft, TapOut": speculative(draft, HEAD_ARMS, reward=both.reward, policy=both.policy),
+        "draft or lookup, TapOut": speculative(
+            both.drafter, both.arms, reward=both.reward, policy=both.policy
+        ),
     }
 
 

@@ -43,6 +43,7 @@ def run(arguments: argparse.Namespace, say: Callable[..., None] = print) -> int:
         arguments.device,
     )  # fmt: skip
     drafter = session.drafter(_chosen_draft(arguments), arguments.skip_layers)
+    arguments.bandit = arguments.bandit or drafter.policy
     controller = _controller(session, drafter, arms, arguments)
     request = Request(
         session.tokenizer.encode(prompt),
@@ -108,6 +109,8 @@ def _checked_early(arguments: argparse.Namespace) -> tuple[Arm, ...] | None:
     if arguments.tree and arguments.loop is not None:
         raise EngineError("generate: --loop is for chains: expected it without --tree")
     arguments.slots = arguments.slots or (TREE_DEPTH if arguments.tree else 8)
+    if arguments.tree:  # what suits a chain need not suit them
+        arguments.bandit = arguments.bandit or "ucb1"
     if arguments.arms is None:
         return None
     arms = parse_arms(arguments.arms)

@@ -68,6 +68,16 @@ def test_every_policy_finds_a_reward_that_suits_it(generate, policy):
     assert sum(arm["pulls"] for arm in json.loads(result.stdout)["arms"]) > 0
 
 
+@pytest.mark.parametrize(
+    ("draft", "policy"),
+    [("auto", "thompson_gaussian"), ("self", "ucb1"), ("prompt-lookup", "ucb1")],
+)
+def test_the_default_policy_suits_the_drafter(generate, draft, policy):
+    result = generate("--prompt", "abcabc", "--draft", draft, "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["bandit"] == policy
+
+
 def test_a_hedge_over_drafters(generate):
     arms = "draft/fixed_length:n=2,prompt-lookup/fixed_length:n=2"
     result = generate("--prompt", "abcabc", "--bandit", "hedge", "--arms", arms, "--json")
