@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors import safe_open
 
 from tapout_engine import Controller, PlainDecoder, Request, SpeculativeDecoder
@@ -95,14 +94,26 @@ def test_it_drafts_what_the_target_would_say(topic, session):
     assert result.rounds <= 0.9 * len(plain.tokens)
 
 
+FUNCTIONS = (
+    DEMO_PROMPTS["code"],
+    'def mean(numbers):\n    """The arithmetic mean of a list of numbers."""\n',
+    'def is_prime(n: int) -> bool:\n    """Whether n is a prime number."""\n',
+    'def count_words(text):\n    """How often each word occurs in a text, as a dict."""\n',
+    'def read_lines(path):\n    """The lines of a file that are not empty."""\n',
+)
+
+
 def test_the_first_slot_hits_more_often_than_not_on_code(session):
-    request = Request(
-        session.tokenizer.encode(DEMO_PROMPTS["code"]), max_new_tokens=64, eos=session.eos
-    )
+    """Some two hundred drafts."""
+    requests = [
+        Request(session.tokenizer.encode(text), max_new_tokens=64, eos=session.eos)
+        for text in FUNCTIONS
+    ]
     decoder = SpeculativeDecoder(
         session.target, session.drafter("head").drafter,
         Controller((("fixed_length", {"n": 1}),), slots=1),
     )  # fmt: skip
-    with torch.no_grad():
-        result = decoder.generate([request])[0]
-    assert sum(result.accepted) > 0.5 * sum(result.drafted)
+    results = decoder.generate(requests)
+    drafted = sum(sum(result.drafted) for result in results)
+    assert drafted > 100
+    assert sum(sum(result.accepted) for result in results) > 0.5 * drafted
