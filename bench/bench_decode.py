@@ -59,7 +59,7 @@ def ways(session: Session, names: Sequence[str], draft: str, slots: int,
     """
     head, lookup = session.drafter(draft), session.drafter("prompt-lookup")
     both = {"draft": head.drafter, "prompt-lookup": lookup.drafter}
-    vocabularies = [n for n in (4096, 8192, 12288) if n <= len(head.drafter.draft_vocab)]
+    scored = len(head.drafter.draft_vocab) if isinstance(head.drafter, HeadDrafter) else 0
 
     def speculative(drafter, arms, policy: str = "ucb1", **settings: object) -> Decode:
         controller = Controller(arms, slots, policy, **settings)
@@ -85,7 +85,7 @@ def ways(session: Session, names: Sequence[str], draft: str, slots: int,
         **{f"head, tree of {n}": lambda n=n: tree_of(n) for n in (4, 8, 16, 32)},
         "head, TapOut": lambda: speculative(head.drafter, head.arms, reward=head.reward),
         "head, TapOut's own arms": lambda: speculative(head.drafter, TAPOUT_ARMS),
-        **{f"head of {n}, 3": lambda n=n: fixed_of(n) for n in vocabularies},
+        **{f"head of {n}, 3": lambda n=n: fixed_of(n) for n in (4096, 8192, 12288) if n <= scored},
         "prompt lookup": lambda: speculative(lookup.drafter, LENGTH_ARMS, reward="throughput"),
         "any drafter": lambda: speculative(both, DRAFTER_ARMS, reward="throughput"),
         "head, Thompson": lambda: speculative(
