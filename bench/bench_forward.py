@@ -17,6 +17,7 @@ import torch
 from harness import environment, read_gb_s, summary, write_rows
 
 from tapout_engine.models import Decoder
+from tapout_engine.models.forwards import Forwards
 from tapout_engine.models.linear import weights_read
 from tapout_engine.session import Session
 
@@ -55,11 +56,9 @@ def _batch(tokens: int) -> int:
 def _forward(decoder: Decoder, tokens: int) -> Callable[[], object]:
     batch = _batch(tokens)
     n = tokens // batch
-    cache = decoder.cache(batch, PAST + n)
-    ids = torch.randint(decoder.config.vocab_size, (batch, n))
-    start = torch.full((batch,), PAST)
-    counts = [n] * batch
-    return lambda: decoder.logits(decoder(ids, start, cache, PAST + n, counts=counts))
+    forwards = Forwards(decoder, decoder.cache(batch, PAST + n))
+    rows = torch.randint(decoder.config.vocab_size, (batch, n)).tolist()
+    return lambda: forwards(rows, [PAST] * batch, [n] * batch)
 
 
 def _time_us(function: Callable[[], object]) -> float:

@@ -116,6 +116,7 @@ DECODER_SCHEMAS: dict[str, str] = {
     "rms_norm": (
         "(Tensor(a!) x, Tensor? delta, Tensor weight, float eps, Tensor(b!) normed) -> ()"
     ),
+    "copy_rows": "(Tensor source, Tensor? take, Tensor? place, Tensor(a!) out) -> ()",
     "head_inputs": (
         "(Tensor ids, Tensor embedding, Tensor states, Tensor token_norm, Tensor state_norm, "
         "float eps, Tensor(a!) normed) -> ()"

@@ -21,13 +21,24 @@ KERNEL_LAYERS = [
     {"backends"},
     {"types", "tree", "tree_shape", "stop_rules", "draft_vocab", "policies"},
     {"proposal", "tree_proposal", "tree_draft", "bandit_state"},
-    {"ops", "replay", "_replay_checks", "round_graph", "full_information"},
+    {"ops", "replay", "_replay_checks", "round_graph", "full_information", "recording"},
     {"warmup"},
     {"__init__", "testing"},
 ]
 # adapters -> decode -> controller -> tapout_kernels; programs on top.
 ENGINE_LAYERS = [
-    {"errors", "engine", "progress", "prompts", "requests", "arms", "text", "skipping", "rules"},
+    {
+        "errors",
+        "engine",
+        "progress",
+        "prompts",
+        "requests",
+        "arms",
+        "text",
+        "skipping",
+        "rules",
+        "repeated",
+    },
     {"controller", "rows", "loading", "divergence", "models", "slot_cost"},
     {"lanes", "depth"},
     {"scoring"},

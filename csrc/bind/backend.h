@@ -33,6 +33,7 @@ void run(const TreeExpandParams& params, const Tensor& on);
 void run(const TreeAttentionParams& params, const Tensor& on);
 void run(const LinearParams& params);
 void run(const RmsNormParams& params);
+void run(const CopyRowsParams& params);
 void run(const HeadInputsParams& params);
 void run(const DecoderLayerParams& params);
 

@@ -15,7 +15,7 @@ void head_inputs(const Tensor& ids,         // [T]
   params.size = states.size(1);
   params.eps = static_cast<float>(eps);
   params.states = arguments.floats("states", states, {params.rows, params.size}, &params.dtype);
-  const int64_t vocab = arguments.size("embedding", embedding, 2, 0);
+  const int64_t vocab = params.vocab = arguments.size("embedding", embedding, 2, 0);
   const auto floats = [&](const char* name, const Tensor& tensor, Shape shape) {
     return arguments.floats(name, tensor, shape, params.dtype);
   };

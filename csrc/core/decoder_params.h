@@ -32,11 +32,23 @@ struct RmsNormParams {  // x += delta, normed = x / rms(x) * weight
   void* normed;  // [rows, size]
 };
 
+struct CopyRowsParams {  // out[place[i]] = source[take[i]]
+  int64_t count;
+  int64_t from;          // rows of source
+  int64_t to;            // rows of out
+  int64_t bytes;         // of a row
+  const void* source;    // [from, ..]
+  const int64_t* take;   // [count]; zeros are copied of a row that source has not; null: row i
+  const int64_t* place;  // [count]; what has no row in out is not copied; null: row i
+  void* out;             // [to, ..]
+};
+
 struct HeadInputsParams {  // normed = norm(embedding of ids) | norm(states)
   int64_t rows;
   int64_t size;
+  int64_t vocab;
   DType dtype;             // of all but ids
-  const int64_t* ids;      // [rows]
+  const int64_t* ids;      // [rows]; one outside the vocabulary counts as 0
   const void* embedding;   // [V, size]
   const void* states;      // [rows, size]
   const void* token_norm;  // [size]

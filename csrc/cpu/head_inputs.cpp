@@ -8,7 +8,8 @@ inline namespace TAPOUT_ISA {
 template <class Scalar>
 static void input_at(const HeadInputsParams& params, int64_t row, float* wide) {
   const int64_t size = params.size;
-  const Scalar* token = static_cast<const Scalar*>(params.embedding) + params.ids[row] * size;
+  const int64_t id = params.ids[row], known = id >= 0 && id < params.vocab ? id : 0;
+  const Scalar* token = static_cast<const Scalar*>(params.embedding) + known * size;
   const Scalar* state = static_cast<const Scalar*>(params.states) + row * size;
   Scalar* normed = static_cast<Scalar*>(params.normed) + row * 2 * size;
   norm_row(token, static_cast<const Scalar*>(params.token_norm), size, params.eps, wide, normed);

@@ -38,6 +38,7 @@ const CpuOps& ops_table() {
                                linear,
                                rms_norm_scratch_bytes,
                                rms_norm,
+                               copy_rows,
                                head_inputs_scratch_bytes,
                                head_inputs,
                                decoder_layer_workspace_bytes,

@@ -15,6 +15,7 @@ import tapout_kernels as tk
 from .controller import Controller
 from .engine import Drafter, RaggedTarget, StatefulTarget, Target, Tokenizer, max_length
 from .lanes import Lane
+from .repeated import Repeated
 from .requests import Request, Result, Times
 from .rows import RoundReport, Row, check_requests, sampling_params
 from .rules import require_allowed
@@ -84,6 +85,7 @@ class BatchDecoder:
         self.rng = tk.RngState.of(keys, [len(prompt) for prompt in prompts], device=device)
         self.sampling = sampling_params(requests, device)
         self.last = torch.tensor([prompt[-1] for prompt in prompts], device=device)
+        self.repeated = Repeated(device, self.backend)
         with self._clock("prefill"):
             self._prefill(prompts)
         return [
@@ -175,11 +177,12 @@ class SpeculativeDecoder(BatchDecoder):
         rest is in ``proposal`` and ``verdict`` of the lanes in ``drafted``.
         """
         with self._clock("kernels"):
-            self.controller.select(live, self.backend)
+            kept = self.repeated.kept("live", live)
+            self.repeated("select", lambda: self.controller.select(kept, self.backend))
         self.drafted = self._draft(last, live, budget, room)
-        logits, row_start = self._forward(last, live, room)
+        logits, row_start = self._forward_ragged(last) if self.ragged else self._forward(last, room)
         for lane in self.drafted:
-            lane.verify(logits, row_start)
+            lane.judge(logits, row_start)
         return self._merged(lambda lane: lane.verdict.last_token)
 
     def _draft(self, last: Tensor, live: Tensor, budget: Tensor, room: int) -> list[Lane]:
@@ -212,14 +215,12 @@ class SpeculativeDecoder(BatchDecoder):
         with self._clock("draft"):
             return self.predictor(last, self.target.last_states() if self.shows_states else None)
 
-    def _forward(self, last: Tensor, live: Tensor, room: int) -> tuple[Tensor, Tensor | None]:
-        """The target's logits after each row's last token and its drafts: [B, K+1, V], or ragged
-        with where rows begin; columns no row drafted are not computed."""
+    def _forward(self, last: Tensor, room: int) -> tuple[Tensor, None]:
+        """The target's logits [B, K+1, V] after each row's last token and its drafts; columns no
+        row drafted are not computed."""
         vocab = self.target.vocab_size
         with self._clock("verify"):
             input_ids = self._merged(lambda lane: lane.proposal.input_ids(last, vocab))
-            if self.ragged:
-                return self._forward_ragged(input_ids, live)
             if self.early_exit:
                 room = max(int(lane.proposal.length.max()) for lane in self.drafted)
             logits = self.target.forward(input_ids[:, : 1 + room])
@@ -229,13 +230,30 @@ class SpeculativeDecoder(BatchDecoder):
             self.logits = logits  # [B, K+1, V]
             return logits, None
 
-    def _forward_ragged(self, input_ids: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows pay for their own drafts; one that has ended, for nothing."""
-        length = self._merged(lambda lane: lane.proposal.length)
-        pairs = zip(length.tolist(), live.tolist(), strict=True)
-        counts = [n + 1 if alive else 0 for n, alive in pairs]
-        row_start = torch.tensor([0, *accumulate(counts)], dtype=torch.int32, device=live.device)
-        return self.target.forward_ragged(input_ids[:, : max(counts)], counts), row_start
+    def _forward_ragged(self, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows pay for their own drafts, one that has ended for nothing: logits, and where rows
+        begin."""
+        with self._clock("verify"):
+            rows = self._inputs(last.tolist())
+            counts = [len(row) for row in rows]
+            row_start = torch.tensor(
+                [0, *accumulate(counts)], dtype=torch.int32, device=last.device
+            )
+            width = max(counts)
+            ids = [[*row, *[0] * (width - len(row))] for row in rows]
+            input_ids = torch.tensor(ids, device=last.device)
+            return self.target.forward_ragged(input_ids, counts), row_start
+
+    def _inputs(self, last: list[int]) -> list[list[int]]:
+        """Each live row's last token and its drafts; an id that is none is fed as the last one."""
+        rows: list[list[int]] = [[] for _ in last]
+        for lane in self.drafted:
+            mine = zip(lane.live.tolist(), last, lane.drafts(), strict=True)
+            for row, (own, token, draft) in enumerate(mine):
+                if own:
+                    known = (x if 0 <= x < self.target.vocab_size else token for x in draft)
+                    rows[row] = [token, *known]
+        return rows
 
     def _merged(self, of: Callable[[Lane], Tensor]) -> Tensor:
         """What each row's lane says of it; of rows in none, what the first says."""
@@ -297,7 +315,9 @@ class SpeculativeDecoder(BatchDecoder):
         return int(max(0, min(self.controller.slots, target, drafters)))  # the last is not read
 
     def _read(self) -> list[RoundReport]:
-        """One transfer to the host: all it will know of this round."""
-        table = self._merged(lambda lane: lane.numbers()).tolist()
-        n = len(RoundReport._fields)
-        return [RoundReport(row[n : n + row[0]], *row[1:n]) for row in table]
+        """All that the host will know of this round."""
+        reports = self.drafted[0].reports()
+        for lane in self.drafted[1:]:
+            own = zip(lane.live.tolist(), lane.reports(), reports, strict=True)
+            reports = [theirs if mine else first for mine, theirs, first in own]
+        return reports

@@ -141,6 +141,12 @@ class TreeDrafter(AutoregressiveDrafter, Protocol):
         """
 
 
+def has_static_outputs(follower: Follower) -> bool:
+    """Whether its logits lie in the same memory every time, with nothing of torch left to be done:
+    an attribute ``static_outputs``. Kernels that read them can be recorded."""
+    return getattr(follower, "static_outputs", False)
+
+
 def max_length(follower: Follower) -> float:
     """The most tokens a row can have for ``follower``; infinity if it does not say."""
     limit = getattr(follower, "max_length", None)

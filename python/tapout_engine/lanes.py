@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +12,16 @@ from torch import Tensor
 import tapout_kernels as tk
 
 from .controller import Controller
-from .engine import BlockDrafter, Drafter, Target, check_vocabulary, max_length
+from .engine import (
+    BlockDrafter,
+    Drafter,
+    Target,
+    check_vocabulary,
+    has_static_outputs,
+    max_length,
+)  # fmt: skip
+from .repeated import Repeated
+from .rows import RoundReport
 from .rules import draft_rule, is_lossy
 from .slot_cost import slot_cost
 
@@ -77,6 +87,8 @@ class Lane:
         self.memory: Tensor | None = None
         if self.rule == "lossy_adasd":
             self.memory = torch.zeros(batch, 4, dtype=torch.float64, device=device)
+        self.repeated = Repeated(device, self.backend)
+        self.token = torch.zeros_like(self.proposal.round)
         self.own_index = torch.full_like(self.proposal.length, self.index)
         cost = [slot_cost(self.drafter, batch, slots, self.target)]
         self.learner = self.controller.learner(
@@ -96,59 +108,75 @@ class Lane:
         prediction: Tensor | None = None,
     ) -> None:  # fmt: skip
         """Fill the proposal for the rows of ``live``; see :meth:`SpeculativeDecoder.round`."""
+        keep = self.repeated.kept
+        live, budget, prediction = (
+            keep("live", live), keep("budget", budget), keep("prediction", prediction)
+        )  # fmt: skip
+        self.live = live
         if self.blocks:
-            self._take(live, budget, prediction)
+            offered = keep("offered", self.offered)
+            self._again("take", lambda: self._take(offered, live, budget, prediction))
         else:
-            self.begin(live, budget, prediction)
+            self._again("begin", lambda: self.begin(live, budget, prediction))
             self._step(last, room)
 
     def _step(self, last: Tensor, room: int) -> None:
-        token = last
+        token, static = last, has_static_outputs(self.drafter)
         for _ in range(room):
             if self.early_exit and not self.proposal.num_active.item():
                 break
             with self.clock("draft"):
                 logits = self.drafter.step(token)  # [B, V or D]
-            token = self.add(logits)
+            self._again(("add", logits.data_ptr()) if static else None, partial(self.add, logits))
+            token = self.token
+
+    def _again(self, key: Hashable | None, kernels: Callable[[], object]) -> None:
+        with self.clock("kernels"):
+            self.repeated(key, kernels)
 
     def begin(self, live: Tensor, budget: Tensor, prediction: Tensor | None = None) -> None:
         """An empty draft for the rows of ``live``, of up to ``budget`` tokens; ``prediction`` [B]
         f32 is for arms of ``predicted_length``."""
-        self.live = live
-        with self.clock("kernels"):
-            self.proposal.reset(
-                self.rng, self.controller.rules, self.controller.state, budget, live, prediction,
-                backend=self.backend,
-            )  # fmt: skip
+        self.proposal.reset(
+            self.rng, self.controller.rules, self.controller.state, budget, live, prediction,
+            backend=self.backend,
+        )  # fmt: skip
 
     def add(self, logits: Tensor) -> Tensor:
-        """One token more for every row that still drafts; returns each row's last one."""
-        with self.clock("kernels"):
-            return tk.draft_step(
-                logits, self.proposal, self.sampling, self.rng, rules=self.controller.rules,
-                state=self.controller.state, rule=draft_rule(self.rule), vocab=self.vocab,
-                backend=self.backend,
-            )  # fmt: skip
+        """One token more for every row that still drafts; returns each row's last one, until the
+        next."""
+        return tk.draft_step(
+            logits, self.proposal, self.sampling, self.rng, rules=self.controller.rules,
+            state=self.controller.state, rule=draft_rule(self.rule), vocab=self.vocab,
+            out=self.token, backend=self.backend,
+        )  # fmt: skip
 
-    def _take(self, live: Tensor, budget: Tensor, prediction: Tensor | None) -> None:
-        self.live = live
-        with self.clock("kernels"):
-            tk.Proposal.from_tokens(
-                self.offered, self.rng, live=live, max_length=budget, prediction=prediction,
-                rules=self.controller.rules, state=self.controller.state,
-                out=self.proposal, backend=self.backend,
-            )  # fmt: skip
+    def _take(
+        self, offered: Tensor, live: Tensor, budget: Tensor, prediction: Tensor | None
+    ) -> None:
+        tk.Proposal.from_tokens(
+            offered, self.rng, live=live, max_length=budget, prediction=prediction,
+            rules=self.controller.rules, state=self.controller.state, out=self.proposal,
+            backend=self.backend,
+        )  # fmt: skip
 
     def verify(self, logits: Tensor, row_start: Tensor | None = None) -> None:
         """Judge this lane's drafts, and let the bandit learn from it."""
-        with self.clock("kernels"):
-            tk.verify(
-                logits, self.proposal, self.sampling, self.rng, rule=self.rule,
-                row_start=row_start, vocab=self.vocab, overlap=self.overlap,
-                allow_lossy=is_lossy(self.rule), lossy_memory=self.memory, out=self.verdict,
-                backend=self.backend,
-            )  # fmt: skip
-            self.controller.update(self.learner, self.proposal, self.verdict, self.backend)
+        tk.verify(
+            logits, self.proposal, self.sampling, self.rng, rule=self.rule,
+            row_start=row_start, vocab=self.vocab, overlap=self.overlap,
+            allow_lossy=is_lossy(self.rule), lossy_memory=self.memory, out=self.verdict,
+            backend=self.backend,
+        )  # fmt: skip
+        self.controller.update(self.learner, self.proposal, self.verdict, self.backend)
+
+    def judge(self, logits: Tensor, row_start: Tensor | None = None) -> None:
+        """The same, timed; ragged logits are as the target gave them."""
+        ragged = row_start is not None and has_static_outputs(self.target)
+        if ragged:
+            row_start = self.repeated.kept("row_start", row_start)
+        key = ("verify", logits.data_ptr(), len(logits)) if ragged else None
+        self._again(key, lambda: self.verify(logits, row_start))
 
     def commit(self, emitted: Sequence[Sequence[int]], mine: Sequence[bool]) -> None:
         """Tell the drafter what was emitted; of rows of other lanes it was fed nothing true."""
@@ -161,10 +189,25 @@ class Lane:
 
     def numbers(self) -> Tensor:
         """What the host reads, [B, 7 + K + 1] int64: a `RoundReport` without its tokens, they."""
+        return torch.cat([torch.stack(self._columns(), dim=1), self.verdict.tokens], dim=1)
+
+    def reports(self) -> list[RoundReport]:
+        """One for each row; from a GPU in one transfer."""
+        if self.token.device.type == "cpu":
+            columns = zip(*(column.tolist() for column in self._columns()), strict=True)
+            rows = zip(columns, self.verdict.tokens.tolist(), strict=True)
+            return [RoundReport(tokens[: own[0]], *own[1:]) for own, tokens in rows]
+        n = len(RoundReport._fields)
+        return [RoundReport(row[n : n + row[0]], *row[1:n]) for row in self.numbers().tolist()]
+
+    def drafts(self) -> list[list[int]]:
+        """The tokens of each row's draft, on the host."""
+        rows = zip(self.proposal.tokens.tolist(), self.proposal.length.tolist(), strict=True)
+        return [tokens[:count] for tokens, count in rows]
+
+    def _columns(self) -> tuple[Tensor, ...]:
         proposal, verdict = self.proposal, self.verdict
-        columns = (
-            verdict.num_emitted, verdict.num_accepted, proposal.length,
-            verdict.status, proposal.stop_reason, self.controller.state.arm,
-            self.own_index,
+        return (
+            verdict.num_emitted, verdict.num_accepted, proposal.length, verdict.status,
+            proposal.stop_reason, self.controller.state.arm, self.own_index,
         )  # fmt: skip
-        return torch.cat([torch.stack(columns, dim=1), verdict.tokens], dim=1)

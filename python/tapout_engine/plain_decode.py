@@ -8,7 +8,7 @@ from torch import Tensor
 import tapout_kernels as tk
 
 from .decode import BatchDecoder
-from .engine import RaggedTarget, Target, Tokenizer
+from .engine import RaggedTarget, Target, Tokenizer, has_static_outputs
 from .rows import INVALID, RoundReport, Row
 from .rules import require_lossless
 
@@ -36,6 +36,7 @@ class PlainDecoder(BatchDecoder):
 
     def _prefill(self, prompts: list[list[int]]) -> None:
         self.target.prefill(prompts)
+        self.tokens = torch.zeros_like(self.last)
 
     def _advance(self, rows: list[Row]) -> list[RoundReport]:
         live = [row.live for row in rows]
@@ -52,10 +53,13 @@ class PlainDecoder(BatchDecoder):
         with self._clock("verify"):
             logits = self.target.forward(self.last[:, None])[:, 0]  # [B, V]
         with self._clock("kernels"):
-            return tk.sample(
-                logits, self.sampling, self.rng, rule=self.rule,
-                live=torch.tensor(live, device=self.target.device), backend=self.backend,
-            )  # fmt: skip
+            rows = self.repeated.kept("live", torch.tensor(live, device=self.target.device))
+            static = has_static_outputs(self.target)
+            self.repeated(("sample", logits.data_ptr()) if static else None, lambda: tk.sample(
+                logits, self.sampling, self.rng, rule=self.rule, live=rows, out=self.tokens,
+                backend=self.backend,
+            ))  # fmt: skip
+            return self.tokens
 
     def _live_tokens(self, live: list[bool]) -> Tensor:
         """The same, without computing rows that have ended."""

@@ -10,7 +10,6 @@ from time import perf_counter
 from typing import NamedTuple
 
 import torch
-from torch import nn
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 from torch.overrides import TorchFunctionMode
@@ -178,31 +177,36 @@ class _Forwards:
 
     def __init__(self, decoder: SpeculativeDecoder | GraphDecoder):
         self.decoder, self.calls = decoder, {"target": 0, "draft": 0}
-        self.handles = []
+        self.wrapped: list[tuple[object, str]] = []
 
     def begin(self) -> None:
         if isinstance(self.decoder, GraphDecoder):
             return
-        self._count(self.decoder.target, "target")
+        self._count(self.decoder.target, "target", ("forward", "forward_ragged"))
         for lane in self.decoder.lanes:
-            self._count(lane.drafter, "draft")
+            self._count(lane.drafter, "draft", ("step",))
 
     def end(self) -> tuple[int, int]:
         """Draft steps, and forwards of any kind."""
-        for handle in self.handles:
-            handle.remove()
+        for model, name in self.wrapped:
+            delattr(model, name)
         if isinstance(self.decoder, GraphDecoder):
             return sum(self.decoder.steps), sum(
                 map(self.decoder.round.forwards, self.decoder.steps)
             )
         return self.calls["draft"], sum(self.calls.values())
 
-    def _count(self, model: object, kind: str) -> None:
-        def called(module: nn.Module, inputs: object) -> None:
-            self.calls[kind] += 1
+    def _count(self, model: object, kind: str, names: Sequence[str]) -> None:
+        for name in (name for name in names if hasattr(model, name)):
+            setattr(model, name, self._counted(getattr(model, name), kind))
+            self.wrapped.append((model, name))
 
-        for part in filter(lambda part: isinstance(part, nn.Module), vars(model).values()):
-            self.handles.append(part.register_forward_pre_hook(called))
+    def _counted(self, method: Callable[..., object], kind: str) -> Callable[..., object]:
+        def called(*arguments: object) -> object:
+            self.calls[kind] += 1
+            return method(*arguments)
+
+        return called
 
 
 class Work(NamedTuple):

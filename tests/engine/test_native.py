@@ -12,6 +12,7 @@ from helpers.decoder_inputs import DTYPES, call
 
 from tapout_engine.models import native
 from tapout_engine.models.linear import Linear
+from tapout_kernels.recording import Recording
 
 # (inputs, outputs): odd ones, panels that end in the middle, one task and many
 SIZES = [(1, 1), (33, 15), (40, 16), (7, 17), (65, 100)]
@@ -172,6 +173,36 @@ def test_inputs_of_a_head_are_two_norms_side_by_side(rows, dtype):
             for x, name in ((tokens, "token_norm"), (states, "state_norm"))
         ]
         assert raw.equal_bits(args["normed"], torch.cat(expected, dim=1))
+
+
+def test_tokens_that_are_none_are_read_as_the_first_where_nothing_checks_them():
+    args = inputs.head_inputs(3, 20, torch.float32)
+    recording = Recording(lambda: call("head_inputs", **args))
+    args["ids"].copy_(torch.tensor([-1, 11, 2**40]))
+    recording.run()
+    found = args["normed"].clone()
+    call("head_inputs", **{**args, "ids": torch.zeros(3, dtype=torch.int64)})
+    assert torch.equal(found, args["normed"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_are_copied_from_where_they_are_to_where_they_belong(dtype):
+    args = inputs.copy_rows(6, dtype)
+    source, take, place, before = (args[name] for name in ("source", "take", "place", "out"))
+    zeros = torch.zeros(1, source.shape[1], dtype=dtype)
+    for own in ({}, {"take": None}, {"place": None}):
+        out, given = before.clone(), {**args, **own}
+        call("copy_rows", **{**given, "out": out})
+        expected = before.clone()
+        for i in range(len(source) if given["take"] is None else len(take)):
+            row = i if given["take"] is None else int(take[i])
+            at = i if given["place"] is None else int(place[i])
+            if 0 <= at < len(out):
+                expected[at] = source[row] if 0 <= row < len(source) else zeros
+        assert raw.equal_bits(out, expected)
+    out = before.clone()
+    call("copy_rows", source=source, take=None, place=None, out=out)
+    assert raw.equal_bits(out, torch.cat((source, before[len(source) :])))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

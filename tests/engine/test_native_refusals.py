@@ -32,29 +32,44 @@ WRONG = {
     ("op", "name"),
     [("linear", name) for name in ("x", "panels", "scale", "bias", "y")]
     + [("rms_norm", name) for name in ("x", "delta", "weight", "normed")]
+    + [("copy_rows", name) for name in ("take", "place")]
     + [("head_inputs", name) for name in ("ids", "states", "token_norm", "state_norm", "normed")],
 )
 def test_wrong_rows_are_refused_and_nothing_is_written(op, name, wrong):
     args = {
         "linear": inputs.linear(3, 9, 20, torch.float32, biased=True, rounded=name == "scale"),
         "rms_norm": inputs.rms_norm(3, 9, torch.float32, more=True),
+        "copy_rows": inputs.copy_rows(6, torch.float32),
         "head_inputs": inputs.head_inputs(3, 9, torch.float32),
     }[op]
     spoil, message = WRONG[wrong]
     args[name] = spoil(args[name])
     # What says how many there are of each.
-    first = {"linear": ("x", "y"), "rms_norm": ("x",), "head_inputs": ("states",)}[op]
+    first = {
+        "linear": ("x", "y"), "rms_norm": ("x",), "head_inputs": ("states",),
+        "copy_rows": ("take",),
+    }[op]  # fmt: skip
     blamed = r"\w+" if name in first else name
     refused(op, args, blamed, "" if blamed != name else message)
 
 
 @pytest.mark.parametrize("wrong", [name for name in WRONG if name != "a longer dimension"])
-def test_wrong_embeddings_are_refused_and_nothing_is_written(wrong):
-    args = inputs.head_inputs(3, 9, torch.float32)
+@pytest.mark.parametrize(
+    ("op", "name"), [("head_inputs", "embedding"), ("copy_rows", "source"), ("copy_rows", "out")]
+)
+def test_wrong_tables_are_refused_and_nothing_is_written(op, name, wrong):
+    args = {
+        "head_inputs": inputs.head_inputs(3, 9, torch.float32),
+        "copy_rows": inputs.copy_rows(11, torch.float32, size=9),
+    }[op]
     spoil, message = WRONG[wrong]
-    refused("head_inputs", {**args, "embedding": spoil(args["embedding"])}, "embedding", message)
-    narrow = args["embedding"][:, 1:].contiguous()
-    refused("head_inputs", {**args, "embedding": narrow}, "embedding", r"\[11, 9\], got \[11, 8\]")
+    blamed = name if name != "source" else r"\w+"
+    refused(op, {**args, name: spoil(args[name])}, blamed, message if blamed == name else "")
+    narrow = args[name][:, 1:].contiguous()
+    blamed, rows = ("out", 15) if op == "copy_rows" else (name, 11)
+    wide, slim = (8, 9) if name == "source" else (9, 8)
+    expected = rf"\[{rows}, {wide}\], got \[{rows}, {slim}\]"
+    refused(op, {**args, name: narrow}, blamed, expected)
 
 
 @pytest.mark.parametrize("token", [-1, 11, 2**40])

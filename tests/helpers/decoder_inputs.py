@@ -79,6 +79,16 @@ def head_inputs(rows: int, size: int, dtype: torch.dtype, seed: int = 0) -> dict
     }  # fmt: skip
 
 
+def copy_rows(rows: int, dtype: torch.dtype, size: int = 5) -> dict[str, object]:
+    """Some of what is taken does not exist, and some places do not."""
+    return {
+        "source": randn(rows, size, seed=1, dtype=dtype),
+        "take": torch.tensor([rows - 1, 0, -1, 3, rows, 3]),
+        "place": torch.tensor([2, rows + 4, 0, -1, 6, 3]),
+        "out": randn(rows + 4, size, seed=2, dtype=dtype),
+    }
+
+
 @dataclass(frozen=True)
 class LayerCase:
     """Sizes of a layer and what it is fed; ``among`` > 0: trees of so many nodes."""

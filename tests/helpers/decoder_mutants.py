@@ -15,6 +15,7 @@ ROUNDED = Killer(
     rows.test_products_of_rounded_weights_are_exact_ones_rounded, size=(33, 15), dtype=F32
 )
 NORM = Killer(rows.test_norms_are_exact_ones_rounded, size=33, dtype=F32, more=True)
+COPIES = Killer(rows.test_rows_are_copied_from_where_they_are_to_where_they_belong, dtype=F32)
 HEAD = Killer(rows.test_inputs_of_a_head_are_two_norms_side_by_side, rows=5, dtype=F32)
 ZEROS = Killer(rows.test_a_norm_of_zeros_is_zero_and_of_nothing_nothing)
 PLAIN, NORMS, TREES, BYTES = (
@@ -74,6 +75,14 @@ CPU: dict[str, Mutant] = {
     "keys normed as queries": Mutant(
         (Edit(_LAYER, "head < params.heads ? params.q_norm : params.k_norm", "params.q_norm"),),
         NORMS,
+    ),
+    "rows that source has not left as they were": Mutant(
+        (Edit("cpu/copy_rows.cpp", "memset(to, 0, params.bytes);", ";"),), COPIES
+    ),
+    "rows copied to where they came from": Mutant(
+        (Edit("cpu/copy_rows.cpp", "params.place ? params.place[i] : i",
+              "params.take ? params.take[i] : i"),),
+        COPIES,
     ),
     "tokens without a slot kept in the last": Mutant(
         (Edit(_LAYER, "params.slot[token]",

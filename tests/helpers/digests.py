@@ -70,6 +70,7 @@ def decoder_cases() -> Iterator[tuple[str, dict[str, object], str]]:
         rounded = decoder_inputs.linear(13, 131, 45, dtype, rounded=True)
         yield f"linear-rounded-{dtype}", rounded, "linear"
         yield f"rms_norm-{dtype}", decoder_inputs.rms_norm(3, 83, dtype, more=True), "rms_norm"
+        yield f"copy_rows-{dtype}", decoder_inputs.copy_rows(6, dtype), "copy_rows"
         yield f"head_inputs-{dtype}", decoder_inputs.head_inputs(3, 83, dtype), "head_inputs"
         for head_dim, among in ((16, 0), (80, 5)):
             case = decoder_inputs.LayerCase(

@@ -39,7 +39,7 @@ def _relative(pattern: str) -> list[Path]:
 RUNTIME = _relative(f"{EMULATION}/*.cpp")
 KERNELS = _relative("csrc/cuda/*.cu")
 NO_KERNEL = (*_library.NO_KERNEL["cuda"], *DECODER_SCHEMAS)
-CPU_ONLY = {"cpu.cpp", "team.cpp", *(f"{op}.cpp" for op in NO_KERNEL)}
+CPU_ONLY = {"cpu.cpp", "recording.cpp", "team.cpp", *(f"{op}.cpp" for op in NO_KERNEL)}
 
 
 # What instruments kernels, and what tells the runtime, which is not, of the sanitizer.

@@ -11,6 +11,7 @@ from torch.nn import functional
 import tapout_kernels as tk
 
 from ..models import Branches, DraftHead, StaticCache
+from ..models.head_forwards import HeadForwards
 from ..models.linear import weights_read
 from .batches import padded, scored, side_by_side
 from .static import PREFILL, StaticModel
@@ -37,6 +38,7 @@ class HeadDrafter:
         self.dtype, self.device = target.dtype, target.device
         self.draft_vocab = tk.DraftVocab(head.d2t)
         self.cost = weights_read(head) / weights_read(target.decoder)
+        self.static_outputs = HeadForwards.serve(head)
 
     @torch.no_grad()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> None:
@@ -44,6 +46,7 @@ class HeadDrafter:
         self.cache: StaticCache = self.head.cache(len(prompts), 2 * longest)
         self.entries = [0] * len(prompts)  # of confirmed tokens, in the cache
         self.tail = [list(prompt) for prompt in prompts]  # confirmed tokens without; never empty
+        self.forwards = HeadForwards(self.head, self.cache) if self.static_outputs else None
         self.drafting = self.scoring = 0  # steps of this round, and tokens that are not drafts
         while any(len(tail) > 1 for tail in self.tail):
             parts = [tail[: min(len(tail) - 1, PREFILL)] for tail in self.tail]
@@ -52,6 +55,8 @@ class HeadDrafter:
 
     @torch.no_grad()
     def step(self, token: Tensor) -> Tensor:
+        if self.forwards is not None:
+            return self._again(token)
         if self.drafting == 0:
             states = self._read(self.tail)
             self.feature = states[:, -1:]
@@ -59,13 +64,29 @@ class HeadDrafter:
                 last = [row[len(tail) - 1] for row, tail in zip(states, self.tail, strict=True)]
                 self.feature = torch.stack(last)[:, None]
         else:
-            begin = [
-                n + len(tail) + self.drafting - 1
-                for n, tail in zip(self.entries, self.tail, strict=True)
-            ]
+            begin = self._next()
             self.feature = self._run(token[:, None], self.feature, begin, counts=[1] * len(begin))
         self.drafting += 1
         return self.head.logits(self.feature)[:, 0]
+
+    def _next(self) -> list[int]:
+        """Where each row's draft stands that is read next."""
+        rows = zip(self.entries, self.tail, strict=True)
+        return [n + len(tail) + self.drafting - 1 for n, tail in rows]
+
+    def _again(self, token: Tensor) -> Tensor:
+        """A step in the memory of the last one."""
+        if self.drafting == 0:
+            ends = [n + len(tail) for n, tail in zip(self.entries, self.tail, strict=True)]
+            self.cache.hold(max(ends))
+            self.forwards.read(self.tail, self.entries, self.target.states)
+        else:
+            begin = self._next()
+            self.cache.hold(max(begin) + 1)
+            self.forwards.step(token.tolist(), begin)
+        self.drafting += 1
+        self.feature = self.forwards.feature[:, None]
+        return self.forwards.logits
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor) -> Tensor:

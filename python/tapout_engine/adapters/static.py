@@ -11,6 +11,7 @@ import tapout_kernels as tk
 
 from ..errors import EngineError
 from ..models import Branches, Decoder, StaticCache
+from ..models.forwards import Forwards
 from .batches import padded, scored
 
 PREFILL = 256  # tokens of a row that one forward reads
@@ -32,6 +33,7 @@ class StaticModel:
         self.device, self.dtype = decoder.embedding.device, decoder.embedding.dtype
         self.cache: StaticCache | None = None
         self.keeps_states = False
+        self.static_outputs = Forwards.serve(decoder)
 
     def keep_states(self) -> None:
         """From the next prefill on, ``states`` [B, slots, hidden] holds the last hidden state of
@@ -50,6 +52,7 @@ class StaticModel:
         )
         self.cached = [0] * len(prompts)  # confirmed tokens of each row in the cache
         self.tail = [list(prompt) for prompt in prompts]  # those that are not; never empty
+        self.forwards = Forwards(self.decoder, self.cache) if self.static_outputs else None
         # tokens fed to each row since, the first being the last of its tail
         self.fed = [0] * len(prompts)
         while any(len(tail) > 1 for tail in self.tail):
@@ -60,15 +63,28 @@ class StaticModel:
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor) -> Tensor:
+        batch, n = input_ids.shape
+        if self.forwards is not None:
+            return self._again(input_ids, [n] * batch).view(batch, n, -1)
         return self.decoder.logits(self.hidden(input_ids))
 
     @torch.no_grad()
     def forward_ragged(self, input_ids: Tensor, counts: Sequence[int]) -> Tensor:
+        if self.forwards is not None:
+            return self._again(input_ids, counts)
         states = self.hidden(input_ids, counts)
         if set(counts) == {input_ids.shape[1]}:
             return self.decoder.logits(states.flatten(0, 1))
         rows = [row[:count] for row, count in zip(states, counts, strict=True)]
         return self.decoder.logits(torch.cat(rows))
+
+    def _again(self, input_ids: Tensor, counts: Sequence[int]) -> Tensor:
+        """Logits [sum(counts), V], until the next forward."""
+        missing, start = self._feed(counts)
+        new = zip(missing, input_ids.tolist(), counts, strict=True)
+        rows = [[*before, *ids[:count]] for before, ids, count in new]
+        self._hold(max(at + len(row) for at, row in zip(start, rows, strict=True)))
+        return self.forwards(rows, start, counts, self.states if self.keeps_states else None)
 
     def step(self, token: Tensor) -> Tensor:
         return self.forward(token[:, None])[:, 0]
@@ -79,6 +95,16 @@ class StaticModel:
         ``counts`` tokens of each row."""
         batch, n = input_ids.shape
         counts = [n] * batch if counts is None else counts
+        missing, start = self._feed(counts)
+        if not any(missing):
+            return self._run(input_ids, start, counts)
+        ids, columns = _joined(missing, input_ids)
+        totals = [len(row) + count for row, count in zip(missing, counts, strict=True)]
+        states = self._run(ids, start, totals)
+        return states.gather(1, columns[..., None].expand(-1, -1, states.shape[-1]))
+
+    def _feed(self, counts: Sequence[int]) -> tuple[list[list[int]], list[int]]:
+        """The confirmed tokens that each row must be fed first, and after how many others."""
         missing = [
             tail[:-1] if count and not fed else []
             for tail, fed, count in zip(self.tail, self.fed, counts, strict=True)
@@ -88,12 +114,7 @@ class StaticModel:
             for n, tail, fed in zip(self.cached, self.tail, self.fed, strict=True)
         ]
         self.fed = [fed + count for fed, count in zip(self.fed, counts, strict=True)]
-        if not any(missing):
-            return self._run(input_ids, start, counts)
-        ids, columns = _joined(missing, input_ids)
-        totals = [len(row) + count for row, count in zip(missing, counts, strict=True)]
-        states = self._run(ids, start, totals)
-        return states.gather(1, columns[..., None].expand(-1, -1, states.shape[-1]))
+        return missing, start
 
     @torch.no_grad()
     def forward_tree(self, input_ids: Tensor, layout: tk.TreeLayout) -> Tensor:
@@ -135,7 +156,7 @@ class StaticModel:
         branches: Branches | None = None,
     ) -> Tensor:  # fmt: skip
         length = max(start) + input_ids.shape[1]
-        self.cache.hold(length)
+        self._hold(length)
         begin = torch.tensor(start, device=self.device)
         ids = input_ids.to(self.device)
         states = self.decoder(ids, begin, self.cache, length, branches, counts)
@@ -149,10 +170,14 @@ class StaticModel:
         states = self.states[rows, (count - 1).clamp(min=0)]
         return torch.where(count[:, None] > 0, states, 0)
 
-    def _keep(self, states: Tensor, start: list[int]) -> None:
-        if self.states.shape[1] < self.cache.slots:
-            more = self.cache.slots - self.states.shape[1]
+    def _hold(self, length: int) -> None:
+        """Room for ``length`` tokens of every row."""
+        self.cache.hold(length)
+        more = self.cache.slots - self.states.shape[1]
+        if self.keeps_states and more > 0:
             self.states = torch.nn.functional.pad(self.states, (0, 0, 0, more))
+
+    def _keep(self, states: Tensor, start: list[int]) -> None:
         for row, at in enumerate(start):
             self.states[row, at : at + states.shape[1]] = states[row]
 

@@ -37,8 +37,9 @@ class Panels:
         self.scale: Tensor | None = None
         self.bias = None if bias is None else bias.float()
 
-    def product(self, x: Tensor) -> Tensor:
-        return native.linear(x.contiguous(), self.panels, self.scale, self.bias, self.outputs)
+    def product(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        x = x.contiguous()
+        return native.linear(x, self.panels, self.scale, self.bias, self.outputs, out)
 
     def rows(self, index: Tensor) -> Tensor:
         return self.panels[index // native.PANEL, :, index % native.PANEL]

@@ -39,24 +39,38 @@ def in_bytes(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def linear(
-    x: Tensor, panels: Tensor, scale: Tensor | None, bias: Tensor | None, outputs: int
-) -> Tensor:
+    x: Tensor, panels: Tensor, scale: Tensor | None, bias: Tensor | None, outputs: int,
+    out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """[rows, in] -> [rows, out]: x W^T + bias, the latter in float32; ``scale`` for int8 weights.
 
     A row's bits depend on that row alone, not on how many there are.
     """
-    y = x.new_empty(len(x), outputs)
+    y = x.new_empty(len(x), outputs) if out is None else out
     torch.ops.tapout_kernels.linear.default(x, panels, scale, bias, y)
     return y
 
 
-def rms_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight over the last dimension, after ``delta`` was added to ``x`` in place."""
+def rms_norm(
+    x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, out: Tensor | None = None
+) -> Tensor:
+    """x / rms(x) * weight over the last dimension, after ``delta`` was added to ``x`` in place;
+    ``out`` is contiguous, and of two dimensions as ``x`` then."""
     rows = x if x.dim() == 2 else x.view(-1, x.shape[-1])
     more = None if delta is None else delta.view(rows.shape)
-    normed = torch.empty_like(rows)
+    normed = torch.empty_like(rows) if out is None else out
     torch.ops.tapout_kernels.rms_norm.default(rows, more, weight, eps, normed)
     return normed if x.dim() == 2 else normed.view(x.shape)
+
+
+def copy_rows(
+    source: Tensor, out: Tensor, take: Tensor | None = None, place: Tensor | None = None
+) -> None:
+    """``out[place[i]] = source[take[i]]``, both [rows, size]; ``take``, ``place`` [n] int64, or i.
+
+    Rows that ``source`` has not are zeros, those that ``out`` has not are left out.
+    """
+    torch.ops.tapout_kernels.copy_rows.default(source, take, place, out)
 
 
 def head_inputs(

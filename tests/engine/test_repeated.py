@@ -1,0 +1,156 @@
+"""Rounds whose kernels are called again without Python are the rounds that Python would call."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tapout_engine import Controller, PlainDecoder, Request, SpeculativeDecoder
+from tapout_engine import repeated as repeated_module
+from tapout_engine.adapters.head import HeadDrafter
+from tapout_engine.adapters.prompt_lookup import PromptLookupDrafter
+from tapout_engine.adapters.static import StaticModel
+from tapout_engine.arms import DRAFTER_ARMS, HEAD_ARMS, TAPOUT_ARMS
+from tapout_engine.models.forwards import MOST, Forwards
+from tapout_engine.models.weights import decoder_of
+from tapout_engine.repeated import Repeated
+
+from .heads import VOCAB, guessable_llama, guessing, prompts
+
+TWO = {"arms": DRAFTER_ARMS, "reward": "throughput"}
+ROUNDS = {
+    "a head": {"arms": HEAD_ARMS, "reward": "throughput"},
+    "TapOut's arms": {"arms": TAPOUT_ARMS},
+    "overlap": {"arms": TAPOUT_ARMS, "policy": "metasd", "reward": "overlap"},
+    "hedge": {"arms": TAPOUT_ARMS, "policy": "hedge"},
+    "two drafters": TWO,
+    "two drafters, Thompson": {**TWO, "policy": "thompson_gaussian"},
+}
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return decoder_of(guessable_llama()).pack()
+
+
+@pytest.fixture
+def nothing_again(monkeypatch):
+    """Every forward and every kernel is called by Python."""
+
+    monkeypatch.setattr(repeated_module, "recording_unavailable", lambda *_: "a test")
+
+
+def requests(temperature: float) -> list[Request]:
+    lengths = zip(prompts(9, 1, 90), (70, 50, 20), strict=True)
+    return [
+        Request(prompt, new, temperature=temperature, seed=i)
+        for i, (prompt, new) in enumerate(lengths)
+    ]
+
+
+def decoding(decoder, rule, arms, **settings) -> SpeculativeDecoder:
+    target = StaticModel(decoder)
+    head = HeadDrafter(guessing(decoder).pack(), target)
+    both = {"draft": head, "prompt-lookup": PromptLookupDrafter(VOCAB)}
+    drafter = both if arms is DRAFTER_ARMS else head
+    controller = Controller(arms, 4, **settings)
+    return SpeculativeDecoder(target, drafter, controller, rule=rule)
+
+
+def story(decoding: SpeculativeDecoder, temperature: float) -> list[object]:
+    """What two batches did, the second with a bandit that has learned."""
+    rows = [r for _ in range(2) for r in decoding.generate(requests(temperature))]
+    return [
+        [(r.tokens, r.accepted, r.drafted, r.arms, r.stop_reasons) for r in rows],
+        decoding.controller.report(),
+    ]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize("rule", ["token", "block", "gumbel"])
+@pytest.mark.parametrize("name", ROUNDS)
+def test_rounds_again_are_rounds_anew(decoder, name, rule, temperature, request):
+    again = decoding(decoder, rule, **ROUNDS[name])
+    found = story(again, temperature)
+    assert len(again.repeated._of) == 1
+    assert all(1 < len(lane.repeated._of) < 40 for lane in again.lanes)
+    request.getfixturevalue("nothing_again")
+    anew = decoding(decoder, rule, **ROUNDS[name])
+    assert found == story(anew, temperature)
+    assert not anew.repeated._of
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_plain_rounds_again_are_rounds_anew(decoder, temperature, request):
+    again = PlainDecoder(StaticModel(decoder))
+    found = [result.tokens for result in again.generate(requests(temperature))]
+    assert len(again.repeated._of) == 1
+    assert again.target.forwards.repeated._of
+    request.getfixturevalue("nothing_again")
+    anew = PlainDecoder(StaticModel(decoder))
+    assert found == [result.tokens for result in anew.generate(requests(temperature))]
+    assert anew.target.forwards is None
+
+
+def steps(seed: int) -> list[tuple[list[list[int]], list[int]]]:
+    """Tokens for rows of their own length, some of them none; and after how many logits are asked
+    for. Caches grow meanwhile, and one forward is too long to be recorded."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [(3, 0, 5), (1, 1, 1), (0, 2, 0), (MOST, 4, 9), (1, 1, 1), (3, 0, 5), (20, 30, 10)]
+    found = []
+    for counts in sizes * 2:
+        rows = [torch.randint(2, VOCAB, (n,), generator=generator).tolist() for n in counts]
+        found.append((rows, [min(n, 2) for n in counts]))
+    return found
+
+
+@torch.no_grad()
+def test_forwards_are_the_decoders_and_keep_its_states(decoder):
+    cache, other = decoder.cache(3, 64), decoder.cache(3, 256)
+    forwards, past = Forwards(decoder, cache), [0, 0, 0]
+    for rows, wanted in steps(1):
+        ends = [at + len(row) for at, row in zip(past, rows, strict=True)]
+        cache.hold(max(ends))
+        states = torch.zeros(3, cache.slots, decoder.embedding.shape[1])
+        logits = forwards(rows, past, wanted, states)
+        width = max(map(len, rows))
+        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+        hidden = decoder(ids, torch.tensor(past), other, max(past) + width, counts=[
+            len(row) for row in rows
+        ])  # fmt: skip
+        last = [
+            own[len(row) - n : len(row)] for own, row, n in zip(hidden, rows, wanted, strict=True)
+        ]
+        assert torch.equal(logits, decoder.logits(torch.cat(last)))
+        for own, row, kept, at in zip(hidden, rows, states, past, strict=True):
+            assert torch.equal(kept[at : at + len(row)], own[: len(row)])
+            assert not kept[:at].any()
+            assert not kept[at + len(row) :].any()
+        past = ends
+    assert cache.slots > 64
+
+
+def test_what_is_no_key_is_never_recorded():
+    repeated, calls = Repeated("cpu"), []
+    for _ in range(3):
+        repeated(None, lambda: calls.append(1))
+    for _ in range(3):
+        repeated("key", lambda: calls.append(2))
+    assert calls == [1, 1, 1, 2]
+    repeated.forget()
+    repeated("key", lambda: calls.append(3))
+    off = Repeated("cpu", "reference")
+    for _ in range(2):
+        off("key", lambda: calls.append(4))
+    assert calls == [1, 1, 1, 2, 3, 4, 4]
+
+
+def test_inputs_are_kept_where_kernels_find_them():
+    repeated, off = Repeated("cpu"), Repeated("cpu", "reference")
+    first = repeated.kept("live", torch.tensor([True, False]))
+    second = repeated.kept("live", torch.tensor([False, True]))
+    assert first.data_ptr() == second.data_ptr()
+    assert first.tolist() == [False, True]
+    assert repeated.kept("live", None) is None
+    value = torch.ones(2)
+    assert off.kept("live", value) is value
