@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import accumulate
 from time import perf_counter
 
@@ -27,6 +26,22 @@ StreamCallback = Callable[[int, list[int], str], None]
 Predictor = Callable[[Tensor, Tensor | None], Tensor]
 """How long a draft should be, [B] float32: of each row's last token [B] int64 and, where the target
 shows them, the hidden states [B, hidden] after the token before it."""
+
+
+class Clock:
+    """Adds to the time of a part: the host's, on a GPU that to enqueue unless it reads results."""
+
+    __slots__ = ("begin", "part", "times")
+
+    def __init__(self, times: Times, part: str):
+        self.times, self.part = times, part
+
+    def __enter__(self) -> None:
+        self.begin = perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        spent = perf_counter() - self.begin
+        setattr(self.times, self.part, getattr(self.times, self.part) + spent)
 
 
 class BatchDecoder:
@@ -97,12 +112,8 @@ class BatchDecoder:
         first, self.requests = self.requests, self.requests + len(seeds)
         return [tk.mix64(seed, first + i) for i, seed in enumerate(seeds)]
 
-    @contextmanager
-    def _clock(self, part: str) -> Iterator[None]:
-        # Host time: on a GPU it is the time to enqueue, unless the round reads its result.
-        begin = perf_counter()
-        yield
-        setattr(self.times, part, getattr(self.times, part) + perf_counter() - begin)
+    def _clock(self, part: str) -> Clock:
+        return Clock(self.times, part)
 
 
 class SpeculativeDecoder(BatchDecoder):
@@ -177,8 +188,8 @@ class SpeculativeDecoder(BatchDecoder):
         rest is in ``proposal`` and ``verdict`` of the lanes in ``drafted``.
         """
         with self._clock("kernels"):
-            kept = self.repeated.kept("live", live)
-            self.repeated("select", lambda: self.controller.select(kept, self.backend))
+            live = self.repeated.kept("live", live)
+            self.repeated("select", lambda: self.controller.select(live, self.backend))
         self.drafted = self._draft(last, live, budget, room)
         logits, row_start = self._forward_ragged(last) if self.ragged else self._forward(last, room)
         for lane in self.drafted:
@@ -207,7 +218,7 @@ class SpeculativeDecoder(BatchDecoder):
             if mine == alive:
                 yield lane, live
             elif any(mine):
-                yield lane, torch.tensor(mine, device=live.device)
+                yield lane, self.repeated.tensor(f"live of {lane.index}", mine, torch.bool)
 
     def _predict(self, last: Tensor) -> Tensor | None:
         if self.predictor is None:
@@ -236,9 +247,8 @@ class SpeculativeDecoder(BatchDecoder):
         with self._clock("verify"):
             rows = self._inputs(last.tolist())
             counts = [len(row) for row in rows]
-            row_start = torch.tensor(
-                [0, *accumulate(counts)], dtype=torch.int32, device=last.device
-            )
+            ends = [0, *accumulate(counts)]
+            row_start = self.repeated.tensor("row_start", ends, torch.int32)
             width = max(counts)
             ids = [[*row, *[0] * (width - len(row))] for row in rows]
             input_ids = torch.tensor(ids, device=last.device)
@@ -269,7 +279,7 @@ class SpeculativeDecoder(BatchDecoder):
     def _prefill(self, prompts: list[list[int]]) -> None:
         self.target.prefill(prompts)
         for lane in self.lanes:
-            lane.prefill(prompts, self.sampling, self.rng)
+            lane.prefill(prompts, self.sampling, self.rng, self.repeated)
         if self.scorer is not None:
             self.scorer.begin()
         if not self.ragged:
@@ -279,8 +289,7 @@ class SpeculativeDecoder(BatchDecoder):
             )  # a column past every draft is never read, but must exist  # fmt: skip
 
     def _advance(self, rows: list[Row]) -> list[RoundReport]:
-        device = self.target.device
-        live = torch.tensor([row.live for row in rows], device=device)
+        live = self.repeated.tensor("live", [row.live for row in rows], torch.bool)
         if self.scorer is not None:
             self.scorer.settle(live)
         rooms = [self._room(row) if row.live else 0 for row in rows]
@@ -288,7 +297,7 @@ class SpeculativeDecoder(BatchDecoder):
         budget = [
             min(room, max(row.remaining - 1, 0)) for row, room in zip(rows, rooms, strict=True)
         ]
-        budget = torch.tensor(budget, dtype=torch.int32, device=device)
+        budget = self.repeated.tensor("budget", budget, torch.int32)
         self.last = self.round(self.last, live, budget, max(rooms))
         reports = self._read()
         emitted = [report.emitted for report in reports]

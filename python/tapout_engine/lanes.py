@@ -65,13 +65,17 @@ class Lane:
         self.max_length = max_length(drafter)
 
     def prefill(
-        self, prompts: list[list[int]], sampling: tk.SamplingParams, rng: tk.RngState
-    ) -> None:
-        """Begin a batch."""
+        self, prompts: list[list[int]], sampling: tk.SamplingParams, rng: tk.RngState,
+        repeated: Repeated | None = None,
+    ) -> None:  # fmt: skip
+        """Begin a batch; ``repeated`` is that of its decoder."""
         self.drafter.prefill(prompts)
-        self.allocate(len(prompts), sampling, rng)
+        self.allocate(len(prompts), sampling, rng, repeated)
 
-    def allocate(self, batch: int, sampling: tk.SamplingParams, rng: tk.RngState) -> None:
+    def allocate(
+        self, batch: int, sampling: tk.SamplingParams, rng: tk.RngState,
+        repeated: Repeated | None = None,
+    ) -> None:  # fmt: skip
         """Buffers for rounds of ``batch`` rows with these parameters and this randomness."""
         self.sampling, self.rng = sampling, rng
         slots, device = self.controller.slots, self.target.device
@@ -87,7 +91,7 @@ class Lane:
         self.memory: Tensor | None = None
         if self.rule == "lossy_adasd":
             self.memory = torch.zeros(batch, 4, dtype=torch.float64, device=device)
-        self.repeated = Repeated(device, self.backend)
+        self.repeated = repeated or Repeated(device, self.backend)
         self.token = torch.zeros_like(self.proposal.round)
         self.own_index = torch.full_like(self.proposal.length, self.index)
         cost = [slot_cost(self.drafter, batch, slots, self.target)]
@@ -108,17 +112,18 @@ class Lane:
         prediction: Tensor | None = None,
     ) -> None:  # fmt: skip
         """Fill the proposal for the rows of ``live``; see :meth:`SpeculativeDecoder.round`."""
-        keep = self.repeated.kept
-        live, budget, prediction = (
-            keep("live", live), keep("budget", budget), keep("prediction", prediction)
-        )  # fmt: skip
-        self.live = live
+        live, budget = self._kept("live", live), self._kept("budget", budget)
+        prediction, self.live = self._kept("prediction", prediction), live
+        where = live.data_ptr(), budget.data_ptr()
         if self.blocks:
-            offered = keep("offered", self.offered)
-            self._again("take", lambda: self._take(offered, live, budget, prediction))
+            offered = self._kept("offered", self.offered)
+            self._again(("take", *where), lambda: self._take(offered, live, budget, prediction))
         else:
-            self._again("begin", lambda: self.begin(live, budget, prediction))
+            self._again(("begin", *where), lambda: self.begin(live, budget, prediction))
             self._step(last, room)
+
+    def _kept(self, name: str, value: Tensor | None) -> Tensor | None:
+        return self.repeated.kept(f"{name} of {self.index}", value)
 
     def _step(self, last: Tensor, room: int) -> None:
         token, static = last, has_static_outputs(self.drafter)
@@ -130,9 +135,9 @@ class Lane:
             self._again(("add", logits.data_ptr()) if static else None, partial(self.add, logits))
             token = self.token
 
-    def _again(self, key: Hashable | None, kernels: Callable[[], object]) -> None:
+    def _again(self, key: tuple[Hashable, ...] | None, kernels: Callable[[], object]) -> None:
         with self.clock("kernels"):
-            self.repeated(key, kernels)
+            self.repeated(key and (self.index, *key), kernels)
 
     def begin(self, live: Tensor, budget: Tensor, prediction: Tensor | None = None) -> None:
         """An empty draft for the rows of ``live``, of up to ``budget`` tokens; ``prediction`` [B]
@@ -174,7 +179,7 @@ class Lane:
         """The same, timed; ragged logits are as the target gave them."""
         ragged = row_start is not None and has_static_outputs(self.target)
         if ragged:
-            row_start = self.repeated.kept("row_start", row_start)
+            row_start = self._kept("row_start", row_start)
         key = ("verify", logits.data_ptr(), len(logits)) if ragged else None
         self._again(key, lambda: self.verify(logits, row_start))
 

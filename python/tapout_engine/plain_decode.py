@@ -53,7 +53,7 @@ class PlainDecoder(BatchDecoder):
         with self._clock("verify"):
             logits = self.target.forward(self.last[:, None])[:, 0]  # [B, V]
         with self._clock("kernels"):
-            rows = self.repeated.kept("live", torch.tensor(live, device=self.target.device))
+            rows = self.repeated.tensor("live", live, torch.bool)
             static = has_static_outputs(self.target)
             self.repeated(("sample", logits.data_ptr()) if static else None, lambda: tk.sample(
                 logits, self.sampling, self.rng, rule=self.rule, live=rows, out=self.tokens,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -25,9 +26,11 @@ class Repeated:
     """
 
     def __init__(self, device: torch.device | str, backend: str | None = None):
+        self.device = device
         self.enabled = recording_unavailable(device, backend) is None
         self._of: dict[Hashable, Recording] = {}
         self._inputs: dict[str, Tensor] = {}
+        self._arrays: dict[str, numpy.ndarray] = {}  # the same memory
 
     def __call__(self, key: Hashable | None, function: Callable[[], object]) -> None:
         """``key`` is None where the memory may be another one the next time."""
@@ -38,9 +41,22 @@ class Repeated:
         else:
             self._of[key] = Recording(function)
 
+    def tensor(self, name: str, values: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """``values`` as a tensor in memory of that name, equally many each time."""
+        if not self.enabled:
+            return torch.tensor(values, dtype=dtype, device=self.device)
+        if name not in self._inputs:
+            own = torch.empty(len(values), dtype=dtype)
+            self._inputs[name], self._arrays[name] = own, own.numpy()
+        self._arrays[name][:] = values
+        return self._inputs[name]
+
     def kept(self, name: str, value: Tensor | None) -> Tensor | None:
-        """``value`` in memory of that name, for functions that read it; of one shape each time."""
-        if not self.enabled or value is None:
+        """``value`` in memory of that name, of one shape each time; itself if it is kept already.
+
+        A function that reads it has the memory's address in its key.
+        """
+        if not self.enabled or value is None or any(value is own for own in self._inputs.values()):
             return value
         if name not in self._inputs:
             self._inputs[name] = torch.empty_like(value)

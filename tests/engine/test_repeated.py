@@ -72,8 +72,7 @@ def story(decoding: SpeculativeDecoder, temperature: float) -> list[object]:
 def test_rounds_again_are_rounds_anew(decoder, name, rule, temperature, request):
     again = decoding(decoder, rule, **ROUNDS[name])
     found = story(again, temperature)
-    assert len(again.repeated._of) == 1
-    assert all(1 < len(lane.repeated._of) < 40 for lane in again.lanes)
+    assert 3 < len(again.repeated._of) < 40
     request.getfixturevalue("nothing_again")
     anew = decoding(decoder, rule, **ROUNDS[name])
     assert found == story(anew, temperature)
@@ -151,6 +150,35 @@ def test_inputs_are_kept_where_kernels_find_them():
     second = repeated.kept("live", torch.tensor([False, True]))
     assert first.data_ptr() == second.data_ptr()
     assert first.tolist() == [False, True]
+    assert repeated.kept("another", first) is first
     assert repeated.kept("live", None) is None
+    budget = repeated.tensor("budget", [3, 1], torch.int32)
+    assert budget.dtype == torch.int32
+    assert repeated.tensor("budget", [4, 2], torch.int32) is budget
+    assert budget.tolist() == [4, 2]
+    assert off.tensor("budget", [4, 2], torch.int32) is not off.tensor(
+        "budget", [1, 2], torch.int32
+    )
     value = torch.ones(2)
     assert off.kept("live", value) is value
+
+
+@torch.no_grad()
+def test_a_batch_of_shorter_prompts_has_the_memory_of_the_last(decoder):
+    target = StaticModel(decoder)
+    head = HeadDrafter(guessing(decoder).pack(), target)
+    decoding = SpeculativeDecoder(target, head, Controller(HEAD_ARMS, 4, reward="throughput"))
+    expected = [
+        PlainDecoder(StaticModel(decoder)).generate(r) for r in (prompts_of(3), prompts_of(2))
+    ]
+    first = decoding.generate(prompts_of(3)), target.forwards, head.forwards
+    again = decoding.generate(prompts_of(3)), target.forwards, head.forwards
+    assert first[1:] == again[1:]
+    fewer = decoding.generate(prompts_of(2)), target.forwards, head.forwards
+    assert fewer[1] is not again[1]
+    for found, plain in ((first, 0), (again, 0), (fewer, 1)):
+        assert [r.tokens for r in found[0]] == [r.tokens for r in expected[plain]]
+
+
+def prompts_of(count: int) -> list[Request]:
+    return [Request(prompt, 30) for prompt in prompts(9, 1, 30)[:count]]

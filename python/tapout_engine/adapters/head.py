@@ -39,14 +39,17 @@ class HeadDrafter:
         self.draft_vocab = tk.DraftVocab(head.d2t)
         self.cost = weights_read(head) / weights_read(target.decoder)
         self.static_outputs = HeadForwards.serve(head)
+        self.forwards: HeadForwards | None = None
 
     @torch.no_grad()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> None:
         longest = max(len(prompt) for prompt in prompts)
-        self.cache: StaticCache = self.head.cache(len(prompts), 2 * longest)
+        if self.forwards is None or not self.cache.holds(len(prompts), longest):
+            self.cache: StaticCache = self.head.cache(len(prompts), 2 * longest)
+            serves = self.static_outputs
+            self.forwards = HeadForwards(self.head, self.cache) if serves else None
         self.entries = [0] * len(prompts)  # of confirmed tokens, in the cache
         self.tail = [list(prompt) for prompt in prompts]  # confirmed tokens without; never empty
-        self.forwards = HeadForwards(self.head, self.cache) if self.static_outputs else None
         self.drafting = self.scoring = 0  # steps of this round, and tokens that are not drafts
         while any(len(tail) > 1 for tail in self.tail):
             parts = [tail[: min(len(tail) - 1, PREFILL)] for tail in self.tail]
@@ -85,7 +88,7 @@ class HeadDrafter:
             self.cache.hold(max(begin) + 1)
             self.forwards.step(token.tolist(), begin)
         self.drafting += 1
-        self.feature = self.forwards.feature[:, None]
+        self.feature = self.forwards.features
         return self.forwards.logits
 
     @torch.no_grad()

@@ -34,6 +34,7 @@ class StaticModel:
         self.cache: StaticCache | None = None
         self.keeps_states = False
         self.static_outputs = Forwards.serve(decoder)
+        self.forwards: Forwards | None = None
 
     def keep_states(self) -> None:
         """From the next prefill on, ``states`` [B, slots, hidden] holds the last hidden state of
@@ -46,13 +47,10 @@ class StaticModel:
         if longest > self.max_length:
             limit = self.max_length
             raise EngineError(f"StaticModel: reads at most {limit} tokens, got {longest}")
-        self.cache = self.decoder.cache(len(prompts), 2 * longest)
-        self.states = torch.zeros(
-            len(prompts), 1, self.decoder.config.hidden_size, dtype=self.dtype, device=self.device
-        )
+        if self.forwards is None or not self.cache.holds(len(prompts), longest):
+            self._allocate(len(prompts), 2 * longest)
         self.cached = [0] * len(prompts)  # confirmed tokens of each row in the cache
         self.tail = [list(prompt) for prompt in prompts]  # those that are not; never empty
-        self.forwards = Forwards(self.decoder, self.cache) if self.static_outputs else None
         # tokens fed to each row since, the first being the last of its tail
         self.fed = [0] * len(prompts)
         while any(len(tail) > 1 for tail in self.tail):
@@ -60,6 +58,13 @@ class StaticModel:
             self._run(padded(parts), self.cached, [len(part) for part in parts])
             self.cached = [n + len(part) for n, part in zip(self.cached, parts, strict=True)]
             self.tail = [tail[len(p) :] for tail, p in zip(self.tail, parts, strict=True)]
+
+    def _allocate(self, batch: int, slots: int) -> None:
+        self.cache = self.decoder.cache(batch, slots)
+        self.states = torch.zeros(
+            batch, 1, self.decoder.config.hidden_size, dtype=self.dtype, device=self.device
+        )
+        self.forwards = Forwards(self.decoder, self.cache) if self.static_outputs else None
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor) -> Tensor:

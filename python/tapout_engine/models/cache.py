@@ -71,6 +71,10 @@ class StaticCache:
     def slots(self) -> int:
         return self.entries.shape[4]
 
+    def holds(self, batch: int, length: int) -> bool:
+        """Whether it is for so many rows and has room for so many tokens of each."""
+        return self.entries.shape[2] == batch and length <= self.slots
+
     def hold(self, length: int) -> None:
         """Make room for ``length`` tokens of every row, twice the slots at least if there is none;
         what is held stays."""

@@ -133,7 +133,7 @@ class Forwards:
             ]
         key = (count, most) if count <= MOST else None
         self.repeated(key, lambda: self._compute(count, most, states))
-        return self.logits[:most]
+        return self.outputs[most]
 
     def _hold(self, count: int, states: Tensor | None) -> None:
         """Make room for ``count`` tokens, and notice what has moved."""
@@ -141,6 +141,7 @@ class Forwards:
             like, room = self.decoder.embedding, self.tokens.room
             self.x, self.normed, self.chosen = like.new_empty(3, room, like.shape[1]).unbind()
             self.logits = like.new_empty(room, self.decoder.config.vocab_size)
+            self.outputs = [self.logits[:most] for most in range(room + 1)]
             self.take, self.place = torch.zeros(2, room, dtype=torch.int64).unbind()
             self._take, self._place = self.take.numpy(), self.place.numpy()
             self.repeated.forget()
@@ -161,4 +162,4 @@ class Forwards:
         if most < count:
             native.copy_rows(normed, self.chosen[:most], take=self.take[:most])
             normed = self.chosen[:most]
-        decoder.head.packed.product(normed, self.logits[:most])
+        decoder.head.packed.product(normed, self.outputs[most])

@@ -32,6 +32,7 @@ class HeadForwards:
         self.batch = cache.entries.shape[2]
         self.tokens = Tokens(self.batch, head.rotary)
         self.feature = head.embedding.new_zeros(self.batch, head.embedding.shape[1])
+        self.features = self.feature[:, None]
         self.logits = head.embedding.new_empty(self.batch, len(head.d2t))
         self.last = torch.zeros(self.batch, dtype=torch.int64)
         self._last = self.last.numpy()
