@@ -192,6 +192,7 @@ def test_filters_at_their_limits(backend, top_k, top_p, kept):
 # ---- distributions ------------------------------------------------------------------------------
 
 
+@pytest.mark.interpreted_slow
 def test_equal_distributions_always_accept(backend):
     count, generator = few(backend, 200, 20), torch.Generator().manual_seed(0)
     logits = torch.randn(count, 1, 50, generator=generator).expand(-1, 4, -1)
@@ -202,6 +203,7 @@ def test_equal_distributions_always_accept(backend):
     torch.testing.assert_close(verdict.accept_prob, torch.ones(count, 3), atol=0, rtol=2e-6)
 
 
+@pytest.mark.interpreted_slow
 def test_disjoint_supports_always_reject(backend):
     count = few(backend, 200, 50)
     draft_rows, target = torch.full((2, count, 20), -INF)

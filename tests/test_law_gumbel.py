@@ -91,6 +91,7 @@ def test_output_does_not_depend_on_the_batch_or_the_level_of_arms(backend, case)
     assert (run.arms[1][:, 0] != run.arms[1][:, 1]).any()
 
 
+@pytest.mark.interpreted_slow
 def test_output_depends_on_the_seed(backend):
     batch = few(backend, BATCH, 4)
     tokens, _ = speculate(caller(backend), "plain", 2, batch)
@@ -108,6 +109,7 @@ def accepts_itself(call, batch: int = BATCH) -> bool:
     return len(run.lengths) == 2  # twice 4 accepted drafts and one more
 
 
+@pytest.mark.interpreted_slow
 def test_a_draft_with_the_targets_logits_is_accepted_whole(backend):
     assert accepts_itself(caller(backend), few(backend, BATCH, 6))
 
@@ -188,6 +190,7 @@ def test_one_draw_of_two_ids_has_the_softmax_law(difference):
     assert (least + most) / 2 == pytest.approx(exact, abs=2.0**-20)
 
 
+@pytest.mark.interpreted_slow
 def test_one_draw_has_the_softmax_law(backend):
     """Chi-squared of ``sample`` at V = 5: one draw for each of many seeds."""
     batch = few(backend, 40_000, 320)

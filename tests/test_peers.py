@@ -53,6 +53,7 @@ def test_p_draft_is_what_the_draft_was_sampled_from(backend, draft_sampling):
     assert p_value(found, processed(TARGET.numpy())) > 1e-6
 
 
+@pytest.mark.interpreted_slow
 def test_draft_accept_and_recovery_have_noise_of_their_own(backend):
     """vllm#54282: one noise stream for all three (chi-squared 1585 against a threshold of 70)."""
     count = many(backend)
@@ -61,6 +62,7 @@ def test_draft_accept_and_recovery_have_noise_of_their_own(backend):
     assert p_value(found, processed(TARGET.numpy(), 0.5)) > 1e-6
 
 
+@pytest.mark.interpreted_slow
 def test_the_residual_subtracts_the_whole_draft_distribution(backend):
     """xLLM#2175: only the drafted token was subtracted. Where p_target < p_draft, a recovered id
     other than the drafted one is impossible."""
