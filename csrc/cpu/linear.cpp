@@ -11,7 +11,7 @@ inline namespace TAPOUT_ISA {
 #if defined(TAPOUT_USE_AVX512)
 constexpr int kMostRows = 12, kMostRowsOfPairs = 6;
 #else
-constexpr int kMostRows = 6, kMostRowsOfPairs = 2;
+constexpr int kMostRows = 6, kMostRowsOfPairs = 3;
 #endif
 constexpr int64_t kAhead = 1536;  // bytes of a panel that are asked for before they are needed
 constexpr int64_t kTaskBytes = 1 << 17;  // of weights that a worker reads in one go
@@ -31,30 +31,50 @@ inline void store_sums(const LinearParams& params, int64_t row, int64_t panel, f
   for (int64_t i = 0; i < count; ++i) from_f32(sums[i], to + i);
 }
 
+// sums[r] += x[r] * the sixteen weights. Sixteen registers hold three rows' sums with two panels
+// and three numbers of x if the weights come by eights.
+template <int kRows, class Weight>
+inline void fma16_rows(const Vec16* x, const Weight* weights, Vec16* sums) {
+#if defined(TAPOUT_USE_AVX2)
+  const __m256 low = load8(weights);
+  for (int r = 0; r < kRows; ++r) sums[r].low = _mm256_fmadd_ps(x[r].low, low, sums[r].low);
+  const __m256 high = load8(weights + kLanes / 2);
+  for (int r = 0; r < kRows; ++r) sums[r].high = _mm256_fmadd_ps(x[r].high, high, sums[r].high);
+#else
+  const Vec16 own = load16(weights);
+  for (int r = 0; r < kRows; ++r) sums[r] = fma16(x[r], own, sums[r]);
+#endif
+}
+
 template <int kRows, int kPanels, class Scalar, class Weight>
 inline void multiply(const LinearParams& params, const float* x, int64_t row, int64_t panel) {
   const int64_t inputs = params.inputs, size = inputs * kPanel;
   const Weight* weights = static_cast<const Weight*>(params.panels) + panel * size;
   x += row * inputs;
-  Vec16 sums[kRows][kPanels];
-  for (int r = 0; r < kRows; ++r) {
-    for (int p = 0; p < kPanels; ++p) sums[r][p] = set16(0.0f);
+  Vec16 sums[kPanels][kRows];
+  for (int p = 0; p < kPanels; ++p) {
+    for (int r = 0; r < kRows; ++r) sums[p][r] = set16(0.0f);
   }
   for (int64_t k = 0; k < inputs; ++k, weights += kPanel) {
-    Vec16 own[kPanels];
-    for (int p = 0; p < kPanels; ++p) {
-      __builtin_prefetch(reinterpret_cast<const char*>(weights + p * size) + kAhead);
-      own[p] = load16(weights + p * size);
-    }
-    for (int r = 0; r < kRows; ++r) {
-      const Vec16 all = set16(x[r * inputs + k]);
-      for (int p = 0; p < kPanels; ++p) sums[r][p] = fma16(all, own[p], sums[r][p]);
+    if constexpr (kPanels == 1) {
+      __builtin_prefetch(reinterpret_cast<const char*>(weights) + kAhead);
+      const Vec16 own = load16(weights);
+      for (int r = 0; r < kRows; ++r) {
+        sums[0][r] = fma16(set16(x[r * inputs + k]), own, sums[0][r]);
+      }
+    } else {
+      Vec16 all[kRows];
+      for (int r = 0; r < kRows; ++r) all[r] = set16(x[r * inputs + k]);
+      for (int p = 0; p < kPanels; ++p) {
+        __builtin_prefetch(reinterpret_cast<const char*>(weights + p * size) + kAhead);
+        fma16_rows<kRows>(all, weights + p * size, sums[p]);
+      }
     }
   }
   for (int r = 0; r < kRows; ++r) {  // vectors that are passed on would not stay in registers
     for (int p = 0; p < kPanels; ++p) {
       alignas(64) float found[kPanel];
-      store16(found, sums[r][p]);
+      store16(found, sums[p][r]);
       store_sums<Scalar>(params, row + r, panel + p, found);
     }
   }
