@@ -133,7 +133,7 @@ INTERPRETED = interpreted_slice()
     "case", [interpreted_if(case in INTERPRETED, case) for case in CASES],
     ids=lambda case: case.name,
 )  # fmt: skip
-@pytest.mark.sliced(4)
+@pytest.mark.sliced(6)
 def test_matches_the_reference(compiled, case):
     if is_refused(compiled, case):
         return
