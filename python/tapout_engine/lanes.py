@@ -94,6 +94,9 @@ class Lane:
         self.repeated = repeated or Repeated(device, self.backend)
         self.token = torch.zeros_like(self.proposal.round)
         self.own_index = torch.full_like(self.proposal.length, self.index)
+        # The same memory, without an operator to read it.
+        on_host = (*self._columns(), self.verdict.tokens) if device.type == "cpu" else ()
+        self.arrays = [column.numpy() for column in on_host]
         cost = [slot_cost(self.drafter, batch, slots, self.target)]
         self.learner = self.controller.learner(
             torch.tensor(cost, dtype=torch.float32, device=device)
@@ -198,10 +201,10 @@ class Lane:
 
     def reports(self) -> list[RoundReport]:
         """One for each row; from a GPU in one transfer."""
-        if self.token.device.type == "cpu":
-            columns = zip(*(column.tolist() for column in self._columns()), strict=True)
-            rows = zip(columns, self.verdict.tokens.tolist(), strict=True)
-            return [RoundReport(tokens[: own[0]], *own[1:]) for own, tokens in rows]
+        if self.arrays:
+            *columns, tokens = (array.tolist() for array in self.arrays)
+            rows = zip(zip(*columns, strict=True), tokens, strict=True)
+            return [RoundReport(emitted[: own[0]], *own[1:]) for own, emitted in rows]
         n = len(RoundReport._fields)
         return [RoundReport(row[n : n + row[0]], *row[1:n]) for row in self.numbers().tolist()]
 

@@ -33,6 +33,7 @@ class PlainDecoder(BatchDecoder):
     ):
         require_lossless("PlainDecoder", rule)
         super().__init__(target, tokenizer, rule, backend)
+        self.ragged = isinstance(target, RaggedTarget)
 
     def _prefill(self, prompts: list[list[int]]) -> None:
         self.target.prefill(prompts)
@@ -40,7 +41,7 @@ class PlainDecoder(BatchDecoder):
 
     def _advance(self, rows: list[Row]) -> list[RoundReport]:
         live = [row.live for row in rows]
-        ragged = isinstance(self.target, RaggedTarget) and not all(live)
+        ragged = self.ragged and not all(live)
         tokens = self._live_tokens(live) if ragged else self._tokens(live)
         emitted = [[token] if token >= 0 else [] for token in tokens.tolist()]
         self.last = tokens.clamp(min=0)
