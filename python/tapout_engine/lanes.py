@@ -19,7 +19,7 @@ from .engine import (
     check_vocabulary,
     has_static_outputs,
     max_length,
-)  # fmt: skip
+)
 from .repeated import Repeated
 from .rows import RoundReport
 from .rules import draft_rule, is_lossy
