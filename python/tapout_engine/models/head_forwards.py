@@ -53,7 +53,8 @@ class HeadForwards:
         ``states`` [B, slots, hidden] are those of all tokens; there is none before the first.
         """
         count = sum(map(len, rows))
-        self._hold(count, states)
+        self.states = states
+        self._hold(count)
         self.tokens.fill(rows, past)
         self._last[:] = [end - 1 for end in accumulate(map(len, rows))]
         width = states.shape[1]
@@ -67,18 +68,17 @@ class HeadForwards:
 
     def step(self, tokens: Sequence[int], past: Sequence[int]) -> None:
         """A token for each row, beside ``feature``."""
-        self._hold(self.batch, None)
+        self._hold(self.batch)
         self.tokens.fill([[token] for token in tokens], past)
         self.repeated("step", self._step)
 
-    def _hold(self, count: int, states: Tensor | None) -> None:
+    def _hold(self, count: int) -> None:
         """Make room for ``count`` tokens, and notice what has moved."""
         if self.tokens.hold(count):
             self.before = torch.zeros(self.tokens.room, dtype=torch.int64)
             self._before = self.before.numpy()
             self.repeated.forget()
-        seen = self.memory[1] if states is None and self.memory else 0
-        memory = self.cache.entries.data_ptr(), seen if states is None else states.data_ptr()
+        memory = self.cache.entries.data_ptr(), self.states.data_ptr()
         if memory != self.memory:
             self.memory = memory
             self.repeated.forget()
