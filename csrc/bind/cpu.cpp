@@ -113,14 +113,14 @@ void now(const LinearParams& params) {
 
 void now(const RmsNormParams& params) {
   const CpuOps& ops = cpu_ops();
-  ops.rms_norm(params, TorchTeam(ops.rms_norm_scratch_bytes(params)).team());
+  ops.rms_norm(params, TorchTeam(0).team());
 }
 
 void now(const CopyRowsParams& params) { cpu_ops().copy_rows(params); }
 
 void now(const HeadInputsParams& params) {
   const CpuOps& ops = cpu_ops();
-  ops.head_inputs(params, TorchTeam(ops.head_inputs_scratch_bytes(params)).team());
+  ops.head_inputs(params, TorchTeam(0).team());
 }
 
 void now(const DecoderLayerParams& params) {

@@ -106,14 +106,13 @@ void product(const DecoderLayerParams& params, const char* x, int64_t inputs, co
 }
 
 template <class Scalar>
-void place_token(const DecoderLayerParams& params, char* qkv, int64_t b, int64_t token,
-                 float* wide) {
+void place_token(const DecoderLayerParams& params, char* qkv, int64_t b, int64_t token) {
   const int64_t dim = params.head_dim, turned = params.heads + params.kv_heads;
   Scalar* own = reinterpret_cast<Scalar*>(qkv) + token * qkv_heads(params) * dim;
   for (int64_t head = 0; head < turned; ++head) {
     Scalar* x = own + head * dim;
     const void* weight = head < params.heads ? params.q_norm : params.k_norm;
-    if (weight) norm_row(x, static_cast<const Scalar*>(weight), dim, params.eps, wide, x);
+    if (weight) norm_row(x, static_cast<const Scalar*>(weight), dim, params.eps, x);
     rotate_head(x, static_cast<const Scalar*>(params.cos) + token * dim,
                 static_cast<const Scalar*>(params.sin) + token * dim, dim);
   }
@@ -134,10 +133,9 @@ template <class Scalar>
 void place(const DecoderLayerParams& params, char* qkv, const Team& team) {
   const int64_t numbers = params.tokens * qkv_heads(params) * params.head_dim;
   const Team few = numbers < kAloneBelow ? alone(team, 0) : team;
-  for_each(few, params.batch, [&](int64_t worker, int64_t b) {
-    float* wide = reinterpret_cast<float*>(few.scratch + worker * few.scratch_stride);
+  for_each(few, params.batch, [&](int64_t, int64_t b) {
     for (int64_t token = params.start[b]; token < params.start[b + 1]; ++token) {
-      place_token<Scalar>(params, qkv, b, token, wide);
+      place_token<Scalar>(params, qkv, b, token);
     }
   });
 }

@@ -18,17 +18,12 @@ constexpr int64_t kTaskBytes = 1 << 17;  // of weights that a worker reads in on
 
 // One row's sums with a panel, to where they belong.
 template <class Scalar>
-inline void store_sums(const LinearParams& params, int64_t row, int64_t panel, float* sums) {
+inline void store_sums(const LinearParams& params, int64_t row, int64_t panel, const float* sums) {
   const int64_t begin = panel * kPanel, left = params.outputs - begin;
-  const int64_t count = left < kPanel ? left : kPanel;
-  if (params.scale) {
-    for (int64_t i = 0; i < count; ++i) sums[i] *= params.scale[begin + i];
-  }
-  if (params.bias) {
-    for (int64_t i = 0; i < count; ++i) sums[i] += params.bias[begin + i];
-  }
-  Scalar* to = static_cast<Scalar*>(params.y) + row * params.outputs + begin;
-  for (int64_t i = 0; i < count; ++i) from_f32(sums[i], to + i);
+  Vec16 y = load16(sums);
+  if (params.scale) y = mul16(y, load_part16(params.scale + begin, left));
+  if (params.bias) y = add16(y, load_part16(params.bias + begin, left));
+  store_part16(static_cast<Scalar*>(params.y) + row * params.outputs + begin, left, y);
 }
 
 // sums[r] += x[r] * the sixteen weights. Sixteen registers hold three rows' sums with two panels
@@ -132,7 +127,10 @@ void linear_of(const LinearParams& params, const float* x, const Team& team) {
 template <class Scalar>
 const float* widened(const LinearParams& params, float* to) {
   const Scalar* x = static_cast<const Scalar*>(params.x);
-  for (int64_t i = 0; i < params.rows * params.inputs; ++i) to[i] = to_f32(x[i]);
+  const int64_t numbers = params.rows * params.inputs;
+  for (int64_t i = 0; i < numbers; i += kLanes) {
+    store_part16(to + i, numbers - i, load_part16(x + i, numbers - i));
+  }
   return to;
 }
 

@@ -30,10 +30,8 @@ struct CpuOps {
   void (*compact_kv)(const CompactKvParams&, const Team&);
   int64_t (*linear_scratch_bytes)(const LinearParams&);  // of the first worker
   void (*linear)(const LinearParams&, const Team&);
-  int64_t (*rms_norm_scratch_bytes)(const RmsNormParams&);  // per worker
   void (*rms_norm)(const RmsNormParams&, const Team&);
   void (*copy_rows)(const CopyRowsParams&);
-  int64_t (*head_inputs_scratch_bytes)(const HeadInputsParams&);  // per worker
   void (*head_inputs)(const HeadInputsParams&, const Team&);
   int64_t (*decoder_layer_workspace_bytes)(const DecoderLayerParams&, int64_t workers);
   void (*decoder_layer)(const DecoderLayerParams&, char* workspace, const Team&);
@@ -62,10 +60,8 @@ void tree_rerank(const TreeRerankParams& params);
 void compact_kv(const CompactKvParams& params, const Team& team);
 int64_t linear_scratch_bytes(const LinearParams& params);
 void linear(const LinearParams& params, const Team& team);
-int64_t rms_norm_scratch_bytes(const RmsNormParams& params);
 void rms_norm(const RmsNormParams& params, const Team& team);
 void copy_rows(const CopyRowsParams& params);
-int64_t head_inputs_scratch_bytes(const HeadInputsParams& params);
 void head_inputs(const HeadInputsParams& params, const Team& team);
 int64_t decoder_layer_workspace_bytes(const DecoderLayerParams& params, int64_t workers);
 void decoder_layer(const DecoderLayerParams& params, char* workspace, const Team& team);

@@ -36,10 +36,8 @@ const CpuOps& ops_table() {
                                compact_kv,
                                linear_scratch_bytes,
                                linear,
-                               rms_norm_scratch_bytes,
                                rms_norm,
                                copy_rows,
-                               head_inputs_scratch_bytes,
                                head_inputs,
                                decoder_layer_workspace_bytes,
                                decoder_layer};

@@ -44,12 +44,9 @@ inline const Scalar* row_at(const HeadRows& from, int64_t batch, int64_t head, i
 
 template <class Scalar>
 inline void load_row(const Scalar* from, int64_t head_dim, float* to) {
-  const int64_t whole = head_dim / kLanes * kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes) store16(to + i, load16(from + i));
-  if (whole == head_dim) return;
-  Scalar tail[kLanes] = {};
-  memcpy(tail, from + whole, (head_dim - whole) * sizeof(Scalar));
-  store16(to + whole, load16(tail));
+  for (int64_t i = 0; i < head_dim; i += kLanes) {
+    store16(to + i, load_part16(from + i, head_dim - i));
+  }
 }
 
 template <class Scalar>
@@ -156,8 +153,9 @@ inline void store_mixed(const TreeAttentionParams& params, const QueryBlock& blo
   for (int64_t r = 0; r < block.count; ++r) {
     Scalar* to = const_cast<Scalar*>(query_row<Scalar>(params, params.mixed, block, r));
     const float sum = buffers.sum[r] == 0.0f ? 1.0f : buffers.sum[r];
-    for (int64_t i = 0; i < params.head_dim; ++i) {
-      from_f32(buffers.mixed[r * width + i] / sum, to + i);
+    for (int64_t i = 0; i < params.head_dim; i += kLanes) {
+      const Vec16 mixed = div16(load16(buffers.mixed + r * width + i), set16(sum));
+      store_part16(to + i, params.head_dim - i, mixed);
     }
   }
 }

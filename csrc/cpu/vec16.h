@@ -19,6 +19,23 @@ constexpr double kLog2E = 1.4426950408889634;
 constexpr double kLn2 = 0.6931471805599453;
 constexpr float kExponentLow = -126.0f;  // below 2^-126 a weight is 0: results are normal or 0
 
+// The first `count` of sixteen numbers, or all if there are more; zeros after them.
+template <class Scalar>
+inline Vec16 load_part16(const Scalar* from, int64_t count) {
+  if (count >= kLanes) return load16(from);
+  Scalar part[kLanes] = {};
+  memcpy(part, from, count * sizeof(Scalar));
+  return load16(part);
+}
+
+template <class Scalar>
+inline void store_part16(Scalar* to, int64_t count, Vec16 a) {
+  if (count >= kLanes) return store16(to, a);
+  Scalar part[kLanes];
+  store16(part, a);
+  memcpy(to, part, count * sizeof(Scalar));
+}
+
 // 2^y for y = a * rate below 127, 0 for y <= kExponentLow; NaN stays NaN. e^(a t) is rate = t log2
 // e.
 //   n = round(y), r = y - n with one rounding (fma), 2^r = 1 + r P(r), P minimax of degree 5 over

@@ -35,6 +35,50 @@ inline void store16(float* to, Vec16 a) {
   _mm256_storeu_ps(to, a.low);
   _mm256_storeu_ps(to + 8, a.high);
 }
+
+// The numbers' upper halves, rounded, in the lower halves of the words.
+inline __m256i rounded_bf16(__m256 a) {
+  const __m256i bits = _mm256_castps_si256(a), high = _mm256_srli_epi32(bits, 16);
+  const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+  const __m256i up = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF));
+  const __m256i finite = _mm256_srli_epi32(_mm256_add_epi32(bits, up), 16);
+  const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(finite, quiet, nan);
+}
+inline void store16(Bf16* to, Vec16 a) {
+  const __m256i pairs = _mm256_packus_epi32(rounded_bf16(a.low), rounded_bf16(a.high));
+  const __m256i ordered = _mm256_permute4x64_epi64(pairs, _MM_SHUFFLE(3, 1, 2, 0));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), ordered);
+}
+
+inline __m128i rounded_f16(__m256 a) {  // every NaN of a sign is the same
+  const __m256 sign = _mm256_and_ps(a, _mm256_set1_ps(-0.0f));
+  const __m256 quiet = _mm256_or_ps(sign, _mm256_set1_ps(NAN));
+  const __m256 one = _mm256_blendv_ps(a, quiet, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  return _mm256_cvtps_ph(one, _MM_FROUND_TO_NEAREST_INT);
+}
+inline void store16(F16* to, Vec16 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), rounded_f16(a.low));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 8), rounded_f16(a.high));
+}
+
+template <class Scalar>
+Vec16 rounded16(Vec16 a);
+template <>
+inline Vec16 rounded16<float>(Vec16 a) {
+  return a;
+}
+template <>
+inline Vec16 rounded16<Bf16>(Vec16 a) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(rounded_bf16(a.low), 16)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(rounded_bf16(a.high), 16))};
+}
+template <>
+inline Vec16 rounded16<F16>(Vec16 a) {
+  return {_mm256_cvtph_ps(rounded_f16(a.low)), _mm256_cvtph_ps(rounded_f16(a.high))};
+}
+
 inline Vec16 set16(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
 inline Vec16 add16(Vec16 a, Vec16 b) {
   return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};

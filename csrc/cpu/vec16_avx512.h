@@ -26,6 +26,46 @@ inline Vec16 load16(const int8_t* from) {
 }
 
 inline void store16(float* to, Vec16 a) { _mm512_storeu_ps(to, a.all); }
+
+// The numbers' upper halves, rounded, in the lower halves of the words.
+inline __m512i rounded_bf16(__m512 a) {
+  const __m512i bits = _mm512_castps_si512(a), high = _mm512_srli_epi32(bits, 16);
+  const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+  const __m512i up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
+  const __m512i finite = _mm512_srli_epi32(_mm512_add_epi32(bits, up), 16);
+  const __m512i quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
+  return _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), finite, quiet);
+}
+inline void store16(Bf16* to, Vec16 a) {
+  const __m256i all = _mm512_cvtepi32_epi16(rounded_bf16(a.all));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), all);
+}
+
+inline __m256i rounded_f16(__m512 a) {  // every NaN of a sign is the same
+  const __m512 sign = _mm512_and_ps(a, _mm512_set1_ps(-0.0f));
+  const __m512 quiet = _mm512_or_ps(sign, _mm512_set1_ps(NAN));
+  const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+  return _mm512_cvtps_ph(_mm512_mask_blend_ps(nan, a, quiet), _MM_FROUND_TO_NEAREST_INT);
+}
+inline void store16(F16* to, Vec16 a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), rounded_f16(a.all));
+}
+
+template <class Scalar>
+Vec16 rounded16(Vec16 a);
+template <>
+inline Vec16 rounded16<float>(Vec16 a) {
+  return a;
+}
+template <>
+inline Vec16 rounded16<Bf16>(Vec16 a) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(rounded_bf16(a.all), 16))};
+}
+template <>
+inline Vec16 rounded16<F16>(Vec16 a) {
+  return {_mm512_cvtph_ps(rounded_f16(a.all))};
+}
+
 inline Vec16 set16(float value) { return {_mm512_set1_ps(value)}; }
 inline Vec16 add16(Vec16 a, Vec16 b) { return {_mm512_add_ps(a.all, b.all)}; }
 inline Vec16 sub16(Vec16 a, Vec16 b) { return {_mm512_sub_ps(a.all, b.all)}; }

@@ -28,7 +28,22 @@ inline Vec16 load16(const int8_t* from) {
   return make16([&](int i) { return static_cast<float>(from[i]); });
 }
 
-inline void store16(float* to, Vec16 a) { memcpy(to, a.lane, sizeof a.lane); }
+// To the nearest value, as from_f32.
+template <class Scalar>
+inline void store16(Scalar* to, Vec16 a) {
+  for (int i = 0; i < 16; ++i) from_f32(a.lane[i], to + i);
+}
+
+// What a Scalar can hold of the numbers.
+template <class Scalar>
+inline Vec16 rounded16(Vec16 a) {
+  return make16([&](int i) {
+    Scalar narrow;
+    from_f32(a.lane[i], &narrow);
+    return to_f32(narrow);
+  });
+}
+
 inline Vec16 set16(float value) {
   return make16([&](int) { return value; });
 }

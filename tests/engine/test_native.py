@@ -205,6 +205,19 @@ def test_rows_are_copied_from_where_they_are_to_where_they_belong(dtype):
     assert raw.equal_bits(out, torch.cat((source, before[len(source) :])))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_sums_are_rounded_to_the_nearest_or_to_the_even_of_two(dtype):
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    one_and_small = torch.tensor([1, 3e-5], dtype=dtype)
+    weight = torch.cat((inputs.randn(18, seed=5, dtype=dtype), one_and_small))
+    y = torch.empty(len(every), len(weight), dtype=dtype)
+    panels = native.panels_of(weight[:, None])
+    call("linear", x=every[:, None], panels=panels, scale=None, bias=None, y=y)
+    expected = (every[:, None].float() * weight.float() + 0.0).to(dtype)
+    assert torch.equal(y.isnan(), expected.isnan())
+    assert raw.equal_bits(y[~y.isnan()], expected[~y.isnan()])
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_what_is_not_finite_stays_in_its_row_or_column(value):
     args = inputs.linear(4, 20, 40, torch.bfloat16)

@@ -14,6 +14,9 @@ PRODUCT = Killer(rows.test_products_are_exact_ones_rounded, size=(33, 15), dtype
 ROUNDED = Killer(
     rows.test_products_of_rounded_weights_are_exact_ones_rounded, size=(33, 15), dtype=F32
 )
+HALVES = Killer(
+    rows.test_sums_are_rounded_to_the_nearest_or_to_the_even_of_two, dtype=torch.bfloat16
+)
 NORM = Killer(rows.test_norms_are_exact_ones_rounded, size=33, dtype=F32, more=True)
 COPIES = Killer(rows.test_rows_are_copied_from_where_they_are_to_where_they_belong, dtype=F32)
 HEAD = Killer(rows.test_inputs_of_a_head_are_two_norms_side_by_side, rows=5, dtype=F32)
@@ -28,10 +31,10 @@ GATES = Killer(layer.test_gates_of_any_size_are_bounded)
 _LAYER, _AROUND = "cpu/decoder_layer.cpp", "cpu/around_attention.h"
 CPU: dict[str, Mutant] = {
     "a product without its bias": Mutant(
-        (Edit("cpu/linear.cpp", "sums[i] += params.bias[begin + i];", ";"),), PRODUCT
+        (Edit("cpu/linear.cpp", "add16(y, load_part16(params.bias + begin, left))", "y"),), PRODUCT
     ),
     "weights of eight bits without their scale": Mutant(
-        (Edit("cpu/linear.cpp", "sums[i] *= params.scale[begin + i];", ";"),), ROUNDED
+        (Edit("cpu/linear.cpp", "mul16(y, load_part16(params.scale + begin, left))", "y"),), ROUNDED
     ),
     "blocks of rows that all read the first": Mutant(
         (Edit("cpu/linear.cpp", "x += row * inputs;", "x += 0 * inputs;"),), PRODUCT
@@ -40,11 +43,14 @@ CPU: dict[str, Mutant] = {
         (Edit("cpu/linear.cpp", "params.rows - rest",
               "params.rows - rest - (params.rows > rest)"),), PRODUCT,
     ),
+    "sums halfway between two rounded up": Mutant(
+        (Edit("cpu/half.h", "0x7FFFu + (bits >> 16 & 1u)", "0x8000u"),), HALVES
+    ),
     "what is added before a norm forgotten": Mutant(
-        (Edit(_AROUND, "to_f32(x[i]) + to_f32(delta[i])", "to_f32(x[i])"),), NORM
+        (Edit(_AROUND, "load_part16(delta + i, size - i)", "set16(0.0f)"),), NORM
     ),
     "a norm of whole vectors alone": Mutant(
-        (Edit(_AROUND, "total = fmaf(x[i], x[i], total);", "total += 0.0f;"),), NORM
+        (Edit(_AROUND, "total = fmaf(to_f32(x[i]), to_f32(x[i]), total);", "total += 0.0f;"),), NORM
     ),
     "a head's inputs from the first token": Mutant(
         (Edit("cpu/head_inputs.cpp", "params.ids[row]", "params.ids[0]"),), HEAD
@@ -54,7 +60,7 @@ CPU: dict[str, Mutant] = {
     ),
     "a norm without its epsilon": Mutant((Edit(_AROUND, "mean + eps", "mean"),), ZEROS),
     "heads turned one way only": Mutant(
-        (Edit(_AROUND, "left * to_f32(sin[i + half])", "left * to_f32(sin[i])"),), PLAIN
+        (Edit(_AROUND, "mul16(a, part(sin + half))", "mul16(a, part(sin))"),), PLAIN
     ),
     "silu of large negative numbers over e^87": Mutant(
         (Edit(_AROUND, "return div16(own, add16(exp2_16(own, rate), set16(1.0f)));",
