@@ -24,8 +24,8 @@ class ForwardTime(NamedTuple):
 
 
 # Two cores, in float32 and in two bytes a weight, which are read in half the time: docs/kernels.md.
-AVX2 = (ForwardTime(0.65, 0.093), ForwardTime(0.55, 0.21))
-AVX512 = (ForwardTime(0.65, 0.047), ForwardTime(0.55, 0.105))  # twice the arithmetic; not measured
+AVX2 = (ForwardTime(0.65, 0.093), ForwardTime(0.35, 0.205))
+AVX512 = (ForwardTime(0.65, 0.047), ForwardTime(0.35, 0.1025))  # twice the arithmetic; not measured
 GPU = ForwardTime(0.0, 1 / 200)  # an H200 in bf16, by its data sheet; not measured
 
 
