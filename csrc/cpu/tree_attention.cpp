@@ -13,7 +13,6 @@ inline namespace TAPOUT_ISA {
 
 constexpr int64_t kTile = 64;      // slots
 constexpr int64_t kTaskRows = 16;  // queries that share a tile
-constexpr int64_t kFewRows = 3;    // that are worth widening a tile once more
 constexpr int64_t kMostVectors = kMostHeadDim / kLanes;
 constexpr int64_t kAloneBelow = 1 << 18;  // multiplications that are not worth a second thread
 
@@ -214,30 +213,20 @@ int64_t tree_attention_scratch_bytes(const TreeAttentionParams& params) {
   return kTaskRows * whole_tiles(slots) * static_cast<int64_t>(sizeof(float));
 }
 
-// Into how many tasks a head's rows are divided: as few as tiles hold, or so many that workers have
-// as much to do, where that leaves each of them a few rows.
-inline int64_t tasks_of_head(int64_t heads, int64_t rows, int64_t workers) {
-  const int64_t least = (rows + kTaskRows - 1) / kTaskRows;
-  for (int64_t tasks = least; tasks * kFewRows <= rows; ++tasks) {
-    if (heads * tasks % workers == 0) return tasks;
-  }
-  return least;
-}
-
 void tree_attention(const TreeAttentionParams& params, const Team& team) {
   const int64_t rows = params.heads / params.kv_heads * params.tokens;
+  const int64_t blocks = (rows + kTaskRows - 1) / kTaskRows;
   int64_t work = 0;
   for (int64_t b = 0; b < params.batch; ++b) {
     const int64_t slots = slots_seen(params, slots_before(params, b));
     work += slots * params.heads * params.tokens * params.head_dim;
   }
   const Team few = work < kAloneBelow ? alone(team, 0) : team;
-  const int64_t heads = params.batch * params.kv_heads;
-  const int64_t tasks = tasks_of_head(heads, rows, few.workers);
-  for_each(few, heads * tasks, [&](int64_t worker, int64_t i) {
-    const int64_t head = i / tasks, task = i % tasks;
-    const int64_t begin = rows * task / tasks, end = rows * (task + 1) / tasks;
-    const QueryBlock block = {head / params.kv_heads, head % params.kv_heads, begin, end - begin};
+  for_each(few, params.batch * params.kv_heads * blocks, [&](int64_t worker, int64_t task) {
+    const int64_t begin = task % blocks * kTaskRows;
+    const int64_t count = rows - begin < kTaskRows ? rows - begin : kTaskRows;
+    const int64_t head = task / blocks;
+    const QueryBlock block = {head / params.kv_heads, head % params.kv_heads, begin, count};
     float* weight = reinterpret_cast<float*>(few.scratch + worker * few.scratch_stride);
     switch (params.dtype) {
       case DType::kF32: return attend_as<float>(params, block, weight);

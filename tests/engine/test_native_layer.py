@@ -167,7 +167,7 @@ def test_a_request_has_its_bits_in_any_row():
 @pytest.mark.parametrize("kv_heads", [2, 3])
 @pytest.mark.parametrize("batch", [1, 6])
 def test_threads_change_no_bits(batch, kv_heads):
-    """Few requests share all threads, many have one each; rows of three heads are divided."""
+    """Few requests share all threads, many have one each; three heads are shared unevenly."""
     case = LayerCase(
         hidden=130, heads=6, kv_heads=kv_heads, feed=300, head_dim=64, dtype=torch.bfloat16,
         counts=(40, 3, 20, 0, 9, 12)[:batch], past=(60,) * batch, slots=128,
