@@ -1,4 +1,5 @@
 #include "backend.h"
+#include "panels.h"
 
 namespace tapout::bind {
 namespace {
@@ -77,9 +78,8 @@ void decoder_layer(const Tensor& x,                  // [T, hidden]
   params.scale = arguments.input<float>("scale", scale, {all + hidden + 2 * params.feed + hidden});
   const auto product = [&](const char* name, const Tensor& panels, int64_t outputs,
                            int64_t inputs) -> const void* {
-    const Shape shape = {(outputs + kPanel - 1) / kPanel, inputs, kPanel};
-    if (params.scale) return arguments.input<int8_t>(name, panels, shape);
-    return floats(name, panels, shape);
+    return panel_data(arguments, name, panels, outputs, inputs, params.dtype,
+                      params.scale != nullptr);
   };
   params.before = floats("before", before, {hidden});
   params.qkv = product("qkv", qkv, all, hidden);

@@ -6,8 +6,21 @@
 namespace tapout {
 
 // Weights of products lie in panels of so many outputs: [ceil(outputs / 16), inputs, 16], the last
-// one padded.
+// one padded. In bf16 two inputs' lie side by side: [ceil(outputs / 16), ceil(inputs / 2), 16, 2].
 constexpr int64_t kPanel = 16;
+
+constexpr int64_t inputs_together(bool bf16) { return bf16 ? 2 : 1; }
+
+struct PanelShape {
+  int64_t panels;
+  int64_t steps;
+  int64_t numbers;  // of a step
+};
+
+constexpr PanelShape panel_shape(int64_t outputs, int64_t inputs, bool bf16) {
+  const int64_t together = inputs_together(bf16);
+  return {(outputs + kPanel - 1) / kPanel, (inputs + together - 1) / together, together * kPanel};
+}
 
 struct LinearParams {  // y = x W^T + bias
   int64_t rows;
@@ -15,7 +28,7 @@ struct LinearParams {  // y = x W^T + bias
   int64_t outputs;
   DType dtype;         // of x, y and, without scales, the weights
   const void* x;       // [rows, inputs]
-  const void* panels;  // [ceil(outputs / 16), inputs, 16]; int8 with scales
+  const void* panels;  // as above; int8 with scales
   const float* scale;  // [outputs]: what an output's weights are multiples of
   const float* bias;   // [outputs]
   void* y;             // [rows, outputs]

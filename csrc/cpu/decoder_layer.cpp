@@ -52,7 +52,7 @@ int64_t scratch_bytes_of(const DecoderLayerParams& params) {
   int64_t inputs = params.hidden > params.feed ? params.hidden : params.feed;
   const int64_t mixed = params.heads * params.head_dim;
   inputs = inputs > mixed ? inputs : mixed;
-  int64_t most = params.tokens * inputs * static_cast<int64_t>(sizeof(float));
+  int64_t most = linear_scratch_bytes({params.tokens, inputs, 0, params.dtype});
   for (int64_t b = 0; b < params.batch; ++b) {
     const int64_t attention = tree_attention_scratch_bytes(attention_of(params, b));
     most = attention > most ? attention : most;

@@ -25,6 +25,11 @@ namespace avx512 {
 const CpuOps& ops_table();
 }
 #endif
+#ifdef TAPOUT_HAS_AVX512_BF16
+namespace avx512_bf16 {
+const CpuOps& ops_table();
+}
+#endif
 
 namespace {
 
@@ -51,6 +56,11 @@ std::vector<const CpuOps*> available() {
 #endif
 #ifdef TAPOUT_HAS_AVX512
   if (runs_avx512()) tables.push_back(&avx512::ops_table());
+#endif
+#ifdef TAPOUT_HAS_AVX512_BF16
+  if (runs_avx512() && __builtin_cpu_supports("avx512bf16")) {
+    tables.push_back(&avx512_bf16::ops_table());
+  }
 #endif
   return tables;
 }

@@ -1,6 +1,8 @@
 // linear: y = x W^T + bias for few rows, at the speed at which the weights can be read.
-// An output is one chain of fma over its inputs, in order: its bits depend neither on the number of
-// rows nor on threads nor on the instruction set.
+// An output is one chain of fma over its inputs (in bf16 1, 0, 3, 2, ..): its bits depend neither on
+// the number of rows nor on threads nor on the instruction set.
+#include <type_traits>
+
 #include "ops.h"
 #include "vec16.h"
 
@@ -16,6 +18,25 @@ constexpr int kMostRows = 6, kMostRowsOfPairs = 3;
 constexpr int64_t kAhead = 1536;  // bytes of a panel that are asked for before they are needed
 constexpr int64_t kTaskBytes = 1 << 17;  // of weights that a worker reads in one go
 
+// Inputs whose weights lie side by side. Of two the second is taken first, as the processors do that
+// multiply pairs (vdpbf16ps).
+template <class Weight>
+constexpr int64_t kTogether = inputs_together(std::is_same_v<Weight, Bf16>);
+
+// What inputs are multiplied as.
+#if defined(TAPOUT_USE_AVX512_BF16)
+template <class Weight>
+using Input = std::conditional_t<std::is_same_v<Weight, Bf16>, Bf16, float>;
+#else
+template <class Weight>
+using Input = float;
+#endif
+
+template <class Weight>
+constexpr int64_t padded(int64_t inputs) {
+  return (inputs + kTogether<Weight> - 1) / kTogether<Weight> * kTogether<Weight>;
+}
+
 // One row's sums with a panel, to where they belong.
 template <class Scalar>
 inline void store_sums(const LinearParams& params, int64_t row, int64_t panel, const float* sums) {
@@ -26,45 +47,99 @@ inline void store_sums(const LinearParams& params, int64_t row, int64_t panel, c
   store_part16(static_cast<Scalar*>(params.y) + row * params.outputs + begin, left, y);
 }
 
+#if defined(TAPOUT_USE_AVX2)
+template <int kWhich, class Weight>
+inline __m256 weights8(const Weight* from) {
+  if constexpr (kTogether<Weight> == 1) {
+    return load8(from);
+  } else {
+    return kWhich == 0 ? load_first8(from) : load_second8(from);
+  }
+}
+#endif
+
+// The weights of one of the inputs that lie together, for sixteen outputs.
+template <int kWhich, class Weight>
+inline Vec16 weights16(const Weight* from) {
+#if defined(TAPOUT_USE_AVX2)
+  return {weights8<kWhich>(from), weights8<kWhich>(from + kTogether<Weight> * kLanes / 2)};
+#else
+  if constexpr (kTogether<Weight> == 1) {
+    return load16(from);
+  } else {
+    return kWhich == 0 ? load_first16(from) : load_second16(from);
+  }
+#endif
+}
+
 // sums[r] += x[r] * the sixteen weights. Sixteen registers hold three rows' sums with two panels
 // and three numbers of x if the weights come by eights.
-template <int kRows, class Weight>
+template <int kWhich, int kRows, class Weight>
 inline void fma16_rows(const Vec16* x, const Weight* weights, Vec16* sums) {
 #if defined(TAPOUT_USE_AVX2)
-  const __m256 low = load8(weights);
+  const __m256 low = weights8<kWhich>(weights);
   for (int r = 0; r < kRows; ++r) sums[r].low = _mm256_fmadd_ps(x[r].low, low, sums[r].low);
-  const __m256 high = load8(weights + kLanes / 2);
+  const __m256 high = weights8<kWhich>(weights + kTogether<Weight> * kLanes / 2);
   for (int r = 0; r < kRows; ++r) sums[r].high = _mm256_fmadd_ps(x[r].high, high, sums[r].high);
 #else
-  const Vec16 own = load16(weights);
+  const Vec16 own = weights16<kWhich>(weights);
   for (int r = 0; r < kRows; ++r) sums[r] = fma16(x[r], own, sums[r]);
 #endif
 }
 
+// sums[p][r] += x[r] * the weights of one input with panel p.
+template <int kWhich, int kRows, int kPanels, class Weight>
+inline void add_products_of(const float* x, int64_t stride, const Weight* weights, int64_t size,
+                            Vec16 (&sums)[kPanels][kRows]) {
+  if constexpr (kPanels == 1) {
+    const Vec16 own = weights16<kWhich>(weights);
+    for (int r = 0; r < kRows; ++r) sums[0][r] = fma16(set16(x[r * stride]), own, sums[0][r]);
+  } else {
+    Vec16 all[kRows];
+    for (int r = 0; r < kRows; ++r) all[r] = set16(x[r * stride]);
+    for (int p = 0; p < kPanels; ++p) fma16_rows<kWhich, kRows>(all, weights + p * size, sums[p]);
+  }
+}
+
+// The same for all inputs whose weights lie together, the last of them first.
+template <int kRows, int kPanels, class Weight>
+inline void add_products(const float* x, int64_t stride, const Weight* weights, int64_t size,
+                         Vec16 (&sums)[kPanels][kRows]) {
+  if constexpr (kTogether<Weight> == 2) {
+    add_products_of<1, kRows, kPanels>(x + 1, stride, weights, size, sums);
+  }
+  add_products_of<0, kRows, kPanels>(x, stride, weights, size, sums);
+}
+
+#if defined(TAPOUT_USE_AVX512_BF16)
+template <int kRows, int kPanels>
+inline void add_products(const Bf16* x, int64_t stride, const Bf16* weights, int64_t size,
+                         Vec16 (&sums)[kPanels][kRows]) {
+  Pairs16 own[kPanels];
+  for (int p = 0; p < kPanels; ++p) own[p] = load_pairs16(weights + p * size);
+  for (int r = 0; r < kRows; ++r) {
+    const Pairs16 pair = set_pairs16(x + r * stride);
+    for (int p = 0; p < kPanels; ++p) sums[p][r] = fma_pairs16(pair, own[p], sums[p][r]);
+  }
+}
+#endif
+
 template <int kRows, int kPanels, class Scalar, class Weight>
-inline void multiply(const LinearParams& params, const float* x, int64_t row, int64_t panel) {
-  const int64_t inputs = params.inputs, size = inputs * kPanel;
+inline void multiply(const LinearParams& params, const Input<Weight>* x, int64_t row,
+                     int64_t panel) {
+  constexpr int64_t kStep = kTogether<Weight> * kPanel;
+  const int64_t inputs = padded<Weight>(params.inputs), size = inputs * kPanel;
   const Weight* weights = static_cast<const Weight*>(params.panels) + panel * size;
   x += row * inputs;
   Vec16 sums[kPanels][kRows];
   for (int p = 0; p < kPanels; ++p) {
     for (int r = 0; r < kRows; ++r) sums[p][r] = set16(0.0f);
   }
-  for (int64_t k = 0; k < inputs; ++k, weights += kPanel) {
-    if constexpr (kPanels == 1) {
-      __builtin_prefetch(reinterpret_cast<const char*>(weights) + kAhead);
-      const Vec16 own = load16(weights);
-      for (int r = 0; r < kRows; ++r) {
-        sums[0][r] = fma16(set16(x[r * inputs + k]), own, sums[0][r]);
-      }
-    } else {
-      Vec16 all[kRows];
-      for (int r = 0; r < kRows; ++r) all[r] = set16(x[r * inputs + k]);
-      for (int p = 0; p < kPanels; ++p) {
-        __builtin_prefetch(reinterpret_cast<const char*>(weights + p * size) + kAhead);
-        fma16_rows<kRows>(all, weights + p * size, sums[p]);
-      }
+  for (int64_t k = 0; k < inputs; k += kTogether<Weight>, weights += kStep) {
+    for (int p = 0; p < kPanels; ++p) {
+      __builtin_prefetch(reinterpret_cast<const char*>(weights + p * size) + kAhead);
     }
+    add_products(x + k, inputs, weights, size, sums);
   }
   for (int r = 0; r < kRows; ++r) {  // vectors that are passed on would not stay in registers
     for (int p = 0; p < kPanels; ++p) {
@@ -77,8 +152,8 @@ inline void multiply(const LinearParams& params, const float* x, int64_t row, in
 
 // Few rows take two panels at a time: one sum has to wait for itself.
 template <int kRows, class Scalar, class Weight>
-void multiply_rows(const LinearParams& params, const float* x, int64_t row, int64_t begin,
-                   int64_t end) {
+void multiply_rows(const LinearParams& params, const Input<Weight>* x, int64_t row,
+                   int64_t begin, int64_t end) {
   if constexpr (kRows <= kMostRowsOfPairs) {
     for (; begin + 2 <= end; begin += 2) multiply<kRows, 2, Scalar, Weight>(params, x, row, begin);
   }
@@ -87,7 +162,7 @@ void multiply_rows(const LinearParams& params, const float* x, int64_t row, int6
 
 // The rows after the last whole block of them, kRows at most.
 template <int kRows, class Scalar, class Weight>
-void multiply_rest(const LinearParams& params, const float* x, int64_t begin, int64_t end) {
+void multiply_rest(const LinearParams& params, const Input<Weight>* x, int64_t begin, int64_t end) {
   const int64_t rest = params.rows % kMostRows;
   if (rest == kRows) {
     return multiply_rows<kRows, Scalar, Weight>(params, x, params.rows - rest, begin, end);
@@ -96,7 +171,8 @@ void multiply_rest(const LinearParams& params, const float* x, int64_t begin, in
 }
 
 template <class Scalar, class Weight>
-void multiply_panels(const LinearParams& params, const float* x, int64_t begin, int64_t end) {
+void multiply_panels(const LinearParams& params, const Input<Weight>* x, int64_t begin,
+                     int64_t end) {
   for (int64_t panel = begin; panel < end; ++panel) {  // it stays near while the rows pass
     for (int64_t row = 0; row + kMostRows <= params.rows; row += kMostRows) {
       multiply<kMostRows, 1, Scalar, Weight>(params, x, row, panel);
@@ -105,8 +181,27 @@ void multiply_panels(const LinearParams& params, const float* x, int64_t begin, 
   multiply_rest<kMostRows - 1, Scalar, Weight>(params, x, begin, end);
 }
 
+// The inputs as they are multiplied, each row padded with zeros.
 template <class Scalar, class Weight>
-void linear_with(const LinearParams& params, const float* x, const Team& team) {
+const Input<Weight>* inputs_of(const LinearParams& params, char* scratch) {
+  const int64_t inputs = params.inputs, stride = padded<Weight>(inputs);
+  const Scalar* from = static_cast<const Scalar*>(params.x);
+  if constexpr (std::is_same_v<Scalar, Input<Weight>>) {
+    if (stride == inputs) return from;
+  }
+  Input<Weight>* const begin = reinterpret_cast<Input<Weight>*>(scratch);
+  for (int64_t row = 0; row < params.rows; ++row, from += inputs) {
+    Input<Weight>* to = begin + row * stride;
+    for (int64_t i = 0; i < stride; i += kLanes) {
+      store_part16(to + i, stride - i, load_part16(from + i, inputs - i));
+    }
+  }
+  return begin;
+}
+
+template <class Scalar, class Weight>
+void linear_with(const LinearParams& params, const Team& team) {
+  const Input<Weight>* x = inputs_of<Scalar, Weight>(params, team.scratch);
   const int64_t panels = (params.outputs + kPanel - 1) / kPanel;
   const int64_t inputs = params.inputs > 0 ? params.inputs : 1;
   const int64_t bytes = inputs * kPanel * static_cast<int64_t>(sizeof(Weight));
@@ -118,33 +213,21 @@ void linear_with(const LinearParams& params, const float* x, const Team& team) {
 }
 
 template <class Scalar>
-void linear_of(const LinearParams& params, const float* x, const Team& team) {
-  if (params.scale) return linear_with<Scalar, int8_t>(params, x, team);
-  linear_with<Scalar, Scalar>(params, x, team);
-}
-
-// The inputs of narrow numbers, widened once.
-template <class Scalar>
-const float* widened(const LinearParams& params, float* to) {
-  const Scalar* x = static_cast<const Scalar*>(params.x);
-  const int64_t numbers = params.rows * params.inputs;
-  for (int64_t i = 0; i < numbers; i += kLanes) {
-    store_part16(to + i, numbers - i, load_part16(x + i, numbers - i));
-  }
-  return to;
+void linear_of(const LinearParams& params, const Team& team) {
+  if (params.scale) return linear_with<Scalar, int8_t>(params, team);
+  linear_with<Scalar, Scalar>(params, team);
 }
 
 int64_t linear_scratch_bytes(const LinearParams& params) {
-  const int64_t numbers = params.dtype == DType::kF32 ? 0 : params.rows * params.inputs;
-  return numbers * static_cast<int64_t>(sizeof(float));
+  const int64_t numbers = params.rows * padded<Bf16>(params.inputs);
+  return params.dtype == DType::kF32 ? 0 : numbers * static_cast<int64_t>(sizeof(float));
 }
 
 void linear(const LinearParams& params, const Team& team) {
-  float* scratch = reinterpret_cast<float*>(team.scratch);
   switch (params.dtype) {
-    case DType::kF32: return linear_of<float>(params, static_cast<const float*>(params.x), team);
-    case DType::kBf16: return linear_of<Bf16>(params, widened<Bf16>(params, scratch), team);
-    case DType::kF16: return linear_of<F16>(params, widened<F16>(params, scratch), team);
+    case DType::kF32: return linear_of<float>(params, team);
+    case DType::kBf16: return linear_of<Bf16>(params, team);
+    case DType::kF16: return linear_of<F16>(params, team);
   }
 }
 

@@ -31,6 +31,16 @@ inline Vec16 load16(const Scalar* from) {
   return {load8(from), load8(from + 8)};
 }
 
+inline __m256 load_first8(const Bf16* pairs) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+}
+inline __m256 load_second8(const Bf16* pairs) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs));
+  const __m256i high = _mm256_set1_epi32(static_cast<int>(0xFFFF0000));
+  return _mm256_castsi256_ps(_mm256_and_si256(bits, high));
+}
+
 inline void store16(float* to, Vec16 a) {
   _mm256_storeu_ps(to, a.low);
   _mm256_storeu_ps(to + 8, a.high);

@@ -25,6 +25,35 @@ inline Vec16 load16(const int8_t* from) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bits))};
 }
 
+inline Vec16 load_first16(const Bf16* pairs) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(pairs), 16))};
+}
+inline Vec16 load_second16(const Bf16* pairs) {
+  const __m512i high = _mm512_set1_epi32(static_cast<int>(0xFFFF0000));
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(pairs), high))};
+}
+
+#if defined(TAPOUT_USE_AVX512_BF16)
+// Pairs of numbers, as they lie in memory.
+struct Pairs16 {
+  __m512bh all;
+};
+
+inline Pairs16 load_pairs16(const Bf16* pairs) {
+  return {(__m512bh)_mm512_loadu_si512(pairs)};
+}
+inline Pairs16 set_pairs16(const Bf16* pair) {
+  int32_t bits;
+  memcpy(&bits, pair, sizeof(bits));
+  return {(__m512bh)_mm512_set1_epi32(bits)};
+}
+// c + the products of the second numbers, rounded, + those of the first, rounded: two fma, but
+// numbers below the smallest normal one are taken for zeros.
+inline Vec16 fma_pairs16(Pairs16 a, Pairs16 b, Vec16 c) {
+  return {_mm512_dpbf16_ps(c.all, a.all, b.all)};
+}
+#endif
+
 inline void store16(float* to, Vec16 a) { _mm512_storeu_ps(to, a.all); }
 
 // The numbers' upper halves, rounded, in the lower halves of the words.

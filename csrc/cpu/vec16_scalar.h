@@ -28,6 +28,14 @@ inline Vec16 load16(const int8_t* from) {
   return make16([&](int i) { return static_cast<float>(from[i]); });
 }
 
+// Of sixteen pairs, the first numbers and the second ones.
+inline Vec16 load_first16(const Bf16* pairs) {
+  return make16([&](int i) { return to_f32(pairs[2 * i]); });
+}
+inline Vec16 load_second16(const Bf16* pairs) {
+  return make16([&](int i) { return to_f32(pairs[2 * i + 1]); });
+}
+
 // To the nearest value, as from_f32.
 template <class Scalar>
 inline void store16(Scalar* to, Vec16 a) {

@@ -42,7 +42,7 @@ def check_product(
     args = inputs.linear(rows, *size, dtype, biased, rounded=rounded)
     call("linear", **args)
     x = args["x"].double()
-    weight = inputs.dense(args["panels"], args["scale"], size[1])
+    weight = inputs.dense(args["panels"], args["scale"], size[1], size[0])
     bias = args["bias"].double() if biased else torch.zeros(size[1], dtype=torch.float64)
     # A chain of n fma, the scale and the bias: (n + 2) roundings of at most the sum of magnitudes.
     most = x.abs() @ weight.abs().T + bias.abs()

@@ -49,9 +49,9 @@ def linear(
     }  # fmt: skip
 
 
-def dense(panels: Tensor, scale: Tensor | None, outputs: int) -> Tensor:
+def dense(panels: Tensor, scale: Tensor | None, outputs: int, inputs: int) -> Tensor:
     """The weights [out, in] in panels, float64."""
-    weight = panels.transpose(1, 2).flatten(0, 1)[:outputs].double()
+    weight = native.rows_of(panels, torch.arange(outputs), inputs).double()
     return weight if scale is None else weight * scale[:, None].double()
 
 

@@ -33,7 +33,8 @@ class Panels:
     """For our own product."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
-        self.panels, self.outputs = native.panels_of(weight), len(weight)
+        self.panels = native.panels_of(weight)
+        self.outputs, self.inputs = weight.shape
         self.scale: Tensor | None = None
         self.bias = None if bias is None else bias.float()
 
@@ -42,7 +43,7 @@ class Panels:
         return native.linear(x, self.panels, self.scale, self.bias, self.outputs, out)
 
     def rows(self, index: Tensor) -> Tensor:
-        return self.panels[index // native.PANEL, :, index % native.PANEL]
+        return native.rows_of(self.panels, index, self.inputs)
 
 
 class Bytes(Panels):

@@ -26,9 +26,27 @@ def serves(x: Tensor) -> bool:
 
 
 def panels_of(weight: Tensor) -> Tensor:
-    """[out, in] -> [ceil(out / 16), in, 16], the last panel padded with zeros."""
-    padded = torch.nn.functional.pad(weight, (0, 0, 0, -len(weight) % PANEL))
-    return settled(padded.unflatten(0, (-1, PANEL)).transpose(1, 2))
+    """[out, in] -> [ceil(out / 16), in, 16], the last panel padded with zeros.
+
+    In bf16 two inputs' weights lie side by side, as processors multiply them:
+    [ceil(out / 16), ceil(in / 2), 16 * 2].
+    """
+    together = inputs_together(weight.dtype)
+    sizes = (0, -weight.shape[1] % together, 0, -len(weight) % PANEL)
+    padded = torch.nn.functional.pad(weight, sizes)
+    steps = padded.unflatten(1, (-1, together)).unflatten(0, (-1, PANEL)).transpose(1, 2)
+    return settled(steps.flatten(2))
+
+
+def rows_of(panels: Tensor, index: Tensor, inputs: int) -> Tensor:
+    """A copy of some rows of the weights in panels: [n] int64 -> [n, in]."""
+    steps = panels.unflatten(2, (PANEL, inputs_together(panels.dtype)))
+    return steps[index // PANEL, :, index % PANEL].flatten(1)[:, :inputs]
+
+
+def inputs_together(dtype: torch.dtype) -> int:
+    """Inputs whose weights lie side by side."""
+    return 2 if dtype == torch.bfloat16 else 1
 
 
 def in_bytes(weight: Tensor) -> tuple[Tensor, Tensor]:
