@@ -137,7 +137,7 @@ def test_pip_install_in_an_isolated_build_beside_torch(source: Path, tmp_path: P
     assert info["cuda"] == {"built": False, "reason": off}
     found = json.loads(run(python, "-c", REPORT, cwd=tmp_path, env=clean_environment()))
     assert Path(found["file"]).parent == package
-    assert re.search(r"cpu +on \((scalar|avx2|avx512)\)", found["report"])
+    assert re.search(r"cpu +on \((scalar|avx2|avx512|avx512_bf16)\)", found["report"])
     assert [line.split() for line in found["report"].splitlines() if "cuda" in line.split()] == [
         ["cuda", "off:", *off.split()]
     ]

@@ -53,9 +53,10 @@ def test_scalar_is_always_there_and_what_the_processor_has_is_used():
     assert ("avx512" in available()) == {
         "avx2", "fma", "f16c", "avx512f", "avx512dq", "avx512bw", "avx512vl",
     }.issubset(flags)  # fmt: skip
+    assert ("avx512_bf16" in available()) == ("avx512" in available() and "avx512_bf16" in flags)
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "avx512_bf16"])
 def test_an_instruction_set_can_be_forced(isa):
     done = python("-c", CALL, isa=isa)
     if isa in available():
@@ -67,7 +68,7 @@ def test_an_instruction_set_can_be_forced(isa):
 
 
 @pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["avx2", "avx512", "avx512_bf16"])
 def test_bits_are_those_of_the_scalar_kernels(isa, every):
     if isa not in available():
         pytest.skip(f"this processor has no {isa}")

@@ -48,7 +48,7 @@ void decoder_layer(const Tensor& x,                  // [T, hidden]
   params.hidden = hidden;
   params.slots = keys.size(2);
   params.heads = heads;
-  params.feed = arguments.size("down", down, 3, 1);
+  params.feed = arguments.size("down", down, 3, 1) * (down.size(2) / kPanel);  // even in bf16
   params.among = among;
   params.eps = static_cast<float>(eps);
   if (heads < 1 || kv_heads < 1 || heads % kv_heads || dim % 2) {

@@ -1,6 +1,6 @@
 // linear: y = x W^T + bias for few rows, at the speed at which the weights can be read.
-// An output is one chain of fma over its inputs (in bf16 1, 0, 3, 2, ..): its bits depend neither on
-// the number of rows nor on threads nor on the instruction set.
+// An output is one chain of fma over its inputs (in bf16 1, 0, 3, 2, ..): its bits depend neither
+// on the number of rows nor on threads nor on the instruction set.
 #include <type_traits>
 
 #include "ops.h"
@@ -18,8 +18,8 @@ constexpr int kMostRows = 6, kMostRowsOfPairs = 3;
 constexpr int64_t kAhead = 1536;  // bytes of a panel that are asked for before they are needed
 constexpr int64_t kTaskBytes = 1 << 17;  // of weights that a worker reads in one go
 
-// Inputs whose weights lie side by side. Of two the second is taken first, as the processors do that
-// multiply pairs (vdpbf16ps).
+// Inputs whose weights lie side by side. Of two the second is taken first, as the processors do
+// that multiply pairs (vdpbf16ps).
 template <class Weight>
 constexpr int64_t kTogether = inputs_together(std::is_same_v<Weight, Bf16>);
 
@@ -152,8 +152,8 @@ inline void multiply(const LinearParams& params, const Input<Weight>* x, int64_t
 
 // Few rows take two panels at a time: one sum has to wait for itself.
 template <int kRows, class Scalar, class Weight>
-void multiply_rows(const LinearParams& params, const Input<Weight>* x, int64_t row,
-                   int64_t begin, int64_t end) {
+void multiply_rows(const LinearParams& params, const Input<Weight>* x, int64_t row, int64_t begin,
+                   int64_t end) {
   if constexpr (kRows <= kMostRowsOfPairs) {
     for (; begin + 2 <= end; begin += 2) multiply<kRows, 2, Scalar, Weight>(params, x, row, begin);
   }

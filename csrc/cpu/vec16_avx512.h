@@ -39,9 +39,7 @@ struct Pairs16 {
   __m512bh all;
 };
 
-inline Pairs16 load_pairs16(const Bf16* pairs) {
-  return {(__m512bh)_mm512_loadu_si512(pairs)};
-}
+inline Pairs16 load_pairs16(const Bf16* pairs) { return {(__m512bh)_mm512_loadu_si512(pairs)}; }
 inline Pairs16 set_pairs16(const Bf16* pair) {
   int32_t bits;
   memcpy(&bits, pair, sizeof(bits));

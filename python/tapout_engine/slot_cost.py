@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from tapout_kernels.backends import cpu_isa
+
 from .engine import Drafter, Target, draft_cost
 
 
@@ -24,8 +26,9 @@ class ForwardTime(NamedTuple):
 
 
 # Two cores, in float32 and in two bytes a weight, which are read in half the time: docs/kernels.md.
-AVX2 = (ForwardTime(0.65, 0.093), ForwardTime(0.35, 0.205))
-AVX512 = (ForwardTime(0.65, 0.047), ForwardTime(0.35, 0.1025))  # twice the arithmetic; not measured
+FLOAT32 = ForwardTime(0.65, 0.093)
+NARROW = {"avx512": ForwardTime(0.25, 0.155), "avx512_bf16": ForwardTime(0.7, 0.082)}
+NARROW_ELSEWHERE = ForwardTime(0.2, 0.2)  # AVX2
 GPU = ForwardTime(0.0, 1 / 200)  # an H200 in bf16, by its data sheet; not measured
 
 
@@ -33,8 +36,12 @@ def forward_time(target: Target) -> ForwardTime:
     """By where the target is, and its dtype."""
     if target.device.type != "cpu":
         return GPU
-    times = AVX512 if torch.backends.cpu.get_cpu_capability() == "AVX512" else AVX2
-    return times[target.dtype != torch.float32]
+    if target.dtype == torch.float32:
+        return FLOAT32
+    isa = cpu_isa() or ""
+    if target.dtype == torch.float16:  # not multiplied in pairs
+        isa = isa.removesuffix("_bf16")
+    return NARROW.get(isa, NARROW_ELSEWHERE)
 
 
 def verify_cost(batch: int, slots: int, target: Target) -> float:

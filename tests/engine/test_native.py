@@ -12,6 +12,7 @@ from helpers.decoder_inputs import DTYPES, call
 
 from tapout_engine.models import native
 from tapout_engine.models.linear import Linear
+from tapout_kernels.backends import cpu_isa
 from tapout_kernels.recording import Recording
 
 # (inputs, outputs): odd ones, panels that end in the middle, one task and many
@@ -213,7 +214,12 @@ def test_sums_are_rounded_to_the_nearest_or_to_the_even_of_two(dtype):
     y = torch.empty(len(every), len(weight), dtype=dtype)
     panels = native.panels_of(weight[:, None])
     call("linear", x=every[:, None], panels=panels, scale=None, bias=None, y=y)
-    expected = (every[:, None].float() * weight.float() + 0.0).to(dtype)
+    exact = every[:, None].float() * weight.float() + 0.0
+    if dtype == torch.bfloat16 and cpu_isa() == "avx512_bf16":  # takes small numbers for zeros
+        tiny = torch.finfo(torch.float32).tiny
+        exact[(every.abs() < tiny)[:, None] | (exact.abs() < tiny)] = 0.0
+        y[y == 0.0] = 0.0
+    expected = exact.to(dtype)
     assert torch.equal(y.isnan(), expected.isnan())
     assert raw.equal_bits(y[~y.isnan()], expected[~y.isnan()])
 
@@ -223,7 +229,7 @@ def test_what_is_not_finite_stays_in_its_row_or_column(value):
     args = inputs.linear(4, 20, 40, torch.bfloat16)
     expected = raw.run(call, "linear", args)["y"]
     args["x"][1, 3] = value
-    args["panels"][2, 0, 1] = value  # of output 33
+    args["panels"][2, 0, 2] = value  # of output 33, the first of two inputs
     found = raw.run(call, "linear", args)["y"]
     assert not found[1].isfinite().any()
     assert not found[:, 33].isfinite().any()

@@ -246,6 +246,13 @@ def test_a_layer_of_no_sizes_does_not_crash():
     assert args["x"].shape == (2, 0)
 
 
+@pytest.mark.parametrize("feed", [21, 22])
+def test_a_layer_whose_pairs_of_inputs_do_not_come_out_even_is_computed_in_parts(feed):
+    layer = LayerCase(feed=feed, dtype=torch.bfloat16).layer()
+    layer.pack(rows=1)
+    assert (layer.native is None) == (feed % 2 == 1)
+
+
 def check_silu() -> None:
     """Gates of any size: 0 far below, themselves far above."""
     case = LayerCase(counts=(1,), past=(3,), hidden=16, feed=48)

@@ -97,7 +97,7 @@ class LayerCase:
     kv_heads: int = 2
     head_dim: int = 16
     hidden: int = 33
-    feed: int = 21
+    feed: int = 22
     qk_norm: bool = False
     qkv_bias: bool = False
     counts: tuple[int, ...] = (3, 0, 5)

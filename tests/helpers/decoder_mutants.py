@@ -11,6 +11,9 @@ from .mutants import Edit
 
 F32 = torch.float32
 PRODUCT = Killer(rows.test_products_are_exact_ones_rounded, size=(33, 15), dtype=F32, biased=True)
+PAIRS = Killer(
+    rows.test_products_are_exact_ones_rounded, size=(33, 15), dtype=torch.bfloat16, biased=True
+)
 ROUNDED = Killer(
     rows.test_products_of_rounded_weights_are_exact_ones_rounded, size=(33, 15), dtype=F32
 )
@@ -38,6 +41,10 @@ CPU: dict[str, Mutant] = {
     ),
     "blocks of rows that all read the first": Mutant(
         (Edit("cpu/linear.cpp", "x += row * inputs;", "x += 0 * inputs;"),), PRODUCT
+    ),
+    "the first of two inputs taken twice": Mutant(
+        (Edit("cpu/linear.cpp", "kWhich == 0 ? load_first16(from) : load_second16(from)",
+              "load_first16(from)"),), PAIRS,
     ),
     "the rest of the rows one too early": Mutant(
         (Edit("cpu/linear.cpp", "params.rows - rest",

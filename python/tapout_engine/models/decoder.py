@@ -249,7 +249,7 @@ class Layer(nn.Module):
         if not all(isinstance(p, Panels) for p in packed) or len({n.eps for n in norms}) > 1:
             return None
         qkv, *others = packed
-        if any(p.bias is not None for p in others):
+        if any(p.bias is not None for p in others) or others[-1].padded:
             return None
         out, gate_up, down = (p.panels for p in others)
         scales = [p.scale for p in packed if p.scale is not None]

@@ -38,6 +38,11 @@ class Panels:
         self.scale: Tensor | None = None
         self.bias = None if bias is None else bias.float()
 
+    @property
+    def padded(self) -> bool:
+        """Whether there are weights of an input that is not there."""
+        return self.inputs % native.inputs_together(self.panels.dtype) > 0
+
     def product(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         x = x.contiguous()
         return native.linear(x, self.panels, self.scale, self.bias, self.outputs, out)
