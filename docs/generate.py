@@ -40,7 +40,7 @@ TYPES = (
 )  # fmt: skip
 FUNCTIONS = (
     tk.mix64, tk.observe_drafters, tk.tree_template, tk.sequoia_tree, tk.warmup,
-    tk.available_backends, tk.backend_report,
+    tk.available_backends, tk.backend_report, tk.cpu_isa,
 )  # fmt: skip
 LISTS = ("Parameters", "Attributes", "Returns", "Raises")
 

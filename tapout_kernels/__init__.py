@@ -10,7 +10,13 @@ Import one function and use it in any engine::
 Every operator runs on the best backend for its tensors; ``backend_report()`` says which and why.
 """
 
-from .backends import BackendUnavailable, NotYetSupported, available_backends, backend_report
+from .backends import (
+    BackendUnavailable,
+    NotYetSupported,
+    available_backends,
+    backend_report,
+    cpu_isa,
+)
 from .bandit_state import BanditState
 from .draft_vocab import DraftVocab
 from .full_information import DrafterRing, observe_drafters
@@ -46,8 +52,8 @@ __all__ = [
     "BackendUnavailable", "BanditState", "DraftVocab", "DrafterRing", "FlatMask", "NotYetSupported",
     "Proposal", "RngState", "SamplingParams", "StopRules", "StopState", "TreeDraft", "TreeLayout",
     "TreeLevel", "TreeProposal", "TreeShape", "TreeVerdict", "Verdict", "available_backends",
-    "backend_report", "bandit_select", "bandit_step", "bandit_update", "compact_kv", "draft_step",
-    "mix64", "observe_drafters", "row_stats", "sample", "sequoia_tree", "tree_attention",
-    "tree_expand", "tree_layout", "tree_mask", "tree_rerank", "tree_template", "tree_verify",
-    "verify", "warmup",
+    "backend_report", "bandit_select", "bandit_step", "bandit_update", "compact_kv", "cpu_isa",
+    "draft_step", "mix64", "observe_drafters", "row_stats", "sample", "sequoia_tree",
+    "tree_attention", "tree_expand", "tree_layout", "tree_mask", "tree_rerank", "tree_template",
+    "tree_verify", "verify", "warmup",
 ]  # fmt: skip

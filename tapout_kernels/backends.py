@@ -157,7 +157,18 @@ def _checked_by_library(op: str, backend: str | None, arguments: dict[str, objec
 
 
 def cpu_isa() -> str | None:
-    """Instruction set the cpu backend runs on (``TAPOUT_CPU_ISA`` forces one), or None."""
+    """Instruction set that the cpu backend runs on; ``TAPOUT_CPU_ISA`` forces one.
+
+    Returns
+    -------
+    str or None
+        ``"scalar"``, ``"avx2"``, ``"avx512"``, .. ; None where the backend is off.
+
+    Examples
+    --------
+    >>> cpu_isa() is None or isinstance(cpu_isa(), str)
+    True
+    """
     if _library.CPU_UNAVAILABLE is not None:
         return None
     return _library.native_text("tapout_cpu_isa")

@@ -1,8 +1,6 @@
 // linear: y = x W^T + bias for few rows, at the speed at which the weights can be read.
 // An output is one chain of fma over its inputs (in bf16 1, 0, 3, 2, ..): its bits depend neither
 // on the number of rows nor on threads nor on the instruction set.
-#include <type_traits>
-
 #include "ops.h"
 #include "vec16.h"
 
@@ -18,19 +16,31 @@ constexpr int kMostRows = 6, kMostRowsOfPairs = 3;
 constexpr int64_t kAhead = 1536;  // bytes of a panel that are asked for before they are needed
 constexpr int64_t kTaskBytes = 1 << 17;  // of weights that a worker reads in one go
 
-// Inputs whose weights lie side by side. Of two the second is taken first, as the processors do
-// that multiply pairs (vdpbf16ps).
+// How many inputs' weights lie side by side, and what inputs are multiplied as. Of two the second
+// is taken first, as the processors do that multiply pairs (vdpbf16ps).
 template <class Weight>
-constexpr int64_t kTogether = inputs_together(std::is_same_v<Weight, Bf16>);
-
-// What inputs are multiplied as.
+struct Layout {
+  static constexpr int64_t kTogether = inputs_together(false);
+  using Input = float;
+};
+template <>
+struct Layout<Bf16> {
+  static constexpr int64_t kTogether = inputs_together(true);
 #if defined(TAPOUT_USE_AVX512_BF16)
-template <class Weight>
-using Input = std::conditional_t<std::is_same_v<Weight, Bf16>, Bf16, float>;
+  using Input = Bf16;
 #else
-template <class Weight>
-using Input = float;
+  using Input = float;
 #endif
+};
+template <class Weight>
+constexpr int64_t kTogether = Layout<Weight>::kTogether;
+template <class Weight>
+using Input = typename Layout<Weight>::Input;
+
+template <class A, class B>
+constexpr bool kSame = false;
+template <class A>
+constexpr bool kSame<A, A> = true;
 
 template <class Weight>
 constexpr int64_t padded(int64_t inputs) {
@@ -186,7 +196,7 @@ template <class Scalar, class Weight>
 const Input<Weight>* inputs_of(const LinearParams& params, char* scratch) {
   const int64_t inputs = params.inputs, stride = padded<Weight>(inputs);
   const Scalar* from = static_cast<const Scalar*>(params.x);
-  if constexpr (std::is_same_v<Scalar, Input<Weight>>) {
+  if constexpr (kSame<Scalar, Input<Weight>>) {
     if (stride == inputs) return from;
   }
   Input<Weight>* const begin = reinterpret_cast<Input<Weight>*>(scratch);

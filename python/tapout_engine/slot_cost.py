@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from tapout_kernels.backends import cpu_isa
+from tapout_kernels import cpu_isa
 
 from .engine import Drafter, Target, draft_cost
 
