@@ -7,14 +7,21 @@
 namespace tapout {
 inline namespace TAPOUT_ISA {
 
-// Rows for which registers hold the sums with a panel, and with two, beside the weights and x.
+// Rows for which registers hold the sums with a panel beside the weights and x.
 #if defined(TAPOUT_USE_AVX512)
-constexpr int kMostRows = 12, kMostRowsOfPairs = 6;
+constexpr int kMostRows = 12;
 #else
-constexpr int kMostRows = 6, kMostRowsOfPairs = 3;
+constexpr int kMostRows = 6;
 #endif
-constexpr int64_t kAhead = 1536;  // bytes of a panel that are asked for before they are needed
-constexpr int64_t kTaskBytes = 1 << 17;  // of weights that a worker reads in one go
+// Rows that take two panels at a time. Weights come fastest from memory if they come in one stream;
+// those in bytes belong to heads that are small enough for the caches, where a sum that has to wait
+// for itself is what takes the time.
+template <class Weight>
+constexpr int kMostRowsOfPairs = 0;
+template <>
+constexpr int kMostRowsOfPairs<int8_t> = 2;
+constexpr int64_t kAhead = 3072;  // bytes of a panel that are asked for before they are needed
+constexpr int64_t kTaskBytes = 1 << 18;  // of weights that a worker reads in one go
 
 // How many inputs' weights lie side by side, and what inputs are multiplied as. Of two the second
 // is taken first, as the processors do that multiply pairs (vdpbf16ps).
@@ -82,32 +89,15 @@ inline Vec16 weights16(const Weight* from) {
 #endif
 }
 
-// sums[r] += x[r] * the sixteen weights. Sixteen registers hold three rows' sums with two panels
-// and three numbers of x if the weights come by eights.
-template <int kWhich, int kRows, class Weight>
-inline void fma16_rows(const Vec16* x, const Weight* weights, Vec16* sums) {
-#if defined(TAPOUT_USE_AVX2)
-  const __m256 low = weights8<kWhich>(weights);
-  for (int r = 0; r < kRows; ++r) sums[r].low = _mm256_fmadd_ps(x[r].low, low, sums[r].low);
-  const __m256 high = weights8<kWhich>(weights + kTogether<Weight> * kLanes / 2);
-  for (int r = 0; r < kRows; ++r) sums[r].high = _mm256_fmadd_ps(x[r].high, high, sums[r].high);
-#else
-  const Vec16 own = weights16<kWhich>(weights);
-  for (int r = 0; r < kRows; ++r) sums[r] = fma16(x[r], own, sums[r]);
-#endif
-}
-
 // sums[p][r] += x[r] * the weights of one input with panel p.
 template <int kWhich, int kRows, int kPanels, class Weight>
 inline void add_products_of(const float* x, int64_t stride, const Weight* weights, int64_t size,
                             Vec16 (&sums)[kPanels][kRows]) {
-  if constexpr (kPanels == 1) {
-    const Vec16 own = weights16<kWhich>(weights);
-    for (int r = 0; r < kRows; ++r) sums[0][r] = fma16(set16(x[r * stride]), own, sums[0][r]);
-  } else {
-    Vec16 all[kRows];
-    for (int r = 0; r < kRows; ++r) all[r] = set16(x[r * stride]);
-    for (int p = 0; p < kPanels; ++p) fma16_rows<kWhich, kRows>(all, weights + p * size, sums[p]);
+  Vec16 own[kPanels];
+  for (int p = 0; p < kPanels; ++p) own[p] = weights16<kWhich>(weights + p * size);
+  for (int r = 0; r < kRows; ++r) {
+    const Vec16 number = set16(x[r * stride]);
+    for (int p = 0; p < kPanels; ++p) sums[p][r] = fma16(number, own[p], sums[p][r]);
   }
 }
 
@@ -160,11 +150,10 @@ inline void multiply(const LinearParams& params, const Input<Weight>* x, int64_t
   }
 }
 
-// Few rows take two panels at a time: one sum has to wait for itself.
 template <int kRows, class Scalar, class Weight>
 void multiply_rows(const LinearParams& params, const Input<Weight>* x, int64_t row, int64_t begin,
                    int64_t end) {
-  if constexpr (kRows <= kMostRowsOfPairs) {
+  if constexpr (kRows <= kMostRowsOfPairs<Weight>) {
     for (; begin + 2 <= end; begin += 2) multiply<kRows, 2, Scalar, Weight>(params, x, row, begin);
   }
   for (; begin < end; ++begin) multiply<kRows, 1, Scalar, Weight>(params, x, row, begin);
