@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -77,9 +78,9 @@ class DepthController(Controller):
         self.chain = tk.Proposal.empty(rows, self.slots, device=self.device)
         self.path = tk.Verdict.empty(rows, self.slots, device=self.device)
 
-    def threshold(self, level: int) -> Tensor:
-        """[B] what ``tree_expand`` is given for a level."""
-        return self.limits[self.state.arm.long().clamp(min=0), level]
+    def thresholds(self) -> Tensor:
+        """[depth, B] what ``tree_expand`` is given for each level."""
+        return self.limits[self.state.arm.long().clamp(min=0)].T.contiguous()
 
     def learn(
         self,
@@ -89,11 +90,9 @@ class DepthController(Controller):
         backend: str | None = None,
     ) -> None:
         """Learn from a verified round, a level of which cost ``cost_ratio`` [1] f32."""
-        self.chain.length.copy_(draft.depth)
-        self.chain.live.copy_(draft.live)
-        self.path.num_accepted.copy_(verdict.num_accepted)
-        self.path.status.copy_(verdict.status)
-        self.update(self.learner(cost_ratio), self.chain, self.path, backend)
+        chain = replace(self.chain, length=draft.depth, live=draft.live)
+        path = replace(self.path, num_accepted=verdict.num_accepted, status=verdict.status)
+        self.update(self.learner(cost_ratio), chain, path, backend)
 
 
 def _limits(name: str, params: dict[str, float], depth: int) -> list[float]:

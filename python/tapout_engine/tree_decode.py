@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 import torch
+from torch import Tensor
 
 import tapout_kernels as tk
 
 from .decode import BatchDecoder
 from .depth import TREE_DEPTH, DepthController
-from .engine import Tokenizer, TreeDrafter, TreeTarget, check_vocabulary, draft_cost, max_length
+from .engine import (
+    Tokenizer,
+    TreeDrafter,
+    TreeTarget,
+    check_vocabulary,
+    draft_cost,
+    has_static_outputs,
+    max_length,
+)
 from .errors import EngineError
 from .rows import RoundReport, Row
 from .rules import require_lossless
@@ -108,21 +118,22 @@ class TreeDecoder(BatchDecoder):
         self.verdict = tk.TreeVerdict.empty(
             len(prompts), self.shape.nodes, device=self.target.device
         )
+        self.root = torch.zeros_like(self.rng.position)
+        self.next_token = [
+            torch.zeros_like(beam, dtype=torch.int64) for beam in self.draft.beam[1:]
+        ] + [None]
+        self.tree = tk.tree_rerank(self.draft, position=self.root, backend=self.backend)
 
     def _advance(self, rows: list[Row]) -> list[RoundReport]:
-        live = torch.tensor([row.live for row in rows], device=self.target.device)
-        tree = self._grow(live)
+        live = self.repeated.tensor("live", [row.live for row in rows], torch.bool)
+        self._grow(live)
+        tree = self.tree
         with self._clock("verify"):
             input_ids = tree.input_ids(self.last, self.target.vocab_size)
             logits = self.target.forward_tree(input_ids, tree.layout)
-        with self._clock("kernels"):
-            tk.tree_verify(
-                logits, tree, self.sampling, self.rng, rule=TREE_RULES[self.rule],
-                vocab=self.vocab, out=self.verdict, backend=self.backend,
-            )  # fmt: skip
-            if self.controller is not None:
-                self.controller.learn(self.draft, self.verdict, self.cost, self.backend)
-        reports = self._read(tree)
+        key = ("verify", logits.data_ptr()) if has_static_outputs(self.target) else None
+        self._again(key, lambda: self._verify(logits))
+        reports = self._read()
         emitted = [report.emitted for report in reports]
         with self._clock("verify"):
             self.target.keep_path(self.verdict.path, self.verdict.num_accepted)
@@ -132,31 +143,56 @@ class TreeDecoder(BatchDecoder):
         self.last = torch.where(live, self.verdict.last_token, self.last)
         return reports
 
-    def _grow(self, live: torch.Tensor) -> tk.TreeProposal:
+    def _again(self, key: tuple[Hashable, ...] | None, kernels: Callable[[], object]) -> None:
+        with self._clock("kernels"):
+            self.repeated(key, kernels)
+
+    def _grow(self, live: Tensor) -> None:
         """The tree of every live row."""
-        controller = self.controller
-        self.draft.reset(self.rng, live)
-        if controller is not None:
-            controller.select(live, self.backend)
-        token = self.last[:, None]
+        static, token = has_static_outputs(self.drafter), self.last[:, None]
+        thresholds = self._begin(live)
         for level in range(self.shape.depth):
-            if level and controller is not None and not self.draft.active.any():
+            if level and thresholds is not None and not self.draft.active.any():
                 break
             with self._clock("draft"):
                 logits = self.drafter.expand(token, self.draft, level)  # [B, W, V or D]
-            with self._clock("kernels"):
-                token = tk.tree_expand(
-                    logits, self.draft, level, self.sampling if self.drawn else None, self.rng,
-                    threshold=controller and controller.threshold(level), vocab=self.vocab,
-                    backend=self.backend,
-                )  # fmt: skip
-        with self._clock("kernels"):
-            root = self.rng.position - 1
-            return tk.tree_rerank(self.draft, position=root, backend=self.backend)
+            threshold = None if thresholds is None else thresholds[level]
+            key = ("expand", level, logits.data_ptr()) if static else None
+            self._again(key, partial(self._expand, logits, level, threshold))
+            token = self.next_token[level]
+        torch.sub(self.rng.position, 1, out=self.root)
+        self._again(("rerank",), self._rerank)
 
-    def _read(self, tree: tk.TreeProposal) -> list[RoundReport]:
+    def _begin(self, live: Tensor) -> Tensor | None:
+        """No tree yet, and [depth, B] where the bandit has it end, if there is one."""
+        with self._clock("kernels"):
+            self.draft.reset(self.rng, live)
+        if self.controller is None:
+            return None
+        self._again(("select",), lambda: self.controller.select(live, self.backend))
+        return self.repeated.kept("thresholds", self.controller.thresholds())
+
+    def _expand(self, logits: Tensor, level: int, threshold: Tensor | None) -> None:
+        tk.tree_expand(
+            logits, self.draft, level, self.sampling if self.drawn else None, self.rng,
+            threshold=threshold, vocab=self.vocab, next_token=self.next_token[level],
+            backend=self.backend,
+        )  # fmt: skip
+
+    def _rerank(self) -> None:
+        tk.tree_rerank(self.draft, position=self.root, out=self.tree, backend=self.backend)
+
+    def _verify(self, logits: Tensor) -> None:
+        tk.tree_verify(
+            logits, self.tree, self.sampling, self.rng, rule=TREE_RULES[self.rule],
+            vocab=self.vocab, out=self.verdict, backend=self.backend,
+        )  # fmt: skip
+        if self.controller is not None:
+            self.controller.learn(self.draft, self.verdict, self.cost, self.backend)
+
+    def _read(self) -> list[RoundReport]:
         """One transfer to the host: all it will know of this round."""
-        verdict, size = self.verdict, tree.layout.size
+        verdict, size = self.verdict, self.tree.layout.size
         arm = torch.zeros_like(size) if self.controller is None else self.controller.state.arm
         counts = (verdict.num_emitted, verdict.num_accepted, size, verdict.status, arm)
         numbers = torch.stack([count.long() for count in counts], dim=1)

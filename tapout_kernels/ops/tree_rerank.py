@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..backends import call
+from ..tree import TreeLayout
 from ..tree_draft import TreeDraft
 from ..tree_proposal import TreeProposal
 from ..types import NUM_STATS
@@ -13,7 +14,11 @@ from .tree_layout import tree_layout
 
 
 def tree_rerank(
-    draft: TreeDraft, *, position: Tensor | None = None, backend: str | None = None
+    draft: TreeDraft,
+    *,
+    position: Tensor | None = None,
+    out: TreeProposal | None = None,
+    backend: str | None = None,
 ) -> TreeProposal:
     """End a draft: of a dynamic shape the best candidates, of a static one all nodes.
 
@@ -27,6 +32,8 @@ def tree_rerank(
         After its last :func:`tapout_kernels.tree_expand`; levels that are missing are no nodes.
     position : Tensor, optional
         [B] int64, the position of the root, for the layout.
+    out : TreeProposal, optional
+        What an earlier call returned for this very draft, to be written again.
     backend : {"reference", "cpu", "triton", "cuda"}, optional
 
     Returns
@@ -38,7 +45,7 @@ def tree_rerank(
     Raises
     ------
     TypeError, ValueError
-        For a tensor of the wrong dtype, shape, device or layout.
+        For a tensor of the wrong dtype, shape, device or layout, or an ``out`` of another draft.
 
     Examples
     --------
@@ -49,16 +56,24 @@ def tree_rerank(
     >>> tree.layout.size.tolist(), tree.tokens[0, 0].item(), tree.logits.shape
     ([2], 1, torch.Size([1, 3, 4]))
     """
-    batch, nodes = draft.batch, draft.shape.nodes
+    if out is not None and out.round is not draft.round:
+        raise ValueError("tree_rerank: out must come from an earlier call for the same draft")
     tokens, parents = draft.tokens, draft.parents
     if draft.shape.parents is None:
-        tokens, parents = tokens.new_empty(batch, nodes), parents.new_empty(batch, nodes)
+        parents = parents.new_empty(draft.batch, draft.shape.nodes)
+        tokens = tokens.new_empty(parents.shape) if out is None else out.tokens
         call(
             "tree_rerank", backend, tokens=draft.tokens, parents=draft.parents, score=draft.score,
             out_tokens=tokens, out_parents=parents, node=torch.empty_like(parents),
         )  # fmt: skip
-    layout = tree_layout(parents, position=position, backend=backend)
+    layout = tree_layout(
+        parents, position=position, out=None if out is None else out.layout, backend=backend
+    )
+    return out or _proposal(draft, tokens, layout)
+
+
+def _proposal(draft: TreeDraft, tokens: Tensor, layout: TreeLayout) -> TreeProposal:
     stats = draft.stats
     if stats is None:
-        stats = draft.score.new_zeros(batch, nodes + 1, NUM_STATS)
+        stats = draft.score.new_zeros(draft.batch, draft.shape.nodes + 1, NUM_STATS)
     return TreeProposal(tokens, layout, draft.live, draft.round, draft.logits, stats)

@@ -88,7 +88,6 @@ class HeadDrafter:
             self.cache.hold(max(begin) + 1)
             self.forwards.step(token.tolist(), begin)
         self.drafting += 1
-        self.feature = self.forwards.features
         return self.forwards.logits
 
     @torch.no_grad()
@@ -109,6 +108,8 @@ class HeadDrafter:
             logits = self.step(token[:, 0])[:, None]
             self.seen = torch.zeros(len(token), 1, 0, dtype=torch.bool, device=self.device)
             return logits
+        if self.forwards is not None:
+            return self._expand_again(token.tolist(), draft.parent_row[level].tolist())
         parent = draft.parent_row[level].long().clamp(min=0)[..., None]  # [B, W, 1]
         states = self.feature.gather(1, parent.expand(-1, -1, self.feature.shape[-1]))
         seen = self.seen.gather(1, parent.expand(-1, -1, self.seen.shape[-1]))
@@ -118,6 +119,13 @@ class HeadDrafter:
         self.feature = self._run(token, states, start, branches)
         self.seen = branches.seen
         return self.head.logits(self.feature)
+
+    def _expand_again(self, tokens: list[list[int]], parents: list[list[int]]) -> Tensor:
+        """A level in the memory of the round before."""
+        start = [n + len(tail) for n, tail in zip(self.entries, self.tail, strict=True)]
+        self.cache.hold(max(start) + sum(self.forwards.widths) + len(tokens[0]))
+        self.forwards.expand(tokens, start, parents)
+        return self.forwards.logits.view(len(tokens), len(tokens[0]), -1)
 
     def score(self, emitted: Sequence[Sequence[int]]) -> Tensor:
         return scored(self, [tail[-1] for tail in self.tail], emitted)

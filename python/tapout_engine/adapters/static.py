@@ -128,7 +128,13 @@ class StaticModel:
             self._run(padded(missing), self.cached, [len(row) for row in missing])
             self.cached = [n + len(row) for n, row in zip(self.cached, missing, strict=True)]
             self.tail = [tail[-1:] for tail in self.tail]
-        self.fed = [input_ids.shape[1]] * len(self.tail)
+        batch, n = input_ids.shape
+        self.fed = [n] * batch
+        if self.forwards is not None:
+            self._hold(max(self.cached) + n)
+            states = self.states if self.keeps_states else None
+            found = self.forwards(input_ids.tolist(), self.cached, self.fed, states, layout)
+            return found.view(batch, n, -1)
         states = self._run(input_ids, self.cached, branches=Branches.of(layout))
         return self.decoder.logits(states)
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+import tapout_kernels as tk
 
 from ..repeated import Repeated
 from . import native
@@ -20,6 +23,14 @@ from .linear import Panels
 from .rotary import Rotary
 
 MOST = 64  # tokens of a forward that is recorded: of more, Python is a small part
+
+
+class Places(NamedTuple):
+    """Where tokens of trees stand and whom they see, in memory that stays."""
+
+    position: Tensor  # [T] int64
+    mask: Tensor  # [B, n, ceil(among/32)] int32, as of `tapout_kernels.tree_attention`
+    among: int  # tokens of each tree, the new ones the last of them
 
 
 class Tokens:
@@ -48,20 +59,24 @@ class Tokens:
         self.cos, self.sin = self.rotary.both.new_empty(2, self.room, self.rotary.both.shape[2])
         return True
 
-    def fill(self, rows: Sequence[Sequence[int]], past: Sequence[int]) -> None:
-        """Tokens of each row after ``past[b]`` others; there must be room for them."""
+    def fill(
+        self, rows: Sequence[Sequence[int]], past: Sequence[int], grown: int = 0
+    ) -> None:
+        """Tokens of each row after ``past[b]`` others, and ``grown`` of its tree; there must be
+        room for them."""
         count = sum(map(len, rows))
         self._ids[:count] = [token for row in rows for token in row]
-        self._slot[:count] = slots_of(rows, past)
+        self._slot[:count] = slots_of(rows, [at + grown for at in past])
         self._start[:] = [0, *accumulate(map(len, rows))]
         self._past[:] = past
 
-    def turned(self, count: int) -> native.Tokens:
+    def turned(self, count: int, places: Places | None = None) -> native.Tokens:
         """What layers are told of the first ``count`` tokens."""
         slot, cos, sin = self.slot[:count], self.cos[:count], self.sin[:count]
+        position, mask, among = (slot, None, 1) if places is None else places
         for table, own in zip(self.rotary.both, (cos, sin), strict=True):
-            native.copy_rows(table, own, take=slot)
-        return native.Tokens(cos, sin, slot, self.start, self.past, None, 1)
+            native.copy_rows(table, own, take=position)
+        return native.Tokens(cos, sin, slot, self.start, self.past, mask, among)
 
 
 def slots_of(rows: Sequence[Sequence[int]], past: Sequence[int]) -> list[int]:
@@ -99,6 +114,7 @@ class Forwards:
         past: Sequence[int],
         wanted: Sequence[int],
         states: Tensor | None = None,
+        layout: tk.TreeLayout | None = None,
     ) -> Tensor:
         """Feed tokens to each row.
 
@@ -112,6 +128,8 @@ class Forwards:
             After how many of them there are to be logits, the last ones of each row.
         states : Tensor, optional
             [B, slots, hidden], where hidden states are kept.
+        layout : TreeLayout, optional
+            The tokens of each row are a tree, its root first; made with the root's position.
 
         Returns
         -------
@@ -131,9 +149,15 @@ class Forwards:
                 for row, (own, at) in enumerate(zip(rows, past, strict=True))
                 for slot in slots_of([own], [at])
             ]
-        key = (count, most) if count <= MOST else None
-        self.repeated(key, lambda: self._compute(count, most, states))
+        places = None if layout is None else self._places(layout)
+        key = (count, most, layout is None) if count <= MOST else None
+        self.repeated(key, lambda: self._compute(count, most, states, places))
         return self.outputs[most]
+
+    def _places(self, layout: tk.TreeLayout) -> Places:
+        among, kept = layout.nodes + 1, self.repeated.kept
+        mask = kept(f"mask of {among}", tk.tree_mask(layout, "bits", root=True))
+        return Places(kept(f"position of {among}", layout.position_ids).view(-1), mask, among)
 
     def _hold(self, count: int, states: Tensor | None) -> None:
         """Make room for ``count`` tokens, and notice what has moved."""
@@ -150,10 +174,12 @@ class Forwards:
             self.memory = memory
             self.repeated.forget()
 
-    def _compute(self, count: int, most: int, states: Tensor | None) -> None:
+    def _compute(
+        self, count: int, most: int, states: Tensor | None, places: Places | None
+    ) -> None:
         decoder, x, normed = self.decoder, self.x[:count], self.normed[:count]
         native.copy_rows(decoder.embedding, x, take=self.tokens.ids[:count])
-        tokens = self.tokens.turned(count)
+        tokens = self.tokens.turned(count, places)
         for layer, kept in zip(decoder.layers, self.cache.kinds, strict=True):
             native.decoder_layer(x, tokens, kept, layer.native)
         native.rms_norm(x, None, decoder.norm.weight, decoder.norm.eps, normed)
