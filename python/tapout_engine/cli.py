@@ -84,7 +84,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         help="such as fixed_length:n=4,svip:threshold=0.6 (default: suits the drafter); with "
         "--tree rules of depth: fixed_length, survival (default: every tree is as deep)",
     )
-    add("--slots", type=_positive, help="longest draft (default: 8, of a tree 5)")
+    add("--slots", type=_positive, help="longest draft (default: 8, of a tree 2 to 5)")
     add("--loop", metavar="MODE",
         help="rounds that ask no host: auto, graph, replay, eager (docs/rounds.md)")  # fmt: skip
     add("--tree", choices=("eagle2",), help="draft trees of this shape, with a head")

@@ -18,7 +18,7 @@ from tapout_kernels.policies import suits
 from .arms import Arm, parse_arms
 from .controller import Controller
 from .decode import SpeculativeDecoder
-from .depth import TREE_DEPTH, DepthController
+from .depth import DepthController
 from .divergence import Divergence, first_divergence
 from .errors import EngineError
 from .graph_loop import GraphDecoder, chosen_mode
@@ -29,7 +29,7 @@ from .requests import Request, Result
 from .rules import is_lossy, labelled, plain_rule, require_allowed, require_lossless
 from .session import NamedDrafter, Session
 from .summary import Summary, arm_table, summarise, table, time_line
-from .tree_decode import TreeDecoder, eagle2
+from .tree_decode import TreeDecoder, eagle2, tree_depth
 
 Decoder = SpeculativeDecoder | GraphDecoder | TreeDecoder
 
@@ -108,7 +108,7 @@ def _checked_early(arguments: argparse.Namespace) -> tuple[Arm, ...] | None:
         chosen_mode(arguments.loop, torch.device(arguments.device))
     if arguments.tree and arguments.loop is not None:
         raise EngineError("generate: --loop is for chains: expected it without --tree")
-    arguments.slots = arguments.slots or (TREE_DEPTH if arguments.tree else 8)
+    arguments.slots = arguments.slots or (tree_depth(arguments.nodes) if arguments.tree else 8)
     if arguments.tree:  # what suits a chain need not suit them
         arguments.bandit = arguments.bandit or "ucb1"
     if arguments.arms is None:

@@ -32,11 +32,16 @@ TREE_RULES = {
 }  # fmt: skip
 
 
-def eagle2(nodes: int, depth: int = TREE_DEPTH) -> tk.TreeShape:
+def tree_depth(nodes: int) -> int:
+    """Levels of trees of ``nodes``: what few nodes do not reach costs a step of the drafter."""
+    return min(TREE_DEPTH, math.isqrt(nodes) + 1)
+
+
+def eagle2(nodes: int, depth: int | None = None) -> tk.TreeShape:
     """EAGLE-2's shape for trees of ``nodes``: rows of a level and children of a row are about their
-    square root."""
+    square root; ``depth`` None: :func:`tree_depth`."""
     top_k = math.isqrt(nodes - 1) + 1
-    return tk.TreeShape.dynamic(depth, top_k, nodes)
+    return tk.TreeShape.dynamic(depth or tree_depth(nodes), top_k, nodes)
 
 
 class TreeDecoder(BatchDecoder):

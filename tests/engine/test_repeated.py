@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tapout_engine import Controller, PlainDecoder, Request, SpeculativeDecoder
+import tapout_kernels as tk
+from tapout_engine import (
+    Controller,
+    DepthController,
+    PlainDecoder,
+    Request,
+    SpeculativeDecoder,
+    TreeDecoder,
+)
 from tapout_engine import repeated as repeated_module
 from tapout_engine.adapters.head import HeadDrafter
 from tapout_engine.adapters.prompt_lookup import PromptLookupDrafter
@@ -77,6 +85,57 @@ def test_rounds_again_are_rounds_anew(decoder, name, rule, temperature, request)
     anew = decoding(decoder, rule, **ROUNDS[name])
     assert found == story(anew, temperature)
     assert not anew.repeated._of
+
+
+TREES = {  # shape, whether children are drawn, whether a bandit says how deep
+    "eagle2": (tk.TreeShape.dynamic(depth=4, top_k=3, nodes=12), False, False),
+    "wide": (tk.TreeShape.dynamic(depth=4, top_k=12, nodes=20), False, False),  # masks of two words
+    "bandit": (tk.TreeShape.dynamic(depth=5, top_k=2, nodes=8), False, True),
+    "drawn": (tk.TreeShape.static([-1, -1, -1, 0, 0, 1, 3]), True, False),
+}
+
+
+def growing(decoder, name: str, rule: str) -> TreeDecoder:
+    shape, drawn, learns = TREES[name]
+    target = StaticModel(decoder)
+    head = HeadDrafter(guessing(decoder).pack(), target)
+    controller = DepthController(depth=shape.depth) if learns else None
+    return TreeDecoder(target, head, shape, None, rule, drawn, controller=controller)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [(name, "token") for name in TREES] + [("eagle2", "gumbel"), ("drawn", "block")],
+)
+def test_trees_again_are_trees_anew(decoder, name, rule, temperature, request):
+    def story(decoding: TreeDecoder) -> list[object]:
+        rows = [r for _ in range(2) for r in decoding.generate(requests(temperature))]
+        return [(r.tokens, r.accepted, r.drafted, r.arms) for r in rows]
+
+    again = growing(decoder, name, rule)
+    found = story(again)
+    assert 4 < len(again.repeated._of) < 12
+    assert len(again.target.forwards.repeated._of) == 1
+    assert len(again.drafter.forwards.repeated._of) > 3
+    assert sum(sum(accepted) for _, accepted, *_ in found) > 10
+    request.getfixturevalue("nothing_again")
+    anew = growing(decoder, name, rule)
+    assert found == story(anew)
+    assert not anew.repeated._of
+    assert anew.drafter.forwards is None
+
+
+@torch.no_grad()
+def test_two_shapes_share_a_drafter(decoder):
+    """Levels of one width after as many nodes, but of other parents, in turn."""
+    target = StaticModel(decoder)
+    head = HeadDrafter(guessing(decoder).pack(), target)
+    expected = [r.tokens for r in PlainDecoder(StaticModel(decoder)).generate(prompts_of(3))]
+    for _ in range(2):
+        for parents in ([-1, -1, 0, 1, 2, 3], [-1, 0, 1, 1, 2, 3], [-1, -1, -1, 0, 1]):
+            decoding = TreeDecoder(target, head, tk.TreeShape.static(parents))
+            assert [r.tokens for r in decoding.generate(prompts_of(3))] == expected
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])

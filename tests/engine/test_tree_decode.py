@@ -154,7 +154,7 @@ def test_the_command_line_grows_trees(model_dir, head_dir, capsys):
     assert main([*common, "--nodes", "8", "--compare", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["result"]["tokens"] == found["plain"]["tokens"]
-    assert (found["tree"], found["nodes"], found["slots"]) == ("eagle2", 8, 5)
+    assert (found["tree"], found["nodes"], found["slots"]) == ("eagle2", 8, 3)
     assert found["result"]["drafted"][0] == 8
     assert found["divergence"] is found["bandit"] is None
     assert main([*common, "--compare", "--slots", "3"]) == 0

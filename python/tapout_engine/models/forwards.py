@@ -59,9 +59,7 @@ class Tokens:
         self.cos, self.sin = self.rotary.both.new_empty(2, self.room, self.rotary.both.shape[2])
         return True
 
-    def fill(
-        self, rows: Sequence[Sequence[int]], past: Sequence[int], grown: int = 0
-    ) -> None:
+    def fill(self, rows: Sequence[Sequence[int]], past: Sequence[int], grown: int = 0) -> None:
         """Tokens of each row after ``past[b]`` others, and ``grown`` of its tree; there must be
         room for them."""
         count = sum(map(len, rows))
@@ -174,9 +172,7 @@ class Forwards:
             self.memory = memory
             self.repeated.forget()
 
-    def _compute(
-        self, count: int, most: int, states: Tensor | None, places: Places | None
-    ) -> None:
+    def _compute(self, count: int, most: int, states: Tensor | None, places: Places | None) -> None:
         decoder, x, normed = self.decoder, self.x[:count], self.normed[:count]
         native.copy_rows(decoder.embedding, x, take=self.tokens.ids[:count])
         tokens = self.tokens.turned(count, places)
