@@ -107,6 +107,26 @@ def test_a_tree_by_hand(trees):
     assert tree.layout.depth.tolist() == [[1, 1, 2, 2]]
 
 
+@pytest.mark.parametrize(
+    "shape", [TreeShape.dynamic(2, 3, 7), TreeShape.static([-1, -1, 0, 1, 1])], ids=["best", "all"]
+)
+def test_a_tree_is_written_where_the_one_before_was(trees, shape):
+    draft, rng = TreeDraft.empty(2, shape), RngState.of([1, 2])
+    root = torch.tensor([7, 9])
+    first = tk.tree_rerank(grown(draft, table_of(40), rng, trees), position=root, backend=trees)
+    tokens = first.tokens.clone()
+    grown(draft, table_of(40, seed=1), rng, trees)
+    again = tk.tree_rerank(draft, position=root + 1, out=first, backend=trees)
+    anew = tk.tree_rerank(draft, position=root + 1, backend=trees)
+    assert again is first
+    raw.same(vars(again.layout), vars(anew.layout))
+    assert torch.equal(again.tokens, anew.tokens)
+    assert not torch.equal(again.tokens, tokens)
+    assert (again.live, again.round, again.logits) == (anew.live, anew.round, None)
+    with pytest.raises(ValueError, match="out must come from an earlier call for the same draft"):
+        tk.tree_rerank(TreeDraft.empty(2, shape), out=first, backend=trees)
+
+
 def test_fewer_ids_than_children(trees):
     """Two ids in all: a row has two children, and the tree is as large as it can be."""
     table = torch.tensor([[0.0, 1.0], [0.5, 0.0]])
